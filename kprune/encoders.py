@@ -1,0 +1,229 @@
+"""A uniform view of a Hugging Face encoder: embeddings, 2L sublayers, task head.
+
+Architectures differ by one `NameMap` each; nothing else in the package knows BERT from DistilBERT.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """Where one architecture keeps the parts of a post-LayerNorm encoder.
+
+    `layers` and the fields up to `ffn_norm` are dotted paths, the latter from one layer.
+    `embed(backbone, inputs)` gives hidden states; `heads` maps a model class to
+    `head(model, hidden)`, which gives logits.
+    """
+
+    layers: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    ffn_input: str
+    activation: str
+    ffn_output: str
+    ffn_norm: str
+    embed: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    heads: dict[str, Callable[[PreTrainedModel, Tensor], Tensor]]
+
+
+NAME_MAPS = {
+    "bert": NameMap(
+        layers="encoder.layer",
+        query="attention.self.query",
+        key="attention.self.key",
+        value="attention.self.value",
+        attention_output="attention.output.dense",
+        attention_norm="attention.output.LayerNorm",
+        ffn_input="intermediate.dense",
+        activation="intermediate.intermediate_act_fn",
+        ffn_output="output.dense",
+        ffn_norm="output.LayerNorm",
+        embed=lambda bert, inputs: bert.embeddings(
+            input_ids=inputs["input_ids"], token_type_ids=inputs.get("token_type_ids")
+        ),
+        heads={
+            "BertForSequenceClassification": lambda model, hidden: model.classifier(
+                model.dropout(model.bert.pooler(hidden))
+            ),
+            "BertForQuestionAnswering": lambda model, hidden: model.qa_outputs(hidden),
+        },
+    ),
+    "distilbert": NameMap(
+        layers="transformer.layer",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        attention_norm="sa_layer_norm",
+        ffn_input="ffn.lin1",
+        activation="ffn.activation",
+        ffn_output="ffn.lin2",
+        ffn_norm="output_layer_norm",
+        embed=lambda distilbert, inputs: distilbert.embeddings(inputs["input_ids"]),
+        heads={
+            "DistilBertForSequenceClassification": lambda model, hidden: model.classifier(
+                model.dropout(F.relu(model.pre_classifier(hidden[:, 0])))
+            ),
+            "DistilBertForQuestionAnswering": lambda model, hidden: model.qa_outputs(
+                model.dropout(hidden)
+            ),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One MHA or FFN sublayer: X + Sub(X), then LayerNorm (post-LN).
+
+    The fields refer to the model's own modules, so surgery on them shows here at once. A *unit* is
+    a head (`unit_size` = d_h features) or a neuron (`unit_size` = 1).
+    """
+
+    layer: int
+    kind: Literal["MHA", "FFN"]
+    inputs: tuple[nn.Linear, ...]
+    output: nn.Linear
+    norm: nn.LayerNorm
+    unit_size: int
+    activation: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def units(self) -> int:
+        """Number of units that the sublayer has now."""
+        return self.output.in_features // self.unit_size
+
+    def unit_flops(self, length: float) -> float:
+        """FLOPs of one unit on one sequence of `length` tokens (multiplies and adds counted).
+
+        F_h = 3·2·s·d·d_h + 2·2·s²·d_h + 2·s·d_h·d for a head, F_n = 2·2·s·d for a neuron: biases,
+        norms, activations and embeddings are ignored, as in the paper.
+        """
+        d, d_h = self.output.out_features, self.unit_size
+        if self.kind == "FFN":
+            return 4 * length * d
+        return 8 * length * d * d_h + 4 * length**2 * d_h
+
+    def features(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the units compute, just before the output projection.
+
+        Args:
+            hidden: sublayer input X, [batch, length, d].
+            mask: True at real tokens, bool [batch, length]; None where nothing is padded.
+
+        Returns:
+            [batch, length, units · unit_size]; empty in the last dimension for an empty sublayer.
+        """
+        if self.units == 0:
+            return hidden.new_zeros(*hidden.shape[:-1], 0)
+        if self.kind == "FFN":
+            return self.activation(self.inputs[0](hidden))
+        query, key, value = (
+            linear(hidden).unflatten(-1, (-1, self.unit_size)).transpose(1, 2)
+            for linear in self.inputs
+        )
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
+        )
+        return attended.transpose(1, 2).flatten(-2)
+
+    def finish(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """The sublayer's output LayerNorm(X + P·Wᵀ + b): [batch, length, d]."""
+        return self.norm(hidden + self.output(features))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The uniform view: `embed`, then `sublayers` from the embedding upwards, then `head`."""
+
+    model: PreTrainedModel
+    sublayers: tuple[Sublayer, ...]
+    embed: Callable[[dict[str, Tensor]], Tensor]
+    head: Callable[[Tensor], Tensor]
+
+    def flops(self, length: float) -> float:
+        """FLOPs of all units on one sequence of `length` tokens, by the paper's count."""
+        return sum(sub.units * sub.unit_flops(length) for sub in self.sublayers)
+
+
+def view(model: PreTrainedModel) -> Encoder:
+    """The uniform view of a fine-tuned model.
+
+    Args:
+        model: a model of a family in `NAME_MAPS`, with a sequence-classification or
+            question-answering head. The view shares its modules.
+
+    Raises:
+        ValueError: for any other family or head.
+    """
+    family, name = getattr(model.config, "model_type", None), type(model).__name__
+    heads = sorted(head for names in NAME_MAPS.values() for head in names.heads)
+    if family not in NAME_MAPS or name not in NAME_MAPS[family].heads:
+        raise ValueError(
+            f"kprune cannot open a {name} (model type {family!r}); load the model as one of "
+            f"{', '.join(heads)}."
+        )
+    if getattr(model.config, "is_decoder", False):
+        raise ValueError(f"kprune prunes encoders, and this {name} is configured as a decoder.")
+    names = NAME_MAPS[family]
+    backbone = model.base_model
+    d_h = model.config.hidden_size // model.config.num_attention_heads
+    sublayers = []
+    for number, layer in enumerate(_get(backbone, names.layers)):
+        mha_inputs = tuple(_get(layer, path) for path in (names.query, names.key, names.value))
+        sublayers += [
+            Sublayer(
+                layer=number,
+                kind="MHA",
+                inputs=mha_inputs,
+                output=_get(layer, names.attention_output),
+                norm=_get(layer, names.attention_norm),
+                unit_size=d_h,
+            ),
+            Sublayer(
+                layer=number,
+                kind="FFN",
+                inputs=(_get(layer, names.ffn_input),),
+                output=_get(layer, names.ffn_output),
+                norm=_get(layer, names.ffn_norm),
+                unit_size=1,
+                activation=_get(layer, names.activation),
+            ),
+        ]
+    return Encoder(
+        model=model,
+        sublayers=tuple(sublayers),
+        embed=lambda inputs: names.embed(backbone, inputs),
+        head=lambda hidden: names.heads[name](model, hidden),
+    )
+
+
+def forward(encoder: Encoder, inputs: dict[str, Tensor], mask: Tensor | None = None) -> Tensor:
+    """Logits of the whole model, computed through the view.
+
+    Args:
+        inputs: `input_ids` and, where the family has them, `token_type_ids`, int64 [batch, length].
+        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
+
+    Returns:
+        Logits: [batch, labels] of a classifier, [batch, length, 2] of a span model.
+    """
+    hidden = encoder.embed(inputs)
+    for sublayer in encoder.sublayers:
+        hidden = sublayer.finish(hidden, sublayer.features(hidden, mask))
+    return encoder.head(hidden)
+
+
+def _get(module: nn.Module, path: str) -> nn.Module:
+    return reduce(getattr, path.split("."), module)

@@ -1,0 +1,37 @@
+"""Knowledge-preserving mask search (KPMS, Algorithm 1 of the paper)."""
+
+import torch
+from torch import Tensor
+
+
+def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
+    """The mask that keeps the units above the smallest threshold that fits the budget.
+
+    Units with equal scores stand or fall together, so the mask does not depend on their order. Cost:
+    one sort.
+
+    Args:
+        scores: importance per unit of FLOPs, pooled over sublayers, [units].
+        costs: FLOPs of each unit, [units].
+        budget: FLOPs that the kept units may cost together.
+
+    Returns:
+        The mask, bool [units], True at the units to keep, and the threshold ν; −∞ when every unit
+        fits.
+
+    Raises:
+        ValueError: when the scores are not finite.
+    """
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            f"{(~torch.isfinite(scores)).sum()} of {scores.numel()} importance scores are NaN or "
+            "infinite; check the model's weights and the sample."
+        )
+    ascending = scores.argsort()
+    removed = costs.double()[ascending].cumsum(0)
+    excess = costs.double().sum() - budget
+    if excess <= 0:
+        return torch.ones_like(scores, dtype=torch.bool), float("-inf")
+    last = min(int((removed < excess).sum()), len(scores) - 1)
+    threshold = scores[ascending[last]]
+    return scores > threshold, threshold.item()

@@ -1,0 +1,105 @@
+"""Knowledge-preserving weight-tuning (KPWT): refit the output projection by least squares."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class NormalEquations:
+    """The streamed sums of min_W ‖Y − P·W‖²_F: nothing here grows with the number of tokens.
+
+    Kept in float64, so that adding many batches loses nothing; each batch's product is computed in
+    the precision of its features.
+
+    Attributes:
+        gram: PᵀP, [features, features].
+        moment: PᵀY, [features, d].
+        target: ‖Y‖²_F.
+        tokens: number of rows so far.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    target: float = 0.0
+    tokens: int = 0
+
+    @classmethod
+    def zeros(cls, features: int, d: int, device: torch.device | str = "cpu") -> "NormalEquations":
+        """Empty sums for `features` columns of P and `d` columns of Y."""
+        empty = {"dtype": torch.float64, "device": device}
+        return cls(torch.zeros(features, features, **empty), torch.zeros(features, d, **empty))
+
+    def add(self, features: Tensor, target: Tensor) -> None:
+        """Add the rows of one batch: P [tokens, features] and Y [tokens, d]."""
+        self.gram += features.T @ features
+        self.moment += features.T @ target
+        self.target += target.double().square().sum().item()
+        self.tokens += len(target)
+
+    def error(self, weight: Tensor) -> float:
+        """‖Y − P·W‖²_F / ‖Y‖²_F for W [features, d], from the sums alone; at least 0."""
+        weight = weight.double()
+        squared = self.target + (weight * (self.gram @ weight - 2 * self.moment)).sum().item()
+        if math.isnan(squared):
+            return math.nan
+        return max(squared, 0.0) / self.target if self.target else 0.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning did to one sublayer.
+
+    `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖². `ridge`
+    is the regularisation used, relative to the mean of PᵀP's diagonal. `status` is "tuned",
+    "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
+    solution was finite and better, so the weights stay) or "empty" (no unit survives).
+    """
+
+    before: float
+    after: float
+    ridge: float
+    status: Literal["tuned", "stiffened", "untuned", "empty"]
+
+
+RIDGE = 1e-7
+STIFFEST = 1.0
+
+
+def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
+    """The least-squares output projection W* = argmin ‖Y − P·W‖²_F (equations 10 and 11).
+
+    Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖Δ‖², by
+    Cholesky factorisation in float64: what the sample says nothing about stays as it was, and the
+    result is no worse than the weights it starts from. An ill-conditioned system gets a tenfold
+    larger ridge until the factorisation succeeds and the error has not grown.
+
+    Args:
+        equations: PᵀP and PᵀY of the surviving features, streamed over the sample.
+        weight: the projection before tuning, [features, d].
+
+    Returns:
+        The tuned projection, [features, d] in the dtype of `weight`, and what was done.
+    """
+    features = len(weight)
+    before = equations.error(weight)
+    if features == 0:
+        return weight, Tuning(before, before, 0.0, "empty")
+    start = weight.double()
+    rest = equations.moment - equations.gram @ start
+    scale = equations.gram.diagonal().mean()
+    ridge = RIDGE
+    while torch.isfinite(rest).all() and scale > 0 and ridge <= STIFFEST:
+        eye = torch.eye(features, dtype=torch.float64, device=weight.device)
+        factor, failed = torch.linalg.cholesky_ex(equations.gram + ridge * scale * eye)
+        if not failed:
+            tuned = (start + torch.cholesky_solve(rest, factor)).to(weight.dtype)
+            after = equations.error(tuned)
+            if torch.isfinite(tuned).all() and after <= before:
+                status = "tuned" if ridge == RIDGE else "stiffened"
+                return tuned, Tuning(before, after, ridge, status)
+        ridge *= 10
+    return weight, Tuning(before, before, 0.0, "untuned")
