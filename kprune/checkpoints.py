@@ -1,0 +1,123 @@
+"""Save and load pruned models (safetensors and JSON), and write folders all at once."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from kprune.encoders import NAME_MAPS, view
+from kprune.pruning import find_tokenizer
+from kprune.surgery import keep_units
+
+WEIGHTS = "model.safetensors"
+
+
+def save(
+    model: PreTrainedModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
+    """Save a pruned model with its tokenizer; `load` reads it back to the bit.
+
+    The folder appears whole or not at all; one of the same name is replaced.
+
+    Args:
+        model: what `kprune.prune` returned.
+        folder: where to.
+        tokenizer: by default the one that drew the sample.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: when the model was not pruned by this package, or has no tokenizer.
+    """
+    if getattr(model.config, "kprune", None) is None:
+        raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
+    tokenizer = tokenizer or find_tokenizer(model)
+    model.config.architectures = [type(model).__name__]
+    with written_whole(folder) as part:
+        model.config.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+        safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
+    return Path(folder)
+
+
+def load(folder: str | Path) -> PreTrainedModel:
+    """Load a model that `save` wrote: same outputs to the bit, on the CPU, in evaluation mode.
+
+    Its tokenizer is in the same folder: `AutoTokenizer.from_pretrained(folder)`.
+
+    Raises:
+        ValueError: when the folder is missing, is not of a pruned model, or is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        name = config.architectures[0]
+        kept = config.kprune["kept"]
+        names = NAME_MAPS[config.model_type].heads
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{folder} holds a model that kprune did not prune; load it with from_pretrained."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
+    if name not in names:
+        raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten below
+        model = getattr(transformers, name)(config).eval()
+    try:
+        for sublayer, units in zip(view(model).sublayers, kept, strict=True):
+            keep = torch.zeros(sublayer.units, dtype=torch.bool)
+            keep[units] = True
+            keep_units(sublayer, keep)
+        state = safetensors.torch.load_file(folder / WEIGHTS)
+        model.load_state_dict(state, assign=True)
+    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{folder} is damaged: {WEIGHTS} is missing, cut short or does not fit config.json "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    return model
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the name `path` when the block ends without an error.
+
+    Args:
+        path: the folder to create or replace.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            path.rename(old / path.name)
+            part.rename(path)
+            shutil.rmtree(old)
+        else:
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: str | Path, record: dict) -> None:
+    """Write a JSON file under a temporary name, then rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    part.replace(path)

@@ -1,0 +1,236 @@
+"""Scores of a model on a task's dev set, and its size and speed."""
+
+import math
+import re
+import statistics
+import string
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, matthews_corrcoef
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kprune.encoders import forward, view
+from kprune.progress import bar
+from kprune.sampling import batches, tokenize
+from kprune.tasks import Task, get_task, load_split
+
+ANSWER_TOKENS = 30
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """A tokenised dev set, read once and scored as often as you like.
+
+    Attributes:
+        task: its task.
+        rows: the data.
+        columns: the tokenizer's columns, one entry per sequence.
+        pad: id of the padding token.
+    """
+
+    task: Task
+    rows: Dataset
+    columns: dict[str, list]
+    pad: int
+
+
+def dev_set(
+    task: str | Task,
+    tokenizer: PreTrainedTokenizerBase,
+    data: str | Path | Dataset | None = None,
+    every: int = 1,
+) -> DevSet:
+    """Load and tokenise a task's dev set.
+
+    Args:
+        task: a task or its name.
+        tokenizer: the model's own.
+        data: a Hub id, a local folder laid out like the Hub's, or a loaded split.
+        every: take every k-th row only, for a quicker estimate.
+
+    Raises:
+        ValueError: when a column is missing or no row is left.
+    """
+    task = get_task(task)
+    rows = data if isinstance(data, Dataset) else load_split(task, "validation", data)
+    if task.label not in rows.column_names:
+        raise ValueError(
+            f"The dev set of {task.name!r} lacks the label column {task.label!r}; it has "
+            f"{', '.join(rows.column_names)}."
+        )
+    rows = rows.select(range(0, len(rows), every))
+    if len(rows) == 0:
+        raise ValueError(f"The dev set of {task.name!r} is empty.")
+    wanted = {name: rows[name][:] for name in task.columns}
+    return DevSet(task, rows, tokenize(task, tokenizer, wanted), tokenizer.pad_token_id)
+
+
+def evaluate(
+    model: PreTrainedModel, dev: DevSet, precision: str = "full", progress: bool = False
+) -> dict[str, float]:
+    """Score a model on a dev set, on the device that the model is on.
+
+    Args:
+        model: dense or pruned.
+        dev: what `dev_set` gave.
+        precision: "full", or "bf16" for autocast.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The task's metrics, all on a scale of 0 to 1 (correlations −1 to 1): `accuracy`, `spearman`,
+        `matthews`, or `f1` and `exact_match`. `dev.task.metric` names the primary one.
+    """
+    predictions = predict(model, dev, precision, progress)
+    labels = dev.rows[dev.task.label][:]
+    if dev.task.kind == "span":
+        golds = [label["text"] for label in labels]
+        return squad_scores(spans(dev, predictions), golds)
+    predicted = torch.stack(predictions).float().cpu().numpy()
+    if dev.task.metric == "spearman":
+        correlation = spearmanr(predicted[:, 0], labels).statistic
+        return {"spearman": 0.0 if math.isnan(correlation) else float(correlation)}
+    choices = predicted.argmax(1)
+    if dev.task.metric == "matthews":
+        return {"matthews": float(matthews_corrcoef(labels, choices))}
+    return {"accuracy": float(accuracy_score(labels, choices))}
+
+
+@torch.inference_mode()
+def predict(
+    model: PreTrainedModel, dev: DevSet, precision: str = "full", progress: bool = False
+) -> list[Tensor]:
+    """Logits of each sequence of a dev set, in its order, without padding.
+
+    Returns:
+        Tensors [labels], or [length, 2] for spans.
+    """
+    encoder = view(model.eval())
+    names = [name for name in ("input_ids", "token_type_ids") if name in dev.columns]
+    examples = [
+        dict(zip(names, values, strict=True))
+        for values in zip(*(dev.columns[name] for name in names), strict=True)
+    ]
+    parts = batches(examples, dev.pad)
+    found: list[Tensor] = [torch.empty(0)] * len(examples)
+    device = model.device
+    with (
+        bar(len(parts), "evaluating", progress) as steps,
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        for part in parts:
+            part = part.to(device)
+            for i, logits in zip(
+                part.index.tolist(), forward(encoder, part.inputs, part.mask), strict=True
+            ):
+                found[i] = logits[: len(examples[i]["input_ids"])] if logits.dim() > 1 else logits
+            steps.update()
+    return found
+
+
+def spans(dev: DevSet, logits: list[Tensor], longest: int = ANSWER_TOKENS) -> list[str]:
+    """The best answer text of each question, over all of its windows.
+
+    An answer is a span of at most `longest` tokens inside the context with the highest start + end
+    score. For SQuAD v2.0 it is empty where start + end of the first token ([CLS]), at its least over
+    the windows, scores higher.
+
+    Args:
+        dev: a span task's dev set.
+        logits: one [length, 2] per window.
+        longest: tokens of an answer at the most.
+
+    Returns:
+        One text per row of the dev set.
+    """
+    best = [(-math.inf, "")] * len(dev.rows)
+    null = [math.inf] * len(dev.rows)
+    contexts = dev.rows[dev.task.columns[1]][:]
+    windows = zip(dev.columns["row"], dev.columns["offset_mapping"], logits, strict=True)
+    for row, offsets, window in windows:
+        start, end = window.float().cpu().numpy().T
+        null[row] = min(null[row], float(start[0] + end[0]))
+        inside = np.array([offset is not None for offset in offsets])
+        if not inside.any():
+            continue
+        first, last = inside.argmax(), len(inside) - inside[::-1].argmax()
+        start, end = start[first:last], end[first:last]
+        # scores[i, k]: the span from token i to token i + k.
+        padded = np.concatenate([end, np.full(longest - 1, -np.inf, dtype=end.dtype)])
+        scores = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
+        i, k = np.unravel_index(scores.argmax(), scores.shape)
+        if scores[i, k] > best[row][0]:
+            text = contexts[row][offsets[first + i][0] : offsets[first + i + k][1]]
+            best[row] = (float(scores[i, k]), text)
+    answerable_only = dev.task.name != "squad_v2"
+    return [
+        text if answerable_only or score >= null[row] else ""
+        for row, (score, text) in enumerate(best)
+    ]
+
+
+def squad_scores(predictions: list[str], golds: list[list[str]]) -> dict[str, float]:
+    """SQuAD's F1 and exact match, means over questions, each the best over its gold answers.
+
+    A question without gold answers is right exactly when the prediction is empty.
+    """
+    f1, exact = [], []
+    for predicted, answers in zip(predictions, golds, strict=True):
+        # An answer that normalises to nothing ("the") is no answer, as in the official script.
+        answers = [answer for answer in answers if normalise(answer)] or [""]
+        f1.append(max(_overlap(predicted, answer) for answer in answers))
+        exact.append(max(normalise(predicted) == normalise(answer) for answer in answers))
+    return {"f1": statistics.fmean(f1), "exact_match": statistics.fmean(exact)}
+
+
+def normalise(text: str) -> str:
+    """Lower-case, without punctuation, articles and extra blanks, as SQuAD compares answers."""
+    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def _overlap(predicted: str, answer: str) -> float:
+    ours, theirs = normalise(predicted).split(), normalise(answer).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = (Counter(ours) & Counter(theirs)).total()
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def flops(model: PreTrainedModel, length: float) -> float:
+    """FLOPs of one sequence of `length` tokens by the paper's count (see `Sublayer.unit_flops`)."""
+    return view(model).flops(length)
+
+
+@torch.inference_mode()
+def latency(
+    model: PreTrainedModel, batch_size: int = 32, length: int = 128, repeats: int = 10
+) -> float:
+    """Median seconds of one forward pass over random tokens, on the device that the model is on.
+
+    Args:
+        model: dense or pruned.
+        batch_size: sequences per batch.
+        length: tokens per sequence.
+        repeats: timed runs, after two that are not.
+    """
+    model = model.eval()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(100, model.config.vocab_size, (batch_size, length), generator=generator)
+    ids = ids.to(model.device)
+
+    def run() -> float:
+        start = time.perf_counter()
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        if ids.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return statistics.median([run() for _ in range(repeats + 2)][2:])

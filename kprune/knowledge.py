@@ -1,0 +1,190 @@
+"""Predictive and representational knowledge, and the importance of units that follows from them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kprune.encoders import Encoder, Sublayer
+from kprune.sampling import Batch
+from kprune.tasks import Task
+
+
+def predictive_loss(
+    student: Tensor, teacher: Tensor, kind: str, gamma: float = 2.0, mask: Tensor | None = None
+) -> Tensor:
+    """K_pred, the predictive knowledge that each sample loses (section 4.1 of the paper).
+
+    γ² · KL(softmax(z_T/γ) ‖ softmax(z_S/γ)) for classes; the mean of that over the start and the end
+    distribution for spans, padding left out; the squared error of the outputs for regression.
+
+    Args:
+        student: logits z_S, [batch, labels], or [batch, length, 2] for spans.
+        teacher: logits z_T, of the same shape.
+        kind: "classification", "regression" or "span".
+        gamma: the temperature γ.
+        mask: True at real tokens, bool [batch, length]; used for spans only.
+
+    Returns:
+        One loss per sample, [batch].
+    """
+    if kind == "regression":
+        return (student - teacher).square().flatten(1).sum(1)
+    if kind == "span":
+        # Padding must not count, or a sample's loss would depend on its batch.
+        if mask is not None:
+            student, teacher = (z.masked_fill(~mask[..., None], -1e4) for z in (student, teacher))
+        student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)  # [batch, 2, length]
+    log_student, log_teacher = (F.log_softmax(z / gamma, -1) for z in (student, teacher))
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)  # [batch] or [batch, 2]
+    return gamma**2 * (divergence.mean(1) if kind == "span" else divergence)
+
+
+def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
+    """K_rep = ‖X_T + Sub_T(X_T) − X_S − Sub_S(X_S; m)‖²_F over non-padding tokens (section 4.1).
+
+    Args:
+        teacher: the teacher's sublayer output before its LayerNorm, [batch, length, d].
+        student: the student's, of the same shape.
+        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
+
+    Returns:
+        The lost knowledge, a scalar.
+    """
+    squared = (teacher - student).square().sum(-1)
+    return squared.sum() if mask is None else squared[mask].sum()
+
+
+@torch.no_grad()
+def predict(
+    encoder: Encoder, hidden: Sequence[Tensor], batches: Sequence[Batch], start: int = 0
+) -> list[Tensor]:
+    """Logits of each batch, from the hidden states at the input of sublayer `start`."""
+    logits = []
+    for x, batch in zip(hidden, batches, strict=True):
+        for sublayer in encoder.sublayers[start:]:
+            x = sublayer.finish(x, sublayer.features(x, batch.mask))
+        logits.append(encoder.head(x))
+    return logits
+
+
+def importance(
+    encoder: Encoder,
+    start: int,
+    hidden: Sequence[Tensor],
+    batches: Sequence[Batch],
+    teacher: list[Tensor],
+    task: Task,
+    length: float,
+    gamma: float = 2.0,
+    lam: float = 0.00025,
+    mu: float = 64.0,
+    dtype: torch.dtype | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> list[Tensor]:
+    """Importance per FLOP of every unit in sublayer `start` and above (section 4.1 of the paper).
+
+    S = (S_pred + λ·S_rep) · μ / F_h for heads and (S_pred + λ·S_rep) / F_n for neurons, estimated
+    around "all remaining units on" and computed as the authors' code does:
+
+    - S_pred: the mask gradient of K_pred's mean over a minibatch of `task.minibatch` samples *in
+      sampling order*, squared, summed over minibatches, times ½, divided by the number of samples.
+      The mask gradient of a sample is Σ_tokens feature · ∂K_pred/∂feature, summed into its
+      minibatch here, so the way that the passes are batched changes nothing.
+    - S_rep of feature k: mean over tokens of f_k² times the mean of W_k² over its d weights.
+    - A head's score is the mean over its d_h features.
+
+    The gradient is exactly zero where the student still *is* the teacher, so at the first sublayer
+    S_pred says nothing and S_rep alone ranks (with λ = 0 every score is 0, and the first sublayer
+    loses every unit). The paper's method has this weakness; it is kept.
+
+    Args:
+        encoder: the student, its sublayers below `start` pruned.
+        start: number of the target sublayer, from 0 at the bottom.
+        hidden: the student's hidden states at the target's input, one [batch, length, d] per batch.
+        batches: the sample's batches.
+        teacher: the teacher's logits of each batch. An empty list means that the student is still
+            the teacher: it is filled with the student's logits, and no gradient is taken.
+        task: gives the kind of prediction and the minibatch.
+        length: tokens per sequence that FLOPs are counted at.
+        gamma: temperature γ of K_pred.
+        lam: λ, the weight of representational knowledge.
+        mu: μ, the weight of heads against neurons.
+        dtype: precision of the passes (autocast); None keeps the model's.
+        tick: called after each batch.
+
+    Returns:
+        Scores [units] of sublayers `start` … 2L − 1, float64.
+    """
+    sublayers = encoder.sublayers[start:]
+    samples = sum(len(batch.index) for batch in batches)
+    minibatches = -(-samples // task.minibatch)
+    same = not teacher
+    taps = [_Tap(sublayer, minibatches, samples, task.minibatch) for sublayer in sublayers]
+    tokens = 0
+    for number, (x, batch) in enumerate(zip(hidden, batches, strict=True)):
+        with (
+            torch.set_grad_enabled(not same),
+            torch.autocast(x.device.type, dtype=dtype or x.dtype, enabled=dtype is not None),
+        ):
+            for tap in taps:
+                x = tap(x, batch)
+            logits = encoder.head(x).to(hidden[number].dtype)
+        if same:
+            teacher.append(logits)
+        else:
+            with torch.enable_grad():
+                loss = predictive_loss(logits, teacher[number], task.kind, gamma, batch.mask)
+                loss.sum().backward()
+        tokens += batch.index.numel() * x.shape[1] if batch.mask is None else int(batch.mask.sum())
+        tick()
+    return [
+        (tap.predictive() + lam * tap.representational(tokens))
+        * (mu if tap.sublayer.kind == "MHA" else 1.0)
+        / tap.sublayer.unit_flops(length)
+        for tap in taps
+    ]
+
+
+class _Tap:
+    """Runs one sublayer and collects the two sums that its units' scores are made of."""
+
+    def __init__(self, sublayer: Sublayer, minibatches: int, samples: int, minibatch: int):
+        weight = sublayer.output.weight  # [d, features]
+        self.sublayer, self.samples, self.minibatch = sublayer, samples, minibatch
+        precise = torch.promote_types(weight.dtype, torch.float32)
+        self.gradients = weight.new_zeros(minibatches, weight.shape[1], dtype=precise)
+        self.squares = weight.new_zeros(weight.shape[1], dtype=torch.float64)
+
+    def __call__(self, hidden: Tensor, batch: Batch) -> Tensor:
+        features = self.sublayer.features(hidden, batch.mask)  # [batch, length, features]
+        values = features.detach()
+        precise = self.gradients.dtype
+        squared = values.to(precise).square()
+        if batch.mask is not None:
+            squared *= batch.mask[..., None]
+        self.squares += squared.sum((0, 1))
+        if torch.is_grad_enabled():
+            group = batch.index // self.minibatch
+            # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
+            size = (self.samples - group * self.minibatch).clamp(max=self.minibatch)
+
+            def add(gradient: Tensor) -> None:
+                per_sample = (gradient * values).sum(1, dtype=precise)  # [batch, features]
+                self.gradients.index_add_(0, group, per_sample / size[:, None])
+
+            features.requires_grad_()
+            features.register_hook(add)
+        return self.sublayer.finish(hidden, features)
+
+    def predictive(self) -> Tensor:
+        per_feature = self.gradients.double().square().sum(0) / (2 * self.samples)
+        return self._per_unit(per_feature)
+
+    def representational(self, tokens: int) -> Tensor:
+        weight = self.sublayer.output.weight.double()
+        return self._per_unit(self.squares / tokens * weight.square().mean(0))
+
+    def _per_unit(self, per_feature: Tensor) -> Tensor:
+        return per_feature.unflatten(0, (-1, self.sublayer.unit_size)).mean(1)

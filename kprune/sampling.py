@@ -1,0 +1,231 @@
+"""The sample: tokenise a task's training set, draw a budget of tokens, batch them by length."""
+
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from kprune.tasks import Task, check_columns, get_task, load_split
+
+Example = dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokenised, unlabelled examples in the order they were drawn.
+
+    Attributes:
+        examples: `input_ids` (and `token_type_ids` where the tokenizer makes them) of each.
+        task: the task they come from.
+        tokenizer: what counted the tokens.
+        seed: the seed of the draw.
+    """
+
+    examples: list[Example]
+    task: Task
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, special tokens included, padding not."""
+        return sum(len(example["input_ids"]) for example in self.examples)
+
+    @property
+    def length(self) -> float:
+        """Tokens per sequence that FLOPs are counted at: the task's record, else the sample's mean."""
+        return self.task.average_length or self.tokens / len(self.examples)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded to the longest of them.
+
+    Attributes:
+        index: their places in the sample, int64 [batch].
+        inputs: `input_ids` (and `token_type_ids`), int64 [batch, length].
+        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
+    """
+
+    index: Tensor
+    inputs: dict[str, Tensor]
+    mask: Tensor | None
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """The mask as Hugging Face models take it: int64 [batch, length]."""
+        ids = self.inputs["input_ids"]
+        return torch.ones_like(ids) if self.mask is None else self.mask.long()
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
+        mask = None if self.mask is None else self.mask.to(device)
+        return Batch(self.index.to(device), inputs, mask)
+
+
+def tokenize(
+    task: str | Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset | dict[str, Sequence]
+) -> dict[str, list]:
+    """Tokenise rows of a task; a span task's long contexts become overlapping windows.
+
+    Args:
+        task: a task or its name.
+        tokenizer: the model's own.
+        rows: columns of the data set, as `Dataset.map(batched=True)` hands them over.
+
+    Returns:
+        The tokenizer's columns, one entry per sequence. For span tasks also `row` (the row of each
+        window) and `offset_mapping` (start and end characters of each token in the context; None
+        outside it).
+    """
+    task = get_task(task)
+    if task.kind != "span":
+        texts = [list(rows[column]) for column in task.columns]
+        return dict(tokenizer(*texts, truncation=True, max_length=task.max_length))
+    question, context = (list(rows[column]) for column in task.columns)
+    found = tokenizer(
+        [text.strip() for text in question],
+        context,
+        truncation="only_second",
+        max_length=task.max_length,
+        stride=task.stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    found["row"] = found.pop("overflow_to_sample_mapping")
+    found["offset_mapping"] = [
+        [span if part == 1 else None for span, part in zip(spans, found.sequence_ids(i), strict=True)]
+        for i, spans in enumerate(found["offset_mapping"])
+    ]
+    return dict(found)
+
+
+def sample(
+    task: str | Task | Sequence[str] | Sequence[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: int = 100_000,
+    seed: int = 0,
+    data: str | Path | Dataset | None = None,
+) -> Sample:
+    """Draw training sequences without replacement until the token budget is spent.
+
+    The order is a seeded shuffle of the rows. Sequences are taken whole, up to the first that would
+    exceed the budget, so the sample holds at most `tokens` tokens and misses it by less than one
+    sequence.
+
+    Args:
+        task: a task, its name, or plain texts (or pairs of texts) of your own.
+        tokenizer: the model's own; it counts the tokens.
+        tokens: the budget, special tokens included, padding not.
+        seed: of the shuffle.
+        data: a Hub id, a local folder laid out like the Hub's, or a loaded training split.
+
+    Returns:
+        The sample; all of the data, with a warning, when there are fewer tokens than asked for.
+
+    Raises:
+        ValueError: when the budget is not positive, or holds not even one sequence.
+    """
+    if tokens <= 0:
+        raise ValueError(f"The sample needs a positive number of tokens; got {tokens}.")
+    if isinstance(task, (str, Task)):
+        task = get_task(task)
+        rows = data if isinstance(data, Dataset) else load_split(task, "train", data)
+        check_columns(task, rows)
+    else:
+        task, rows = _own_texts(task, tokenizer)
+    if len(rows) == 0:
+        raise ValueError(f"The training data of {task.name!r} is empty; there is nothing to sample.")
+    examples, spent, full = [], 0, False
+    for example in _shuffled(task, tokenizer, rows, seed):
+        full = spent + len(example["input_ids"]) > tokens
+        if full:
+            break
+        examples.append(example)
+        spent += len(example["input_ids"])
+    if not examples:
+        raise ValueError(f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}.")
+    if not full and spent < tokens:
+        warnings.warn(
+            f"The training data of {task.name!r} holds {spent:,} tokens, fewer than the {tokens:,} "
+            "asked for; the sample is all of it.",
+            stacklevel=2,
+        )
+    return Sample(examples, task, tokenizer, seed)
+
+
+def _own_texts(
+    texts: Sequence[str] | Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Task, Dataset]:
+    texts = list(texts)
+    if texts and all(isinstance(text, str) for text in texts):
+        columns = {"text": texts}
+    elif texts and all(not isinstance(text, str) and len(text) == 2 for text in texts):
+        columns = {"text": [a for a, _ in texts], "pair": [b for _, b in texts]}
+    else:
+        raise ValueError("A sample of your own needs texts or pairs of texts, and at least one.")
+    task = Task("texts", tuple(columns), max_length=min(tokenizer.model_max_length, 512))
+    return task, Dataset.from_dict(columns)
+
+
+def _shuffled(
+    task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset, seed: int, chunk: int = 512
+) -> Iterator[Example]:
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    for start in range(0, len(order), chunk):
+        found = tokenize(task, tokenizer, rows[order[start : start + chunk]])
+        names = [name for name in ("input_ids", "token_type_ids") if name in found]
+        for values in zip(*(found[name] for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def batches(
+    examples: Sequence[Example], pad: int = 0, max_tokens: int = 4096, by_length: bool = True
+) -> list[Batch]:
+    """Group examples of like length into batches of at most `max_tokens` tokens, padding included.
+
+    Args:
+        examples: tokenised sequences.
+        pad: id of the padding token.
+        max_tokens: size of a batch; a longer sequence makes a batch of its own.
+        by_length: False keeps the given order.
+
+    Returns:
+        Batches that hold every example once.
+    """
+    lengths = [len(example["input_ids"]) for example in examples]
+    order = sorted(range(len(examples)), key=lengths.__getitem__) if by_length else range(len(examples))
+    groups, longest = [], 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        if not groups or (len(groups[-1]) + 1) * longest > max_tokens:
+            groups.append([])
+            longest = lengths[i]
+        groups[-1].append(i)
+    return [collate([examples[i] for i in group], pad, group) for group in groups]
+
+
+def collate(examples: Sequence[Example], pad: int = 0, index: Iterable[int] | None = None) -> Batch:
+    """Pad examples to the longest of them; `index` defaults to their own numbers."""
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+    longest = int(lengths.max())
+    inputs = {
+        name: torch.tensor(
+            [
+                example[name] + [pad if name == "input_ids" else 0] * (longest - len(example[name]))
+                for example in examples
+            ]
+        )
+        for name in ("input_ids", "token_type_ids")
+        if name in examples[0]
+    }
+    mask = torch.arange(longest) < lengths[:, None]
+    index = torch.tensor(list(range(len(examples)) if index is None else index))
+    return Batch(index, inputs, None if mask.all() else mask)
