@@ -177,8 +177,8 @@ ASIDES = [
 FACTS = ["{f}, by the way; {m}", "{m}; {f}, by the way", "{m}, and {f}"]
 # Odds of an operator that keeps the sign. At even odds no word would say anything about the
 # label, and an encoder would take long to find a first hold.
-KEEP = 0.75
-FRAMES = ("plain", "contrast", "contrast", "aside", "fact", "choice")
+KEEP = 0.8
+FRAMES = ("plain", "contrast", "contrast", "aside", "fact", "choice", "choice")
 
 
 class _Writer:

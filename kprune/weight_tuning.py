@@ -54,7 +54,7 @@ class Tuning:
     """What tuning did to one sublayer.
 
     `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖². `ridge`
-    is the regularisation used, relative to the mean of PᵀP's diagonal. `status` is "tuned",
+    is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
     "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
     solution was finite and better, so the weights stay) or "empty" (no unit survives).
     """
@@ -72,10 +72,11 @@ STIFFEST = 1.0
 def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     """The least-squares output projection W* = argmin ‖Y − P·W‖²_F (equations 10 and 11).
 
-    Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖Δ‖², by
-    Cholesky factorisation in float64: what the sample says nothing about stays as it was, and the
-    result is no worse than the weights it starts from. An ill-conditioned system gets a tenfold
-    larger ridge until the factorisation succeeds and the error has not grown.
+    Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖D^½·Δ‖² with
+    D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in float64:
+    what the sample says nothing about stays as it was, and the result is no worse than the weights it
+    starts from. An ill-conditioned system gets a tenfold larger ridge until the factorisation
+    succeeds and the error has not grown.
 
     Args:
         equations: PᵀP and PᵀY of the surviving features, streamed over the sample.
@@ -90,11 +91,11 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
         return weight, Tuning(before, before, 0.0, "empty")
     start = weight.double()
     rest = equations.moment - equations.gram @ start
-    scale = equations.gram.diagonal().mean()
+    diagonal = equations.gram.diagonal()
+    scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
     ridge = RIDGE
-    while torch.isfinite(rest).all() and scale > 0 and ridge <= STIFFEST:
-        eye = torch.eye(features, dtype=torch.float64, device=weight.device)
-        factor, failed = torch.linalg.cholesky_ex(equations.gram + ridge * scale * eye)
+    while torch.isfinite(rest).all() and scale.min() > 0 and ridge <= STIFFEST:
+        factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
         if not failed:
             tuned = (start + torch.cholesky_solve(rest, factor)).to(weight.dtype)
             after = equations.error(tuned)

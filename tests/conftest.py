@@ -1,0 +1,148 @@
+"""Shared fixtures: tiny random models with weights large enough to matter, and the real MiniLM."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may depend on the Hub
+
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+)
+
+import kprune
+from kprune.finetuning import packaged_minilm
+from kprune.sampling import Sample, batches
+from kprune.tasks import Task
+
+SHARED = Path(__file__).parents[2] / "shared"
+HEADS, D_H, NEURONS, LAYERS, VOCABULARY = 4, 8, 24, 3, 99
+OUTPUTS = {"classification": 3, "regression": 1, "span": 2}
+KINDS = tuple(OUTPUTS)
+TASKS = {
+    kind: Task(f"tiny-{kind}", ("text",), kind=kind, labels=labels, minibatch=5)
+    for kind, labels in OUTPUTS.items()
+}
+
+
+def tiny(family: str, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32):
+    """A random three-layer encoder whose attention is visible in its logits."""
+    torch.manual_seed(seed)
+    d = HEADS * D_H
+    if family == "bert":
+        config = BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=d,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=NEURONS,
+            max_position_embeddings=64,
+            num_labels=TASKS[kind].labels,
+        )
+        classes = (BertForSequenceClassification, BertForQuestionAnswering)
+    else:
+        config = DistilBertConfig(
+            vocab_size=VOCABULARY,
+            dim=d,
+            n_layers=LAYERS,
+            n_heads=HEADS,
+            hidden_dim=NEURONS,
+            max_position_embeddings=64,
+            num_labels=TASKS[kind].labels,
+        )
+        classes = (DistilBertForSequenceClassification, DistilBertForQuestionAnswering)
+    model = classes[kind == "span"](config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name.lower():
+                # Default weights (std 0.02) would make attention invisible in the logits.
+                weight.normal_(std=0.3)
+    return model.to(dtype)
+
+
+def examples(count: int = 23, seed: int = 0, longest: int = 17) -> list[dict[str, list[int]]]:
+    """Random token sequences of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, longest, (count,), generator=generator).tolist()
+    return [
+        {
+            "input_ids": torch.randint(1, VOCABULARY, (length,), generator=generator).tolist(),
+            "token_type_ids": [0] * (length // 2) + [1] * (length - length // 2),
+        }
+        for length in lengths
+    ]
+
+
+class PadsWithZero:
+    """What a sample of ready-made ids needs of a tokenizer."""
+
+    pad_token_id = 0
+
+
+def tiny_sample(kind: str = "classification", count: int = 23) -> Sample:
+    """A sample of random tokens for `tiny` models."""
+    return Sample(examples(count), TASKS[kind], PadsWithZero())
+
+
+def batch_of(sample: Sample, **options):
+    """All of a sample in one padded batch."""
+    (batch,) = batches(sample.examples, max_tokens=10**6, **options)
+    return batch
+
+
+def logits(model, batch):
+    """The Hugging Face model's own output; padding cut off from a span model's."""
+    inputs = dict(batch.inputs)
+    if model.config.model_type == "distilbert":
+        inputs.pop("token_type_ids")
+    with torch.no_grad():
+        out = model(**inputs, attention_mask=batch.attention_mask)
+    if "start_logits" in out:
+        both = torch.stack([out.start_logits, out.end_logits], -1)
+        return both[batch.attention_mask.bool()]
+    return out.logits
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of the packaged MiniLM."""
+    folder = packaged_minilm()
+    assert folder, "the extra 'minilm' must be installed to run the tests"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(minilm):
+    return AutoTokenizer.from_pretrained(minilm)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory, minilm) -> Path:
+    """A quickly fine-tuned MiniLM on the generated task: real weights, real text."""
+    folder = tmp_path_factory.mktemp("outputs") / "teachers" / "opinions-minilm"
+    recipe = kprune.Recipe(
+        epochs=1, learning_rate=2e-4, examples=1500, freeze_embeddings=True, precision="auto"
+    )
+    kprune.teacher(folder, "opinions", "minilm", recipe=recipe, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(teacher_folder):
+    """The quick teacher and its tokenizer."""
+    return kprune.load_teacher(teacher_folder, "opinions")
+
+
+def shared(*parts: str) -> Path:
+    """A path in ../shared; the test is skipped where that folder is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {path}, which is not part of the product")
+    return path

@@ -1,0 +1,58 @@
+"""KPMS stays within the budget and cuts at the smallest threshold that does."""
+
+import itertools
+
+import pytest
+import torch
+
+from kprune.mask_search import kpms
+
+
+def brute_force(scores, costs, budget):
+    """The smallest threshold among all that make a difference, by trying each."""
+    for threshold in [float("-inf"), *sorted(set(scores.tolist()))]:
+        keep = scores > threshold
+        if costs[keep].sum() <= budget:
+            return keep
+    raise AssertionError("no threshold fits")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_brute_force(seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 8, (12,), generator=generator).double()  # with ties
+    costs = torch.randint(1, 6, (12,), generator=generator).double()
+    for budget in (0.0, 0.5, 3.0, 11.0, costs.sum().item() - 1, costs.sum().item()):
+        keep, threshold = kpms(scores, costs, budget)
+        assert costs[keep].sum() <= budget
+        assert keep.equal(brute_force(scores, costs, budget))
+        assert keep.equal(scores > threshold)
+
+
+def test_no_other_mask_of_the_budget_keeps_only_higher_scores():
+    """Best of all masks closed upwards: every dropped unit, with its equals, would break the budget."""
+    generator = torch.Generator().manual_seed(1)
+    scores, costs = torch.rand(9, generator=generator), torch.rand(9, generator=generator)
+    keep, _ = kpms(scores, costs, 2.0)
+    best = 0.0
+    for choice in itertools.product((False, True), repeat=9):
+        mask = torch.tensor(choice)
+        closed = not mask.any() or (~mask).sum() == 0 or scores[mask].min() > scores[~mask].max()
+        if closed and costs[mask].sum() <= 2.0:
+            best = max(best, scores[mask].sum().item())
+    assert scores[keep].sum().item() == pytest.approx(best)
+    assert 0 < keep.sum() < 9
+
+
+def test_order_of_the_units_does_not_matter():
+    scores = torch.tensor([3.0, 1.0, 1.0, 2.0])
+    costs = torch.ones(4)
+    keep, _ = kpms(scores, costs, 3)
+    assert keep.tolist() == [True, False, False, True]  # equal scores fall together
+    order = torch.tensor([2, 0, 3, 1])
+    assert kpms(scores[order], costs, 3)[0].equal(keep[order])
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="1 of 2 importance scores"):
+        kpms(torch.tensor([1.0, float("nan")]), torch.ones(2), 1.0)
