@@ -223,7 +223,7 @@ def latency(
     """
     model = model.eval()
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(100, model.config.vocab_size, (batch_size, length), generator=generator)
+    ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
     ids = ids.to(model.device)
 
     def run() -> float:

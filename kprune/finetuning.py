@@ -3,10 +3,11 @@
 import json
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import transformers
 from datasets import Dataset
 from transformers import (
     AutoConfig,
@@ -24,10 +25,10 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-import transformers
 from kprune.checkpoints import write_json, written_whole
 from kprune.encoders import view
 from kprune.evaluation import dev_set, evaluate
+from kprune.experiments import output_folder
 from kprune.progress import bar
 from kprune.pruning import ranking_dtype
 from kprune.sampling import tokenize
@@ -60,48 +61,66 @@ class Recipe:
     precision: str = "auto"
 
 
+MINILM_RECIPE = Recipe(epochs=3, learning_rate=2e-4, freeze_embeddings=True)
+
+
 def teacher(
-    folder: str | Path,
     task: str | Task,
     model: str = "bert-base-uncased",
     data: str | Path | None = None,
-    recipe: Recipe = Recipe(),
+    folder: str | Path | None = None,
+    recipe: Recipe | None = None,
     progress: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
-    """The fine-tuned model in a folder; fine-tuned there first when it is missing.
+    """A fine-tuned model; made first when it is missing.
 
-    A folder whose record says another task, model, data set or recipe is made anew, with a warning.
+    A folder that this function filled for another task, model, data set or recipe is made anew, with
+    a warning. A fine-tuned model from elsewhere is taken as it is.
 
     Args:
-        folder: where the teacher is, or is to be.
         task: a task or its name.
         model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
         data: Hub id or folder of the data; None takes the task's own.
-        recipe: how to fine-tune.
+        folder: where the teacher is, or is to be; by default `outputs/teachers/<task>-<model>`.
+        recipe: how to fine-tune; by default `default_recipe(model)`.
         progress: whether to show a progress bar.
 
     Returns:
-        The model, its tokenizer and its record: what made it, and its dev scores.
+        The model, its tokenizer and its record: what made it, and its dev scores. The record of a
+        model from elsewhere is empty.
     """
-    folder, task = Path(folder), get_task(task)
+    task, recipe = get_task(task), recipe or default_recipe(model)
+    folder = Path(folder or output_folder("teachers") / f"{task.name}-{Path(model).name}")
+    record = read_record(folder)
+    if record is None and (folder / "config.json").is_file():
+        return *load_teacher(folder, task), {}
     wanted = {
         "task": task.name,
         "model": model,
         "data": str(data) if data else task.dataset,
         "recipe": asdict(recipe),
     }
-    record = read_record(folder)
-    if record is not None and any(record.get(name) != value for name, value in wanted.items()):
-        differing = [name for name, value in wanted.items() if record.get(name) != value]
+    differing = [name for name, value in wanted.items() if record and record.get(name) != value]
+    if differing:
         warnings.warn(
             f"The teacher in {folder} was made with another {' and '.join(differing)}; "
             "fine-tuning it anew.",
             stacklevel=2,
         )
-        record = None
-    if record is None:
+    if record is None or differing:
         record = finetune(folder, task, model, data, recipe, progress)
     return *load_teacher(folder, task), record
+
+
+def default_recipe(model: str, **changes) -> Recipe:
+    """The recipe for a pretrained encoder: small ones take a higher rate than BERT-base.
+
+    Args:
+        model: Hub id, folder or name of the encoder.
+        changes: fields of the recipe to set otherwise.
+    """
+    recipe = MINILM_RECIPE if model in PACKAGED else Recipe()
+    return replace(recipe, **changes)
 
 
 def load_teacher(
@@ -127,7 +146,7 @@ def finetune(
     task: str | Task,
     model: str = "bert-base-uncased",
     data: str | Path | None = None,
-    recipe: Recipe = Recipe(),
+    recipe: Recipe | None = None,
     progress: bool = True,
 ) -> dict:
     """Fine-tune a pretrained encoder with transformers' Trainer and score it on the dev set.
@@ -137,13 +156,13 @@ def finetune(
         task: a task or its name.
         model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
         data: Hub id or folder of the data; None takes the task's own.
-        recipe: how to fine-tune.
+        recipe: how to fine-tune; by default `default_recipe(model)`.
         progress: whether to show a progress bar.
 
     Returns:
         The record: what made the teacher, its dev scores, training sequences and seconds.
     """
-    task = get_task(task)
+    task, recipe = get_task(task), recipe or default_recipe(model)
     rows = load_split(task, "train", data)
     if recipe.examples is not None:
         rows = rows.select(range(min(recipe.examples, len(rows))))

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,9 +135,10 @@ def prune(
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1) or sorted(METHODS)
         raise ValueError(f"There is no method {method!r}; did you mean {near[0]!r}?")
-    if gamma <= 0 or lam < 0 or mu <= 0:
+    if not (0 < gamma < math.inf and 0 <= lam < math.inf and 0 < mu < math.inf):
         raise ValueError(
-            f"gamma and mu must be positive and lam not negative; got gamma={gamma}, lam={lam}, mu={mu}."
+            f"gamma and mu must be positive and lam not negative, all finite; got gamma={gamma}, "
+            f"lam={lam}, mu={mu}."
         )
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:

@@ -130,7 +130,7 @@ def teacher_folder(tmp_path_factory, minilm) -> Path:
     recipe = kprune.Recipe(
         epochs=1, learning_rate=2e-4, examples=1500, freeze_embeddings=True, precision="auto"
     )
-    kprune.teacher(folder, "opinions", "minilm", recipe=recipe, progress=False)
+    kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
     return folder
 
 

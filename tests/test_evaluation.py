@@ -1,0 +1,157 @@
+"""Metrics against cases worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from conftest import tiny
+from datasets import Dataset
+
+from kprune.encoders import view
+from kprune.evaluation import (
+    DevSet,
+    dev_set,
+    evaluate,
+    flops,
+    latency,
+    normalise,
+    spans,
+    squad_scores,
+)
+from kprune.surgery import keep_units
+from kprune.tasks import TASKS, Task
+
+
+def test_squad_scores_by_hand():
+    # "the cat sat" against "Cat!": 1 common word, precision 1/2, recall 1/1 -> F1 2/3
+    assert squad_scores(["the cat sat"], [["Cat!"]]) == {
+        "f1": pytest.approx(2 / 3),
+        "exact_match": 0,
+    }
+    # the best of several gold answers counts
+    assert squad_scores(["in 1912"], [["1911", "in  1912."]]) == {"f1": 1, "exact_match": 1}
+    # repeated words count as often as both have them: 1 common of 2 and 1
+    assert squad_scores(["new new"], [["new"]])["f1"] == pytest.approx(2 / 3)
+    # unanswerable: right exactly when nothing is predicted
+    assert squad_scores(["", "x"], [[], []]) == {"f1": 0.5, "exact_match": 0.5}
+    # answerable, nothing predicted
+    assert squad_scores([""], [["x"]]) == {"f1": 0, "exact_match": 0}
+    # no word in common
+    assert squad_scores(["dog"], [["cat"]]) == {"f1": 0, "exact_match": 0}
+
+
+def test_normalise():
+    assert normalise("The  Eiffel-Tower, (an) 'Icon'!") == "eiffeltower icon"
+    assert normalise("another theory") == "another theory"  # articles are whole words
+
+
+def span_set(task: str, contexts: list[str], windows: list[tuple[int, list]]) -> DevSet:
+    """Windows as (row, offsets), with no need of a tokenizer."""
+    rows = Dataset.from_dict(
+        {
+            "question": ["?"] * len(contexts),
+            "context": contexts,
+            "answers": [{"text": [], "answer_start": []}] * len(contexts),
+        }
+    )
+    columns = {"row": [row for row, _ in windows], "offset_mapping": [o for _, o in windows]}
+    return DevSet(TASKS[task], rows, columns, 0)
+
+
+OFFSETS = [None, None, (0, 3), (4, 7), (8, 11), None]  # [CLS] ? one two six [SEP]
+
+
+def scores(start, end):
+    return torch.tensor([start, end], dtype=torch.float32).T
+
+
+def test_best_span_by_hand():
+    dev = span_set("squad", ["one two six"], [(0, OFFSETS)])
+    # start peaks after end: the best ordered pair is (two, two) with 3 + 4
+    logits = scores([9, 9, 0, 3, 5, 9], [9, 9, 1, 4, 0, 9])
+    assert spans(dev, [logits]) == ["two"]
+    # ordered, two tokens long: start of "one", end of "two"
+    assert spans(dev, [scores([0, 0, 6, 3, 0, 0], [0, 0, 1, 4, 0, 0])]) == ["one two"]
+    # nothing longer than allowed
+    assert spans(dev, [scores([0, 0, 6, 3, 0, 0], [0, 0, 1, 4, 0, 0])], longest=1) != ["one two"]
+
+
+def test_best_span_equals_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    context = " ".join(f"{i:02d}" for i in range(20))
+    offsets = [None] * 3 + [(3 * i, 3 * i + 2) for i in range(20)] + [None]
+    dev = span_set("squad", [context], [(0, offsets)])
+    for longest in (1, 4, 30):
+        for _ in range(20):
+            logits = torch.randn(24, 2, generator=generator)
+            start, end = logits.T.tolist()
+            value, i, j = max(
+                (start[i] + end[j], i, j)
+                for i in range(3, 23)
+                for j in range(i, min(i + longest, 23))
+            )
+            assert math.isfinite(value)
+            assert spans(dev, [logits], longest) == [context[offsets[i][0] : offsets[j][1]]]
+
+
+def test_best_window_wins():
+    dev = span_set("squad", ["one two six"], [(0, OFFSETS), (0, OFFSETS)])
+    weak = scores([0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0])
+    strong = scores([0, 0, 0, 0, 5, 0], [0, 0, 0, 0, 5, 0])
+    assert spans(dev, [weak, strong]) == spans(dev, [strong, weak]) == ["six"]
+
+
+def test_unanswerable_questions():
+    dev = span_set("squad_v2", ["one two six"], [(0, OFFSETS), (0, OFFSETS)])
+    yes = scores([0, 0, 3, 0, 0, 0], [0, 0, 3, 0, 0, 0])
+    no = scores([5, 0, 3, 0, 0, 0], [5, 0, 3, 0, 0, 0])
+    assert spans(dev, [no, no]) == [""]
+    assert spans(dev, [yes, no]) == ["one"], "one window that sees an answer is enough"
+    v1 = span_set("squad", ["one two six"], [(0, OFFSETS)])
+    assert spans(v1, [no]) == ["one"], "SQuAD v1.1 always has an answer"
+
+
+
+@pytest.mark.parametrize(
+    ("metric", "logits", "labels", "expected"),
+    [
+        ("accuracy", [[0, 1], [1, 0], [0, 1], [0, 1]], [1, 0, 0, 1], 0.75),
+        # confusion: TP 2, TN 1, FP 1, FN 0 -> (2·1 − 1·0) / √(3·2·2·1)
+        ("matthews", [[0, 1], [1, 0], [0, 1], [0, 1]], [1, 0, 0, 1], 2 / math.sqrt(12)),
+        # ranks 1 2 3 4 against 1 3 2 4: 1 − 6·2 / (4·15)
+        ("spearman", [[0.1], [0.2], [0.3], [0.4]], [0.0, 3.0, 2.0, 5.0], 0.8),
+        ("spearman", [[1.0]] * 4, [0.0, 3.0, 2.0, 5.0], 0.0),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_metrics_by_hand(monkeypatch, metric, logits, labels, expected):
+    task = Task("case", ("text",), metric=metric)
+    rows = Dataset.from_dict({"text": ["x"] * 4, "label": labels})
+    predictions = [torch.tensor(z, dtype=torch.float32) for z in logits]
+    monkeypatch.setattr("kprune.evaluation.predict", lambda *_: predictions)
+    assert evaluate(None, DevSet(task, rows, {}, 0))[metric] == pytest.approx(expected)
+
+
+def test_scores_on_real_text(teacher):
+    model, tokenizer = teacher
+    dev = dev_set("opinions", tokenizer)
+    quick = dev_set("opinions", tokenizer, every=10)
+    assert len(quick.rows) == 100
+    score = evaluate(model, dev)["accuracy"]
+    assert 0.6 < score <= 1
+    wrong = sum(
+        model(**{k: torch.tensor([v]) for k, v in tokenizer(row["sentence"]).items()})
+        .logits.argmax()
+        .item()
+        != row["label"]
+        for row in quick.rows
+    )
+    assert evaluate(model, quick)["accuracy"] == pytest.approx(1 - wrong / 100, abs=0.011)
+
+
+def test_flops_and_latency_fall_with_the_units():
+    model = tiny("bert", "classification")
+    before = flops(model, 10)
+    keep_units(view(model).sublayers[1], torch.arange(24) < 6)
+    assert before - flops(model, 10) == 18 * 4 * 10 * 32
+    assert latency(model, batch_size=2, length=5, repeats=3) > 0

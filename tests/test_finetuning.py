@@ -1,0 +1,170 @@
+"""Teachers: real weights, both architectures, every kind of task, and what happens without the Hub."""
+
+import pytest
+import torch
+from conftest import batch_of, logits
+from datasets import Dataset
+
+import kprune
+from kprune.encoders import view
+from kprune.finetuning import (
+    Recipe,
+    find_model,
+    pour_into_distilbert,
+    pretrained,
+    training_set,
+)
+from kprune.tasks import TASKS, Task
+
+QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
+
+
+def test_a_teacher_is_made_once_and_found_again(teacher_folder, minilm, recwarn):
+    recipe = Recipe(epochs=1, learning_rate=2e-4, examples=1500, freeze_embeddings=True)
+    before = (teacher_folder / "model.safetensors").stat().st_mtime_ns
+    model, tokenizer, record = kprune.teacher("opinions", "minilm", folder=teacher_folder, recipe=recipe)
+    assert (teacher_folder / "model.safetensors").stat().st_mtime_ns == before
+    assert record["weights"] == minilm and record["sequences"] == 1500
+    assert record["scores"]["accuracy"] > 0.6
+    dev = kprune.dev_set("opinions", tokenizer)
+    assert kprune.evaluate(model, dev)["accuracy"] == pytest.approx(
+        record["scores"]["accuracy"], abs=0.005
+    )
+    assert not model.training
+
+
+def test_another_recipe_makes_another_teacher(tmp_path):
+    kprune.teacher("opinions", "minilm", folder=tmp_path / "t", recipe=QUICK, progress=False)
+    other = Recipe(epochs=1, examples=32, freeze_embeddings=True)
+    with pytest.warns(UserWarning, match="made with another recipe; fine-tuning it anew"):
+        record = kprune.teacher("opinions", "minilm", folder=tmp_path / "t", recipe=other, progress=False)
+    assert record[2]["sequences"] == 32
+    with pytest.raises(ValueError, match="has 2 outputs, and the task 'mnli' needs 3"):
+        kprune.load_teacher(tmp_path / "t", "mnli")
+
+
+def test_fine_tuning_is_determined_by_the_seed(tmp_path):
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        kprune.finetune(folder, "opinions", "minilm", recipe=QUICK, progress=False)
+    one, two = (kprune.load_teacher(folder, "opinions")[0].state_dict() for folder in folders)
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+def test_distilbert_holds_the_weights_of_bert(tokenizer):
+    """The poured model computes the same hidden states, for token type 0."""
+    bert, _, _ = pretrained("minilm", TASKS["squad"])
+    distilbert = pour_into_distilbert(bert.eval()).eval()
+    distilbert.qa_outputs.load_state_dict(bert.qa_outputs.state_dict())
+    sample = kprune.sample("opinions", tokenizer, tokens=500)
+    for example in sample.examples:
+        del example["token_type_ids"]
+    batch = batch_of(sample)
+    out = []
+    for model in (bert, distilbert):
+        with torch.no_grad():
+            out.append(model.base_model(**batch.inputs, attention_mask=batch.attention_mask)[0])
+    mask = batch.attention_mask.bool()
+    torch.testing.assert_close(out[0][mask], out[1][mask], atol=1e-4, rtol=1e-4)
+
+
+def test_distilbert_on_real_weights_end_to_end(tmp_path):
+    """Fine-tuned, pruned, saved, reloaded."""
+    recipe = Recipe(epochs=1, learning_rate=2e-4, examples=1000, freeze_embeddings=True)
+    model, tokenizer, record = kprune.teacher(
+        "opinions", "minilm-distilbert", folder=tmp_path / "t", recipe=recipe, progress=False
+    )
+    assert model.config.model_type == "distilbert"
+    sample = kprune.sample("opinions", tokenizer, tokens=8000)
+    smaller, report = kprune.prune(model, sample, rate=0.5, progress=False)
+    assert report.flops <= report.limit
+    dev = kprune.dev_set("opinions", tokenizer)
+    assert kprune.evaluate(smaller, dev)["accuracy"] > record["scores"]["accuracy"] - 0.06
+    again = kprune.load(kprune.save(smaller, tmp_path / "pruned"))
+    batch = batch_of(sample)
+    assert logits(again, batch).equal(logits(smaller, batch))
+    assert [s.units for s in view(again).sublayers] == [len(kept) for kept in report.kept]
+
+
+CONTEXT = "The tower was built in 1889 by Gustave Eiffel ."
+KINDS = {
+    "regression": (
+        Task("r", ("a", "b"), kind="regression", labels=1, metric="spearman"),
+        {"a": ["x y", "z"] * 20, "b": ["x", "w v"] * 20, "label": [4.5, 0.25] * 20},
+    ),
+    "three classes": (
+        Task("c", ("a", "b"), labels=3),
+        {"a": ["x y", "z", "q"] * 20, "b": ["x", "w v", "u"] * 20, "label": [0, 1, 2] * 20},
+    ),
+    "spans": (
+        Task("squad_v2", ("question", "context"), kind="span", metric="f1", label="answers"),
+        {
+            "question": ["When?", "By whom?", "Why?"] * 14,
+            "context": [CONTEXT] * 42,
+            "answers": [
+                {"text": ["1889"], "answer_start": [23]},
+                {"text": ["Gustave Eiffel"], "answer_start": [31]},
+                {"text": [], "answer_start": []},
+            ]
+            * 14,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ["minilm", "minilm-distilbert"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_task_end_to_end(tmp_path, monkeypatch, kind, architecture):
+    """Fine-tune, sample, prune and score on real weights, from a folder laid out like the Hub."""
+    task, columns = KINDS[kind]
+    rows = Dataset.from_dict(columns)
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    recipe = Recipe(epochs=2, learning_rate=3e-4, batch_size=8, freeze_embeddings=True)
+    model, tokenizer, record = kprune.teacher(
+        task, architecture, tmp_path / "data", tmp_path / "t", recipe, progress=False
+    )
+    with pytest.warns(UserWarning, match="all of it"):
+        sample = kprune.sample(task, tokenizer, data=rows)
+    smaller, report = kprune.prune(model, sample, rate=0.5, progress=False)
+    assert report.flops <= report.limit
+    dev = kprune.dev_set(task, tokenizer, rows)
+    scores = kprune.evaluate(smaller, dev)
+    assert scores.keys() == record["scores"].keys() and task.metric in scores
+    assert all(-1 <= value <= 1 for value in scores.values())
+
+
+def test_answers_become_tokens(tokenizer):
+    task, columns = KINDS["spans"]
+    found = training_set(task, tokenizer, Dataset.from_dict(columns).select(range(3)))
+    for row, text in zip(found, ["1889", "gustave eiffel"], strict=False):
+        ids = row["input_ids"][row["start_positions"] : row["end_positions"] + 1]
+        assert tokenizer.decode(ids) == text
+    assert (found[2]["start_positions"], found[2]["end_positions"]) == (0, 0)
+
+
+def test_a_window_that_cuts_the_answer_is_labelled_empty(tokenizer):
+    task = Task("s", ("question", "context"), kind="span", max_length=14, stride=2, label="answers")
+    context = " ".join(f"word{i}" for i in range(9)) + " end"
+    rows = {
+        "question": ["q"],
+        "context": [context],
+        "answers": [{"text": ["word4"], "answer_start": [context.index("word4")]}],
+    }
+    found = training_set(task, tokenizer, Dataset.from_dict(rows))
+    texts = {
+        tokenizer.decode(row["input_ids"][row["start_positions"] : row["end_positions"] + 1])
+        for row in found
+    }
+    assert texts == {"[CLS]", "word4"}
+
+
+def test_without_the_hub_the_packaged_model_is_named_aloud(minilm, monkeypatch):
+    with pytest.warns(UserWarning, match="The Hub does not give 'bert-base-uncased'; the packaged"):
+        assert find_model("bert-base-uncased") == minilm
+    assert find_model("minilm") == find_model(minilm) == minilm
+    monkeypatch.setattr("kprune.finetuning.packaged_minilm", lambda: None)
+    with pytest.raises(ConnectionError, match="Hub cannot be reached"):
+        find_model("bert-base-uncased")
+    with pytest.raises(ConnectionError, match=r"pip install 'kprune\[minilm\]'"):
+        find_model("minilm")

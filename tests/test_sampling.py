@@ -1,0 +1,122 @@
+"""The sample: its token count, its determinism, its batches."""
+
+import pytest
+import torch
+from conftest import examples
+from datasets import Dataset
+
+import kprune
+from kprune.evaluation import dev_set
+from kprune.sampling import batches, tokenize
+from kprune.tasks import Task
+
+
+def test_token_budget_is_met_and_never_exceeded(tokenizer):
+    for tokens in (50, 999, 10_000):
+        sample = kprune.sample("opinions", tokenizer, tokens=tokens)
+        assert sample.tokens == sum(len(example["input_ids"]) for example in sample.examples)
+        assert tokens - 64 < sample.tokens <= tokens
+
+
+def test_determined_by_the_seed(tokenizer):
+    first = kprune.sample("opinions", tokenizer, tokens=3000, seed=7)
+    again = kprune.sample("opinions", tokenizer, tokens=3000, seed=7)
+    other = kprune.sample("opinions", tokenizer, tokens=3000, seed=8)
+    assert first.examples == again.examples
+    assert first.examples != other.examples
+    longer = kprune.sample("opinions", tokenizer, tokens=6000, seed=7)
+    assert longer.examples[: len(first.examples)] == first.examples
+
+
+def test_without_replacement(tokenizer):
+    texts = [f"text number {i}" for i in range(40)]
+    with pytest.warns(UserWarning, match="the sample is all of it"):
+        sample = kprune.sample(texts, tokenizer)
+    drawn = sorted(tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in sample.examples)
+    assert drawn == sorted(texts)
+
+
+def test_pairs_of_your_own(tokenizer):
+    with pytest.warns(UserWarning, match="all of it"):
+        sample = kprune.sample([("one", "two"), ("three", "four")], tokenizer)
+    assert sample.examples[0]["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert sample.length == 5
+
+
+def test_flops_length_of_a_benchmark_task_is_the_papers(tokenizer):
+    rows = Dataset.from_dict({"sentence": ["a fine film"] * 5, "label": [1] * 5})
+    with pytest.warns(UserWarning, match="all of it"):
+        assert kprune.sample("sst2", tokenizer, data=rows).length == 25.16
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 64, 10**6])
+def test_batches_hold_every_example_once(max_tokens):
+    sequences = examples(50)
+    seen = []
+    for batch in batches(sequences, max_tokens=max_tokens):
+        ids, mask = batch.inputs["input_ids"], batch.attention_mask.bool()
+        assert ids.numel() <= max_tokens or len(ids) == 1
+        for row, i in enumerate(batch.index.tolist()):
+            assert ids[row][mask[row]].tolist() == sequences[i]["input_ids"]
+            types = batch.inputs["token_type_ids"][row][mask[row]].tolist()
+            assert types == sequences[i]["token_type_ids"]
+            assert (ids[row][~mask[row]] == 0).all()
+        seen += batch.index.tolist()
+    assert sorted(seen) == list(range(50))
+
+
+def test_sorting_by_length_saves_padding():
+    sequences = examples(200)
+
+    def cells(**options):
+        return sum(b.inputs["input_ids"].numel() for b in batches(sequences, max_tokens=256, **options))
+
+    tokens = sum(len(example["input_ids"]) for example in sequences)
+    assert tokens <= cells() < 1.1 * tokens < cells(by_length=False)
+
+
+def test_a_batch_without_padding_has_no_mask():
+    (batch,) = batches([{"input_ids": [1, 2]}, {"input_ids": [3, 4]}])
+    assert batch.mask is None
+    assert batch.attention_mask.tolist() == [[1, 1], [1, 1]]
+
+
+SPANS = Task("spans", ("question", "context"), kind="span", max_length=24, stride=8, label="answers")
+
+
+def test_long_contexts_become_overlapping_windows(tokenizer):
+    context = " ".join(f"word{i}" for i in range(40))
+    rows = {"question": ["which word", "short"], "context": [context, "a short one"]}
+    found = tokenize(SPANS, tokenizer, rows)
+    assert found["row"][-1] == 1 and found["row"].count(0) > 2
+    covered = set()
+    for row, ids, offsets in zip(
+        found["row"], found["input_ids"], found["offset_mapping"], strict=True
+    ):
+        assert len(ids) <= 24
+        assert offsets[0] is None, "the question and the special tokens have no place in the context"
+        if row == 0:
+            covered |= {i for span in offsets if span for i in range(*span)}
+    assert covered >= {i for i, letter in enumerate(context) if letter != " "}
+
+
+def test_bad_samples_are_refused(tokenizer):
+    rows = Dataset.from_dict({"text": ["a"]})
+    with pytest.raises(ValueError, match="positive number of tokens; got 0"):
+        kprune.sample("opinions", tokenizer, tokens=0)
+    with pytest.raises(ValueError, match="does not hold one sequence"):
+        kprune.sample("opinions", tokenizer, tokens=2)
+    with pytest.raises(ValueError, match="lacks the column 'sentence'; it has text"):
+        kprune.sample("sst2", tokenizer, data=rows)
+    with pytest.raises(ValueError, match="is empty"):
+        kprune.sample("sst2", tokenizer, data=Dataset.from_dict({"sentence": []}))
+    with pytest.raises(ValueError, match="texts or pairs of texts"):
+        kprune.sample([], tokenizer)
+    with pytest.raises(ValueError, match="texts or pairs of texts"):
+        kprune.sample([("a", "b", "c")], tokenizer)
+    with pytest.raises(ValueError, match="lacks the label column 'label'"):
+        dev_set("sst2", tokenizer, Dataset.from_dict({"sentence": ["a"]}))
+
+
+def test_masks_are_boolean():
+    assert batches(examples(9))[0].mask.dtype == torch.bool

@@ -1,0 +1,98 @@
+"""The tasks of the paper, their data by id or folder, and one clear sentence for each mistake."""
+
+import pytest
+from conftest import shared
+from datasets import Dataset
+
+import kprune
+from kprune.opinions import opinions
+from kprune.tasks import TASKS, get_task, load_split
+
+PAPER = ("mrpc", "qqp", "sst2", "stsb", "mnli", "qnli", "squad", "squad_v2")
+
+
+def write(folder, config, columns, split="train"):
+    """A data folder laid out like a Hub repository."""
+    (folder / config).mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict(columns).to_parquet(folder / config / f"{split}-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: {config}\n  data_files:\n"
+        f"  - split: {split}\n    path: {config}/{split}-*\n---\n"
+    )
+    return folder
+
+
+def test_all_tasks_of_the_paper_are_there():
+    assert set(PAPER) <= set(TASKS)
+    assert {"rte", "cola"} <= set(TASKS)
+    assert TASKS["stsb"].metric == "spearman" and TASKS["cola"].metric == "matthews"
+    assert {TASKS[name].dataset for name in PAPER} == {
+        "nyu-mll/glue",
+        "rajpurkar/squad",
+        "rajpurkar/squad_v2",
+    }
+    assert [TASKS[name].average_length for name in PAPER] == [
+        53.24, 30.55, 25.16, 31.47, 39.05, 50.97, 170, 170,
+    ]  # fmt: skip
+
+
+def test_a_local_folder_stands_in_for_the_hub(tmp_path, tokenizer):
+    folder = write(tmp_path / "glue", "sst2", {"sentence": ["good", "bad"], "label": [1, 0]})
+    assert load_split("sst2", "train", folder)["sentence"][:] == ["good", "bad"]
+    with pytest.warns(UserWarning, match="all of it"):
+        assert len(kprune.sample("sst2", tokenizer, data=folder).examples) == 2
+
+
+def test_mistakes_get_one_clear_sentence(tmp_path):
+    with pytest.raises(ValueError, match="no task 'sst-2'; did you mean 'sst2'"):
+        get_task("sst-2")
+    with pytest.raises(ValueError, match="no task 'xyz'; choose one of mrpc"):
+        get_task("xyz")
+    with pytest.raises(ConnectionError, match="Hub cannot be reached .* pass data=<folder"):
+        load_split("sst2", "train")
+    with pytest.raises(ValueError, match="There is no data folder /nowhere/glue"):
+        load_split("sst2", "train", "/nowhere/glue")
+    folder = write(tmp_path / "glue", "sst2", {"text": ["good"], "label": [1]})
+    with pytest.raises(ValueError, match="lacks the column 'sentence'; it has text, label"):
+        load_split("sst2", "train", folder)
+    with pytest.raises(ValueError, match="no split 'validation'; it has train"):
+        load_split("sst2", "validation", folder)
+    with pytest.raises(ValueError, match="does not hold 'mrpc' as the Hub lays it out"):
+        load_split("mrpc", "train", folder)
+    with pytest.raises(ValueError, match="names no data set"):
+        load_split(kprune.Task("mine", ("text",)), "train")
+
+
+def test_opinions_are_determined_by_the_seed():
+    one, two, other = opinions(50, 20), opinions(50, 20), opinions(50, 20, seed=1)
+    assert one["train"][:] == two["train"][:]
+    assert one["train"]["sentence"][:] != other["train"]["sentence"][:]
+    assert len(one["train"]) == 50 and len(one["validation"]) == 20
+    with pytest.raises(ValueError):
+        opinions(0, 10)
+
+
+def test_opinions_cannot_be_told_by_their_words():
+    """A bag of words stays far below what an encoder reaches: the task needs composition."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    data = opinions()
+    train, validation = data["train"], data["validation"]
+    assert not set(train["sentence"]) & set(validation["sentence"])
+    assert 0.45 < sum(train["label"]) / len(train) < 0.55
+    words = CountVectorizer().fit(train["sentence"][:])
+    model = LogisticRegression(max_iter=2000)
+    model.fit(words.transform(train["sentence"][:]), train["label"][:])
+    assert model.score(words.transform(validation["sentence"][:]), validation["label"][:]) < 0.75
+
+
+@pytest.mark.parametrize("name", ["sst2", "mrpc", "stsb", "mnli", "squad", "squad_v2"])
+def test_real_data_is_sampled(name, tokenizer):
+    folder = shared("data", name if name.startswith("squad") else "glue")
+    sample = kprune.sample(name, tokenizer, tokens=5000, data=folder)
+    longest = TASKS[name].max_length
+    assert 5000 - longest < sample.tokens <= 5000
+    assert max(len(example["input_ids"]) for example in sample.examples) <= longest
+    dev = kprune.dev_set(name, tokenizer, folder, every=400)
+    assert len(dev.columns["input_ids"]) >= len(dev.rows) > 0
