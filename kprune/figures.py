@@ -47,7 +47,11 @@ def lengths(sample: Sample) -> Figure:
     mean = sample.tokens / len(counts)
     axes.axvline(mean, color="black", linestyle="--")
     axes.annotate(
-        f" mean {mean:.1f}", (mean, axes.get_ylim()[1] * 0.95), ha="left", va="top", fontsize="small"
+        f" mean {mean:.1f}",
+        (mean, axes.get_ylim()[1] * 0.95),
+        ha="left",
+        va="top",
+        fontsize="small",
     )
     axes.set(
         title=f"{len(counts):,} sequences share {sample.tokens:,} tokens",
@@ -119,7 +123,9 @@ def importance(encoder: Encoder, scores: Sequence, start: int = 0) -> Figure:
         axis.set(title=title, xlabel="head" if kind == "MHA" else "rank", ylabel="layer")
         axis.tick_params(axis="both", rotation=0, labelsize="small")
     if rows["MHA"]:
-        axes[0].set_xticks(np.arange(len(grid_ticks := rows["MHA"][0])) + 0.5, labels=range(1, len(grid_ticks) + 1))
+        axes[0].set_xticks(
+            np.arange(len(grid_ticks := rows["MHA"][0])) + 0.5, labels=range(1, len(grid_ticks) + 1)
+        )
     return figure
 
 
@@ -168,7 +174,10 @@ def threshold(scores, costs, kinds: Sequence[str], budget: float, nu: float) -> 
 
 def survivors(encoder_dense: Encoder, report: Report) -> Figure:
     """Share of heads and of neurons that survive in each layer, with their numbers."""
-    full = {kind: [s.units for s in encoder_dense.sublayers if s.kind == kind] for kind in ("MHA", "FFN")}
+    full = {
+        kind: [s.units for s in encoder_dense.sublayers if s.kind == kind]
+        for kind in ("MHA", "FFN")
+    }
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.15, 3.2), sharey=True)
     for axis, name, kept, dense in (
         (axes[0], "heads", report.heads, full["MHA"]),
@@ -176,9 +185,13 @@ def survivors(encoder_dense: Encoder, report: Report) -> Figure:
     ):
         layers = np.arange(1, len(kept) + 1)
         axis.barh(layers, np.full(len(kept), 100), color="0.92", label="before")
-        axis.barh(layers, 100 * np.array(kept) / np.array(dense), color=COLOURS[name], label="after")
+        axis.barh(
+            layers, 100 * np.array(kept) / np.array(dense), color=COLOURS[name], label="after"
+        )
         for layer, few, many in zip(layers, kept, dense, strict=True):
-            axis.annotate(f"{few} of {many}", (98, layer), ha="right", va="center", fontsize="small")
+            axis.annotate(
+                f"{few} of {many}", (98, layer), ha="right", va="center", fontsize="small"
+            )
         axis.set(title=name.capitalize(), xlabel=f"surviving {name} (%)", xlim=(0, 100))
         axis.set_yticks(layers)
         axis.grid(axis="y", visible=False)
@@ -217,14 +230,23 @@ def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
     figure, axes = plt.subplots()
     axes.axhline(dense, color=GREY, linestyle="--", linewidth=1.2)
     axes.annotate(
-        f"teacher {dense:.3f}", (0.01, dense), xycoords=("axes fraction", "data"),
-        va="bottom", ha="left", fontsize="small", color="0.35",
+        f"teacher {dense:.3f}",
+        (0.01, dense),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        ha="left",
+        fontsize="small",
+        color="0.35",
     )
     sns.lineplot(table, x=100 * table["flops"], y="score", marker="o", color=BLUE, ax=axes)
     for _, row in table.iterrows():
         axes.annotate(
-            f"{row['score']:.3f}", (100 * row["flops"], row["score"]), xytext=(0, -14),
-            textcoords="offset points", ha="center", fontsize="small",
+            f"{row['score']:.3f}",
+            (100 * row["flops"], row["score"]),
+            xytext=(0, -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize="small",
         )
     low = min(table["score"].min(), dense)
     axes.set(

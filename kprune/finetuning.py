@@ -61,7 +61,7 @@ class Recipe:
     precision: str = "auto"
 
 
-MINILM_RECIPE = Recipe(epochs=3, learning_rate=2e-4, freeze_embeddings=True)
+MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
 
 
 def teacher(
@@ -74,8 +74,8 @@ def teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """A fine-tuned model; made first when it is missing.
 
-    A folder that this function filled for another task, model, data set or recipe is made anew, with
-    a warning. A fine-tuned model from elsewhere is taken as it is.
+    In its default place, a teacher made for another task, model, data set or recipe is made anew,
+    with a warning. A model in a folder of your own is taken as it is, whoever made it.
 
     Args:
         task: a task or its name.
@@ -90,10 +90,10 @@ def teacher(
         model from elsewhere is empty.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
+    if folder is not None and (Path(folder) / "config.json").is_file():
+        return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or output_folder("teachers") / f"{task.name}-{Path(model).name}")
     record = read_record(folder)
-    if record is None and (folder / "config.json").is_file():
-        return *load_teacher(folder, task), {}
     wanted = {
         "task": task.name,
         "model": model,

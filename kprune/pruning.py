@@ -1,11 +1,13 @@
 """Sublayer-wise pruning: the loop that ties knowledge, mask search, surgery and tuning together."""
 
 import copy
+import ctypes
 import difflib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -131,7 +133,9 @@ def prune(
             hyperparameters, or weights that are not finite.
     """
     if not 0 < rate < 1:
-        raise ValueError(f"rate is the share of FLOPs to remove and lies between 0 and 1; got {rate}.")
+        raise ValueError(
+            f"rate is the share of FLOPs to remove and lies between 0 and 1; got {rate}."
+        )
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1) or sorted(METHODS)
         raise ValueError(f"There is no method {method!r}; did you mean {near[0]!r}?")
@@ -192,7 +196,11 @@ def kprune(
     device = student.model.device
     options = {name: report.options[name] for name in ("gamma", "lam", "mu")}
     dtype = ranking_dtype(report.options["precision"], student.model)
-    parts = [batch.to(device) for batch in batches(sample.examples, sample.tokenizer.pad_token_id)]
+    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    parts = [
+        batch.to(device)
+        for batch in batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=size)
+    ]
     student_hidden = [student.embed(batch.inputs) for batch in parts]
     teacher_hidden = list(student_hidden)
     teacher_logits: list[Tensor] = []
@@ -233,7 +241,11 @@ def kprune(
                         x, sublayer = hidden[number], encoder.sublayers[t]
                         hidden[number] = sublayer.finish(x, sublayer.features(x, batch.mask))
                     steps.update(2)
+            _give_back_memory()
 
+
+# Tokens per batch: enough to keep the device busy, few enough that activations stay small.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 METHODS: dict[str, Callable[[Encoder, Encoder, Sample, Report, bool], None]] = {"kprune": kprune}
 
@@ -334,6 +346,13 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
             f"No tokenizer found beside the model ({model.name_or_path or 'no name'}); pass "
             "tokenizer=AutoTokenizer.from_pretrained(...)."
         ) from error
+
+
+def _give_back_memory() -> None:
+    """Have glibc return freed pages: batches of many shapes leave it holding a gigabyte of holes."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

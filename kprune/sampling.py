@@ -101,7 +101,10 @@ def tokenize(
     )
     found["row"] = found.pop("overflow_to_sample_mapping")
     found["offset_mapping"] = [
-        [span if part == 1 else None for span, part in zip(spans, found.sequence_ids(i), strict=True)]
+        [
+            span if part == 1 else None
+            for span, part in zip(spans, found.sequence_ids(i), strict=True)
+        ]
         for i, spans in enumerate(found["offset_mapping"])
     ]
     return dict(found)
@@ -142,7 +145,9 @@ def sample(
     else:
         task, rows = _own_texts(task, tokenizer)
     if len(rows) == 0:
-        raise ValueError(f"The training data of {task.name!r} is empty; there is nothing to sample.")
+        raise ValueError(
+            f"The training data of {task.name!r} is empty; there is nothing to sample."
+        )
     examples, spent, full = [], 0, False
     for example in _shuffled(task, tokenizer, rows, seed):
         full = spent + len(example["input_ids"]) > tokens
@@ -151,7 +156,9 @@ def sample(
         examples.append(example)
         spent += len(example["input_ids"])
     if not examples:
-        raise ValueError(f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}.")
+        raise ValueError(
+            f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}."
+        )
     if not full and spent < tokens:
         warnings.warn(
             f"The training data of {task.name!r} holds {spent:,} tokens, fewer than the {tokens:,} "
@@ -187,7 +194,7 @@ def _shuffled(
 
 
 def batches(
-    examples: Sequence[Example], pad: int = 0, max_tokens: int = 4096, by_length: bool = True
+    examples: Sequence[Example], pad: int = 0, max_tokens: int = 2048, by_length: bool = True
 ) -> list[Batch]:
     """Group examples of like length into batches of at most `max_tokens` tokens, padding included.
 
@@ -201,7 +208,12 @@ def batches(
         Batches that hold every example once.
     """
     lengths = [len(example["input_ids"]) for example in examples]
-    order = sorted(range(len(examples)), key=lengths.__getitem__) if by_length else range(len(examples))
+    # Longest first: what does not fit fails at once, and memory freed by one batch fits the next.
+    order = (
+        sorted(range(len(examples)), key=lambda i: -lengths[i])
+        if by_length
+        else range(len(examples))
+    )
     groups, longest = [], 0
     for i in order:
         longest = max(longest, lengths[i])

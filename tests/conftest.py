@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import kprune
-from kprune.finetuning import packaged_minilm
+from kprune.finetuning import default_recipe, packaged_minilm
 from kprune.sampling import Sample, batches
 from kprune.tasks import Task
 
@@ -127,9 +127,7 @@ def tokenizer(minilm):
 def teacher_folder(tmp_path_factory, minilm) -> Path:
     """A quickly fine-tuned MiniLM on the generated task: real weights, real text."""
     folder = tmp_path_factory.mktemp("outputs") / "teachers" / "opinions-minilm"
-    recipe = kprune.Recipe(
-        epochs=1, learning_rate=2e-4, examples=1500, freeze_embeddings=True, precision="auto"
-    )
+    recipe = default_recipe("minilm", examples=2500)
     kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
     return folder
 

@@ -75,9 +75,7 @@ def test_a_pruned_model_can_be_pruned_and_saved_again(saved, tmp_path):
     again = kprune.load(kprune.save(smaller, tmp_path / "smaller"))
     batch = batch_of(sample)
     assert logits(again, batch).equal(logits(smaller, batch))
-    for few, many in zip(
-        again.config.kprune["kept"], model.config.kprune["kept"], strict=True
-    ):
+    for few, many in zip(again.config.kprune["kept"], model.config.kprune["kept"], strict=True):
         assert set(few) <= set(many), "units keep the numbers that they have in the teacher"
 
 

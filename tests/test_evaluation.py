@@ -111,7 +111,6 @@ def test_unanswerable_questions():
     assert spans(v1, [no]) == ["one"], "SQuAD v1.1 always has an answer"
 
 
-
 @pytest.mark.parametrize(
     ("metric", "logits", "labels", "expected"),
     [

@@ -44,9 +44,7 @@ def measured(family, kind, start, max_tokens):
     parts = batches(sample.examples, max_tokens=max_tokens)
     hidden, _ = run_to(student, parts, start)
     _, wanted = run_to(teacher, parts, 0)
-    return importance(
-        student, start, hidden, parts, wanted, TASKS[kind], LENGTH, GAMMA, LAM, MU
-    )
+    return importance(student, start, hidden, parts, wanted, TASKS[kind], LENGTH, GAMMA, LAM, MU)
 
 
 def by_definition(family, kind, start):
@@ -134,7 +132,9 @@ def test_predictive_loss_against_its_formula():
     student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, -1.0]])
     p, q = F.softmax(teacher / 3, 1)[0], F.softmax(student / 3, 1)[0]
     expected = 9 * sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True))
-    assert predictive_loss(student, teacher, "classification", 3.0).item() == pytest.approx(expected)
+    assert predictive_loss(student, teacher, "classification", 3.0).item() == pytest.approx(
+        expected
+    )
     # regression: one squared error per sample, no broadcasting of [B, 1] against [B]
     z_s, z_t = torch.tensor([[1.0], [5.0]]), torch.tensor([[0.0], [2.0]])
     assert predictive_loss(z_s, z_t, "regression").tolist() == [1.0, 9.0]

@@ -62,7 +62,7 @@ def test_batching_changes_nothing(monkeypatch):
     real, found = kprune.pruning.batches, []
     for max_tokens in (1, 50, 10**6):
         monkeypatch.setattr(
-            kprune.pruning, "batches", lambda e, pad, m=max_tokens: real(e, pad, m)
+            kprune.pruning, "batches", lambda e, pad, m=max_tokens, **_: real(e, pad, m)
         )
         model = tiny("bert", "classification", dtype=torch.float64)
         found.append(
@@ -151,7 +151,9 @@ def test_the_cached_loop_equals_the_plain_method(family, kind):
     )
     assert report.kept == kept
     batch = batch_of(sample)
-    torch.testing.assert_close(logits(smaller, batch), logits(expected, batch), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        logits(smaller, batch), logits(expected, batch), atol=1e-3, rtol=1e-3
+    )
     assert all(tuning.after <= tuning.before for tuning in report.tuning)
 
 

@@ -32,7 +32,9 @@ def test_without_replacement(tokenizer):
     texts = [f"text number {i}" for i in range(40)]
     with pytest.warns(UserWarning, match="the sample is all of it"):
         sample = kprune.sample(texts, tokenizer)
-    drawn = sorted(tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in sample.examples)
+    drawn = sorted(
+        tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in sample.examples
+    )
     assert drawn == sorted(texts)
 
 
@@ -69,7 +71,9 @@ def test_sorting_by_length_saves_padding():
     sequences = examples(200)
 
     def cells(**options):
-        return sum(b.inputs["input_ids"].numel() for b in batches(sequences, max_tokens=256, **options))
+        return sum(
+            b.inputs["input_ids"].numel() for b in batches(sequences, max_tokens=256, **options)
+        )
 
     tokens = sum(len(example["input_ids"]) for example in sequences)
     assert tokens <= cells() < 1.1 * tokens < cells(by_length=False)
@@ -81,7 +85,9 @@ def test_a_batch_without_padding_has_no_mask():
     assert batch.attention_mask.tolist() == [[1, 1], [1, 1]]
 
 
-SPANS = Task("spans", ("question", "context"), kind="span", max_length=24, stride=8, label="answers")
+SPANS = Task(
+    "spans", ("question", "context"), kind="span", max_length=24, stride=8, label="answers"
+)
 
 
 def test_long_contexts_become_overlapping_windows(tokenizer):
@@ -94,7 +100,9 @@ def test_long_contexts_become_overlapping_windows(tokenizer):
         found["row"], found["input_ids"], found["offset_mapping"], strict=True
     ):
         assert len(ids) <= 24
-        assert offsets[0] is None, "the question and the special tokens have no place in the context"
+        assert offsets[0] is None, (
+            "the question and the special tokens have no place in the context"
+        )
         if row == 0:
             covered |= {i for span in offsets if span for i in range(*span)}
     assert covered >= {i for i, letter in enumerate(context) if letter != " "}

@@ -71,9 +71,7 @@ def test_a_sublayer_is_tuned_to_the_teachers_output(family, t):
     keep_units(target, keep)
     rows, wanted = [], []
     with torch.no_grad():
-        for part, x_t, x_s in zip(
-            parts, hidden[teacher.model], hidden[student.model], strict=True
-        ):
+        for part, x_t, x_s in zip(parts, hidden[teacher.model], hidden[student.model], strict=True):
             real = part.attention_mask.bool()
             full = teacher.sublayers[t].output(teacher.sublayers[t].features(x_t, part.mask))
             rows.append(target.features(x_s, part.mask)[real])

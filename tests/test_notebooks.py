@@ -1,0 +1,106 @@
+"""Every notebook runs through papermill at a small size, from another working directory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import kprune
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = {"tokens": 1500, "examples": 64, "every": 20, "rates": [0.5, 0.8], "epochs": 1.0}
+
+
+def parameters(notebook: Path) -> dict:
+    """Names and defaults of a notebook's parameters cell."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    (source,) = (c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    found: dict = {}
+    exec(source, {}, found)
+    found.pop("__annotations__", None)
+    return found
+
+
+def run(notebook: Path, folder: Path, values: dict) -> nbformat.NotebookNode:
+    """Run a notebook as a batch does: papermill in a process of its own."""
+    out = folder / notebook.name
+    (folder / "values.yaml").write_text(json.dumps(values))
+    command = ["papermill", str(notebook), str(out), "--kernel", "python3", "--no-progress-bar"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "-f", "values.yaml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return nbformat.read(out, as_version=4)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Results go to a temporary folder; the kernel and the notebook see no other place."""
+    monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path
+
+
+def test_there_are_notebooks():
+    assert [path.stem[:2] for path in NOTEBOOKS][:8] == [f"0{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_at_a_small_size(notebook, elsewhere, teacher_folder):
+    values = {name: value for name, value in SMALL.items() if name in parameters(notebook)}
+    if "teacher" in parameters(notebook):
+        values["teacher"] = str(teacher_folder)
+    done = run(notebook, elsewhere, values)
+    code = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    images = [o for cell in code for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert images, "every notebook shows at least one figure"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_reads_well(notebook):
+    """The parts that every notebook has, and cells short enough to take in."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    opening, text = cells[0].source, "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    for part in ("# ", "**Question.**", "**You will see**", "**Paper.**", "**Cost.**"):
+        assert part in opening, part
+    for part in ("## Summary", "## Exercises", "redict"):
+        assert part in text, part
+    solutions = [c for c in cells if "solution" in c.metadata.get("tags", [])]
+    exercises = text[text.index("## Exercises") :].split("\n")
+    assert len(solutions) == sum(line[:2] in ("1.", "2.", "3.", "4.") for line in exercises)
+    assert all(c.outputs for c in cells if "image" in c.source and c.cell_type == "code")
+    for cell in cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.split("\n")) <= 30, cell.source[:200]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_typed_and_explained(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    (source,) = (c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    for line in source.split("\n"):
+        name = line.split(":")[0]
+        assert ": " in line and " = " in line and "  # " in line, (
+            f"{name} lacks a type or a comment"
+        )
+
+
+def test_one_run_leaves_its_record(elsewhere, teacher_folder):
+    values = {"tokens": 1500, "every": 20, "rate": 0.7, "seed": 2, "teacher": str(teacher_folder)}
+    here = elsewhere / "run"
+    run(ROOT / "notebooks" / "06_kprune.ipynb", elsewhere, {**values, "outputs": str(here)})
+    record = json.loads((here / "result.json").read_text())
+    assert record["parameters"] | values == record["parameters"]
+    assert record["report"]["flops"] <= record["report"]["limit"]
+    assert record["environment"]["kprune"] == kprune.__version__
+    assert set(record["scores"]) == {"dense", "pruned"}
+    model = kprune.load(here / "pruned")
+    assert model.num_parameters() == record["report"]["parameters"]
