@@ -139,8 +139,8 @@ def spans(dev: DevSet, logits: list[Tensor], longest: int = ANSWER_TOKENS) -> li
     """The best answer text of each question, over all of its windows.
 
     An answer is a span of at most `longest` tokens inside the context with the highest start + end
-    score. For SQuAD v2.0 it is empty where start + end of the first token ([CLS]), at its least over
-    the windows, scores higher.
+    score. For SQuAD v2.0 it is empty where start + end of the first token ([CLS]), at its least
+    over the windows, scores higher.
 
     Args:
         dev: a span task's dev set.

@@ -24,7 +24,7 @@ WIDTH = 7.0  # inches: one column of a notebook
 
 
 def look() -> None:
-    """Set seaborn's theme for all figures: legible at column width, safe for colour-blind readers."""
+    """Set seaborn's theme: legible at column width, safe for colour-blind readers."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.95)
     plt.rcParams.update(
         {

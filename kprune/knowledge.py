@@ -16,8 +16,8 @@ def predictive_loss(
 ) -> Tensor:
     """K_pred, the predictive knowledge that each sample loses (section 4.1 of the paper).
 
-    γ² · KL(softmax(z_T/γ) ‖ softmax(z_S/γ)) for classes; the mean of that over the start and the end
-    distribution for spans, padding left out; the squared error of the outputs for regression.
+    γ² · KL(softmax(z_T/γ) ‖ softmax(z_S/γ)) for classes; the mean of that over the start and the
+    end distribution for spans, padding left out; the squared error of the outputs for regression.
 
     Args:
         student: logits z_S, [batch, labels], or [batch, length, 2] for spans.

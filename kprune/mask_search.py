@@ -7,8 +7,8 @@ from torch import Tensor
 def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
     """The mask that keeps the units above the smallest threshold that fits the budget.
 
-    Units with equal scores stand or fall together, so the mask does not depend on their order. Cost:
-    one sort.
+    Units with equal scores stand or fall together, so the mask does not depend on their order.
+    Cost: one sort.
 
     Args:
         scores: importance per unit of FLOPs, pooled over sublayers, [units].

@@ -76,8 +76,9 @@ class Report:
     def __str__(self) -> str:
         lines = [
             f"{self.method} at rate {self.rate:g}: {self.flops / 1e6:,.1f} of "
-            f"{self.dense_flops / 1e6:,.1f} MFLOPs per sequence left ({self.achieved_rate:.1%} gone), "
-            f"{self.parameters / 1e6:.1f}M of {self.dense_parameters / 1e6:.1f}M parameters",
+            f"{self.dense_flops / 1e6:,.1f} MFLOPs per sequence left "
+            f"({self.achieved_rate:.1%} gone), {self.parameters / 1e6:.1f}M of "
+            f"{self.dense_parameters / 1e6:.1f}M parameters",
             f"surviving heads per layer:   {self.heads}",
             f"surviving neurons per layer: {self.neurons}",
             "seconds: " + ", ".join(f"{step} {spent:.1f}" for step, spent in self.seconds.items()),
@@ -349,7 +350,7 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
 
 
 def _give_back_memory() -> None:
-    """Have glibc return freed pages: batches of many shapes leave it holding a gigabyte of holes."""
+    """Have glibc return freed pages: batches of many shapes leave it a gigabyte of holes."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

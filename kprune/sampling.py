@@ -39,7 +39,7 @@ class Sample:
 
     @property
     def length(self) -> float:
-        """Tokens per sequence that FLOPs are counted at: the task's record, else the sample's mean."""
+        """Tokens per sequence to count FLOPs at: the task's record, else the sample's mean."""
         return self.task.average_length or self.tokens / len(self.examples)
 
 

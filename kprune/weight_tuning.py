@@ -53,8 +53,8 @@ class NormalEquations:
 class Tuning:
     """What tuning did to one sublayer.
 
-    `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖². `ridge`
-    is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
+    `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖².
+    `ridge` is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
     "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
     solution was finite and better, so the weights stay) or "empty" (no unit survives).
     """
@@ -73,10 +73,10 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     """The least-squares output projection W* = argmin ‖Y − P·W‖²_F (equations 10 and 11).
 
     Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖D^½·Δ‖² with
-    D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in float64:
-    what the sample says nothing about stays as it was, and the result is no worse than the weights it
-    starts from. An ill-conditioned system gets a tenfold larger ridge until the factorisation
-    succeeds and the error has not grown.
+    D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in
+    float64: what the sample says nothing about stays as it was, and the result is no worse than
+    the weights it starts from. An ill-conditioned system gets a tenfold larger ridge until
+    the factorisation succeeds and the error has not grown.
 
     Args:
         equations: PᵀP and PᵀY of the surviving features, streamed over the sample.

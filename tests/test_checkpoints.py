@@ -98,7 +98,7 @@ def test_nothing_is_half_written(tmp_path):
 
 
 def test_bad_folders_are_refused(pruned, teacher, teacher_folder, saved, tmp_path):
-    with pytest.raises(ValueError, match="it has no config.json"):
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
         kprune.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="kprune did not prune; load it with from_pretrained"):
         kprune.load(teacher_folder)

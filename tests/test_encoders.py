@@ -25,7 +25,7 @@ def masks(name: str, units: int, t: int) -> torch.Tensor:
     """Which units a test keeps in sublayer t."""
     if name == "all dropped":
         return torch.zeros(units, dtype=torch.bool)
-    if name == "no heads" and t % 2 == 0 or name == "no neurons" and t % 2 == 1:
+    if (name == "no heads" and t % 2 == 0) or (name == "no neurons" and t % 2 == 1):
         return torch.zeros(units, dtype=torch.bool)
     keep = torch.arange(units) % (2 + t % 3) == 0
     keep[-1] = t == 1

@@ -1,4 +1,4 @@
-"""Teachers: real weights, both architectures, every kind of task, and what happens without the Hub."""
+"""Teachers: real weights, both architectures, every kind of task, and no Hub."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ def test_equals_brute_force(seed):
 
 
 def test_no_other_mask_of_the_budget_keeps_only_higher_scores():
-    """Best of all masks closed upwards: every dropped unit, with its equals, would break the budget."""
+    """Best of all masks closed upwards: each dropped unit and its equals would break the budget."""
     generator = torch.Generator().manual_seed(1)
     scores, costs = torch.rand(9, generator=generator), torch.rand(9, generator=generator)
     keep, _ = kpms(scores, costs, 2.0)

@@ -77,7 +77,7 @@ def test_batching_changes_nothing(monkeypatch):
 
 
 def plain_kprune(model, sample, rate, gamma, lam, mu):
-    """K-prune as the paper tells it, with none of the caching: explicit masks, full passes, lstsq."""
+    """K-prune as the paper tells it, nothing cached: explicit masks, full passes, lstsq."""
     import numpy as np
 
     from kprune.encoders import forward
@@ -255,7 +255,7 @@ def test_precision():
 
 
 def test_a_task_of_the_paper_is_pruned_on_its_real_data():
-    """The shared SST-2 teacher at 80%: at least what the authors' code gave, less one std. error."""
+    """The shared SST-2 teacher at 80% keeps what the authors' code keeps."""
     folder, data = shared("checkpoints", "minilm-sst2"), shared("data", "glue")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
