@@ -208,26 +208,43 @@ def batches(
         Batches that hold every example once.
     """
     lengths = [len(example["input_ids"]) for example in examples]
+    most = max(lengths, default=0)
     # Longest first: what does not fit fails at once, and memory freed by one batch fits the next.
-    order = (
-        sorted(range(len(examples)), key=lambda i: -lengths[i])
-        if by_length
-        else range(len(examples))
-    )
-    groups, longest = [], 0
+    order = range(len(examples))
+    if by_length:
+        order = sorted(order, key=lambda i: -lengths[i])
+    groups, widths = [], []
     for i in order:
-        longest = max(longest, lengths[i])
-        if not groups or (len(groups[-1]) + 1) * longest > max_tokens:
-            groups.append([])
-            longest = lengths[i]
-        groups[-1].append(i)
-    return [collate([examples[i] for i in group], pad, group) for group in groups]
+        width = min(_rounded(lengths[i]), most)
+        if groups:
+            both = max(widths[-1], width)
+            if (len(groups[-1]) + 1) * both <= max_tokens:
+                groups[-1].append(i)
+                widths[-1] = both
+                continue
+        groups.append([i])
+        widths.append(width)
+    return [
+        collate([examples[i] for i in group], pad, group, width)
+        for group, width in zip(groups, widths, strict=True)
+    ]
 
 
-def collate(examples: Sequence[Example], pad: int = 0, index: Iterable[int] | None = None) -> Batch:
-    """Pad examples to the longest of them; `index` defaults to their own numbers."""
+def _rounded(length: int) -> int:
+    """Up to one of eight lengths per octave: CPU kernels are prepared for each shape that occurs."""
+    step = max(1, 2 ** (length.bit_length() - 4))
+    return -(-length // step) * step
+
+
+def collate(
+    examples: Sequence[Example],
+    pad: int = 0,
+    index: Iterable[int] | None = None,
+    width: int = 0,
+) -> Batch:
+    """Pad examples to the longest of them, or to `width`; `index` defaults to their own numbers."""
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-    longest = int(lengths.max())
+    longest = max(int(lengths.max()), width)
     inputs = {
         name: torch.tensor(
             [
