@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 import kprune
 
@@ -104,3 +105,13 @@ def test_one_run_leaves_its_record(elsewhere, teacher_folder):
     assert set(record["scores"]) == {"dense", "pruned"}
     model = kprune.load(here / "pruned")
     assert model.num_parameters() == record["report"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("values", "notebook"), [("quickstart", "00_quickstart"), ("sst2", "06_kprune")]
+)
+def test_parameter_files_fit_their_notebook(values, notebook):
+    """A mistyped parameter is only a warning to papermill, and the run goes on with defaults."""
+    defaults = parameters(ROOT / "notebooks" / f"{notebook}.ipynb")
+    for name, value in yaml.safe_load((ROOT / "params" / f"{values}.yaml").read_text()).items():
+        assert type(value) is type(defaults[name]), name
