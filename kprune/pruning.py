@@ -39,7 +39,7 @@ class Report:
         dense_flops, flops, limit: FLOPs per sequence before and after, and the most allowed.
         dense_parameters, parameters: of the whole model, embeddings included.
         heads, neurons: surviving units of each layer.
-        kept: ids of the surviving units of each sublayer, as the teacher numbers them.
+        kept: numbers of the surviving units of each sublayer, from 0, as in the dense model.
         thresholds: ν of the mask search at each target sublayer.
         tuning: what weight-tuning did at each sublayer.
         seconds: wall-clock time of each step.
@@ -167,6 +167,11 @@ def prune(
         dense_parameters=student.num_parameters(),
     )
     METHODS[method](view(model), encoder, sample, report, progress)
+    if earlier := getattr(model.config, "kprune", None):  # units keep their first numbers
+        report.kept = [
+            [names[unit] for unit in units]
+            for names, units in zip(earlier["kept"], report.kept, strict=True)
+        ]
     report.flops = encoder.flops(sample.length)
     report.parameters = student.num_parameters()
     report.heads = [sub.units for sub in encoder.sublayers if sub.kind == "MHA"]

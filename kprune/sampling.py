@@ -231,7 +231,7 @@ def batches(
 
 
 def _rounded(length: int) -> int:
-    """Up to one of eight lengths per octave: CPU kernels are prepared for each shape that occurs."""
+    """Up to one of eight lengths per octave: kernels are prepared for each shape that occurs."""
     step = max(1, 2 ** (length.bit_length() - 4))
     return -(-length // step) * step
 
