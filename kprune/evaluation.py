@@ -139,8 +139,8 @@ def spans(dev: DevSet, logits: list[Tensor], longest: int = ANSWER_TOKENS) -> li
     """The best answer text of each question, over all of its windows.
 
     An answer is a span of at most `longest` tokens inside the context with the highest start + end
-    score. For SQuAD v2.0 it is empty where start + end of the first token ([CLS]), at its least
-    over the windows, scores higher.
+    score. Where questions may be unanswerable, it is empty if start + end of the first token
+    ([CLS]), at its least over the windows, scores higher.
 
     Args:
         dev: a span task's dev set.
@@ -169,9 +169,8 @@ def spans(dev: DevSet, logits: list[Tensor], longest: int = ANSWER_TOKENS) -> li
         if scores[i, k] > best[row][0]:
             text = contexts[row][offsets[first + i][0] : offsets[first + i + k][1]]
             best[row] = (float(scores[i, k]), text)
-    answerable_only = dev.task.name != "squad_v2"
     return [
-        text if answerable_only or score >= null[row] else ""
+        "" if dev.task.unanswerable and score < null[row] else text
         for row, (score, text) in enumerate(best)
     ]
 

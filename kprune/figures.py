@@ -46,10 +46,13 @@ def lengths(sample: Sample) -> Figure:
     sns.histplot(x=counts, discrete=max(counts) < 80, ax=axes, color=BLUE)
     mean = sample.tokens / len(counts)
     axes.axvline(mean, color="black", linestyle="--")
+    axes.margins(y=0.15)
     axes.annotate(
-        f" mean {mean:.1f}",
-        (mean, axes.get_ylim()[1] * 0.95),
-        ha="left",
+        f"mean {mean:.1f}",
+        (mean, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 0),
+        textcoords="offset points",
         va="top",
         fontsize="small",
     )
@@ -189,10 +192,9 @@ def survivors(encoder_dense: Encoder, report: Report) -> Figure:
             layers, 100 * np.array(kept) / np.array(dense), color=COLOURS[name], label="after"
         )
         for layer, few, many in zip(layers, kept, dense, strict=True):
-            axis.annotate(
-                f"{few} of {many}", (98, layer), ha="right", va="center", fontsize="small"
-            )
-        axis.set(title=name.capitalize(), xlabel=f"surviving {name} (%)", xlim=(0, 100))
+            axis.annotate(f"{few} of {many}", (102, layer), va="center", fontsize="small")
+        axis.set(title=name.capitalize(), xlabel=f"surviving {name} (%)", xlim=(0, 135))
+        axis.set_xticks([0, 25, 50, 75, 100])
         axis.set_yticks(layers)
         axis.grid(axis="y", visible=False)
     axes[0].set_ylabel("layer")
@@ -239,6 +241,7 @@ def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
         color="0.35",
     )
     sns.lineplot(table, x=100 * table["flops"], y="score", marker="o", color=BLUE, ax=axes)
+    axes.plot(100, dense, marker="D", color="0.35")
     for _, row in table.iterrows():
         axes.annotate(
             f"{row['score']:.3f}",

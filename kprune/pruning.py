@@ -192,6 +192,10 @@ def kprune(
     Hidden states of teacher and student are kept at the target sublayer only, so that no lower
     sublayer runs twice and nothing grows with their number.
 
+    Faithful to the paper's weakness, too: at the first sublayer the student still is the teacher,
+    so its predictive score is exactly zero and representational knowledge alone ranks (see
+    `knowledge.importance`).
+
     Args:
         teacher: the uncompressed model.
         student: a copy of it, pruned in place.
@@ -211,8 +215,10 @@ def kprune(
     teacher_hidden = list(student_hidden)
     teacher_logits: list[Tensor] = []
     budget, count = report.limit, len(student.sublayers)
-    # A pass over the upper sublayers costs about 3 units of work for each, tuning about 2.
-    steps = bar(sum(3 * (count - t) + 2 for t in range(count)) * len(parts), "pruning", progress)
+    # Units of work per batch: a sublayer forward 1, forward and backward 3, tuning 2. The first
+    # pass needs no gradient.
+    work = [(3 if t else 1) * (count - t) for t in range(count)]
+    steps = bar((sum(work) + 2 * count) * len(parts), "pruning", progress)
     with steps:
         for t in range(count):
             target = student.sublayers[t]
@@ -228,7 +234,7 @@ def kprune(
                     sample.length,
                     **options,
                     dtype=dtype,
-                    tick=lambda t=t: steps.update(3 * (count - t)),
+                    tick=lambda t=t: steps.update(work[t]),
                 )
             with _timed(report.seconds, "mask search"):
                 keep, threshold = search(student, t, scores, budget, sample.length)

@@ -27,6 +27,7 @@ class Task:
         validation: the split that is scored.
         label: the label column.
         stride: overlap in tokens of neighbouring windows (spans only).
+        unanswerable: whether a question may have no answer (spans only).
         minibatch: samples per group whose gradients are summed by the faithful K-prune.
     """
 
@@ -42,6 +43,7 @@ class Task:
     validation: str = "validation"
     label: str = "label"
     stride: int = 128
+    unanswerable: bool = False
     minibatch: int = 32
 
 
@@ -62,6 +64,7 @@ def _squad(name: str, config: str) -> Task:
         max_length=384,
         average_length=170,
         label="answers",
+        unanswerable=name == "squad_v2",
         minibatch=12,
     )
 

@@ -108,7 +108,14 @@ KINDS = {
         {"a": ["x y", "z", "q"] * 20, "b": ["x", "w v", "u"] * 20, "label": [0, 1, 2] * 20},
     ),
     "spans": (
-        Task("squad_v2", ("question", "context"), kind="span", metric="f1", label="answers"),
+        Task(
+            "spans",
+            ("question", "context"),
+            kind="span",
+            metric="f1",
+            label="answers",
+            unanswerable=True,
+        ),
         {
             "question": ["When?", "By whom?", "Why?"] * 14,
             "context": [CONTEXT] * 42,
