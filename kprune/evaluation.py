@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.encoders import forward, view
 from kprune.progress import bar
-from kprune.sampling import batches, tokenize
+from kprune.sampling import Sample, batches, collate, tokenize
 from kprune.tasks import Task, get_task, load_split
 
 ANSWER_TOKENS = 30
@@ -233,3 +233,23 @@ def latency(
         return time.perf_counter() - start
 
     return statistics.median([run() for _ in range(repeats + 2)][2:])
+
+
+@torch.inference_mode()
+def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
+    """Seconds of one plain forward pass over a sample: F, the unit that pruning is timed in.
+
+    Plain means the task's minibatches as drawn, each padded, in the model's own precision.
+
+    Args:
+        model: the dense model, on any device.
+        sample: the sample dataset.
+    """
+    model, size = model.eval(), sample.task.minibatch
+    start = time.perf_counter()
+    for first in range(0, len(sample.examples), size):
+        batch = collate(sample.examples[first : first + size]).to(model.device)
+        model(**batch.inputs, attention_mask=batch.attention_mask)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

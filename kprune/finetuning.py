@@ -29,7 +29,7 @@ from kprune.checkpoints import write_json, written_whole
 from kprune.encoders import view
 from kprune.evaluation import dev_set, evaluate
 from kprune.experiments import output_folder
-from kprune.progress import bar
+from kprune.progress import bar, quiet
 from kprune.pruning import ranking_dtype
 from kprune.sampling import tokenize
 from kprune.tasks import Task, get_task, load_split
@@ -132,7 +132,8 @@ def load_teacher(
         ValueError: when its head does not fit the task.
     """
     task = get_task(task)
-    model = _auto(task).from_pretrained(folder).eval()
+    with quiet():
+        model = _auto(task).from_pretrained(folder).eval()
     if task.kind != "span" and model.config.num_labels != task.labels:
         raise ValueError(
             f"The model in {folder} has {model.config.num_labels} outputs, and the task "
@@ -168,7 +169,8 @@ def finetune(
         rows = rows.select(range(min(recipe.examples, len(rows))))
     student, tokenizer, found = pretrained(model, task, recipe.seed)
     dev = dev_set(task, tokenizer, data)
-    training = training_set(task, tokenizer, rows)
+    with quiet():
+        training = training_set(task, tokenizer, rows)
     if recipe.freeze_embeddings:
         student.base_model.embeddings.requires_grad_(False)
     with tempfile.TemporaryDirectory() as scratch:
@@ -207,7 +209,7 @@ def finetune(
         "seconds": outcome.metrics["train_runtime"],
         "scores": evaluate(student, dev, progress=progress),
     }
-    with written_whole(folder) as part:
+    with quiet(), written_whole(folder) as part:
         student.save_pretrained(part)
         tokenizer.save_pretrained(part)
         write_json(part / RECORD, record)
@@ -250,12 +252,8 @@ def pretrained(
     head = {"num_labels": task.labels} if task.kind != "span" else {}
     if task.kind == "regression":
         head["problem_type"] = "regression"
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # "newly initialised head": that is what we want
-    try:
+    with quiet():  # "newly initialised head": that is what we want
         encoder = _auto(task).from_pretrained(found, **head)
-    finally:
-        transformers.logging.set_verbosity(level)
     if model == "minilm-distilbert":
         encoder = pour_into_distilbert(encoder)
     return encoder, AutoTokenizer.from_pretrained(found), str(found)

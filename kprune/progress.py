@@ -2,8 +2,12 @@
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import datasets
 from tqdm import tqdm
+from transformers.utils import logging
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.2, 15.0
 
@@ -45,3 +49,21 @@ class _NotebookBar(tqdm):
             self.handle = display(text, raw=True, display_id=True)
         else:
             self.handle.update(text, raw=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block, transformers and datasets draw no bars and report no new heads."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    mapping = datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not mapping:
+            datasets.enable_progress_bars()

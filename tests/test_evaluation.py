@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import tiny, tiny_sample
 from datasets import Dataset
 
 from kprune.encoders import view
@@ -15,6 +15,7 @@ from kprune.evaluation import (
     flops,
     latency,
     normalise,
+    pass_seconds,
     spans,
     squad_scores,
 )
@@ -154,3 +155,4 @@ def test_flops_and_latency_fall_with_the_units():
     keep_units(view(model).sublayers[1], torch.arange(24) < 6)
     assert before - flops(model, 10) == 18 * 4 * 10 * 32
     assert latency(model, batch_size=2, length=5, repeats=3) > 0
+    assert pass_seconds(model, tiny_sample()) > 0
