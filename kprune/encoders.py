@@ -211,6 +211,7 @@ def forward(encoder: Encoder, inputs: dict[str, Tensor], mask: Tensor | None = N
     """Logits of the whole model, computed through the view.
 
     Args:
+        encoder: the view.
         inputs: `input_ids` and, where the family has them, `token_type_ids`, int64 [batch, length].
         mask: True at real tokens, bool [batch, length]; None where nothing is padded.
 

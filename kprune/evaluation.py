@@ -204,7 +204,12 @@ def _overlap(predicted: str, answer: str) -> float:
 
 
 def flops(model: PreTrainedModel, length: float) -> float:
-    """FLOPs of one sequence of `length` tokens by the paper's count (see `Sublayer.unit_flops`)."""
+    """FLOPs of a model's units by the paper's count (see `Sublayer.unit_flops`).
+
+    Args:
+        model: dense or pruned.
+        length: tokens per sequence.
+    """
     return view(model).flops(length)
 
 

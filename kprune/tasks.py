@@ -1,10 +1,12 @@
 """The benchmark tasks: one record each, and the data behind it."""
 
 import difflib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import datasets
 from datasets import Dataset, DatasetDict, load_dataset
 
 from kprune.opinions import opinions
@@ -42,7 +44,7 @@ class Task:
     average_length: float | None = None
     validation: str = "validation"
     label: str = "label"
-    stride: int = 128
+    stride: int = 64
     unanswerable: bool = False
     minibatch: int = 32
 
@@ -64,6 +66,7 @@ def _squad(name: str, config: str) -> Task:
         max_length=384,
         average_length=170,
         label="answers",
+        stride=128,
         unanswerable=name == "squad_v2",
         minibatch=12,
     )
@@ -137,7 +140,7 @@ def load_split(
         if data is not None and Path(data).is_absolute() and not Path(data).is_dir():
             raise ValueError(f"There is no data folder {source}.")
         try:
-            found = load_dataset(source, task.config)
+            found = load_dataset(source, task.config, cache_dir=_cache(Path(source)))
         except (ValueError, FileNotFoundError, OSError) as error:
             raise _explained(error, source, task) from error
     name = task.validation if split == "validation" else split
@@ -157,6 +160,20 @@ def check_columns(task: Task, rows: Dataset | DatasetDict) -> None:
             f"The data for {task.name!r} lacks the column {missing[0]!r}; it has "
             f"{', '.join(rows.column_names)}."
         )
+
+
+def _cache(folder: Path) -> str | None:
+    """A cache of its own for each state of a local folder; None for the Hub's usual one.
+
+    `datasets` knows a local folder by its name and README only, and would hand out the rows of
+    another folder called the same.
+    """
+    if not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest}")
 
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:

@@ -43,6 +43,15 @@ def test_a_local_folder_stands_in_for_the_hub(tmp_path, tokenizer):
         assert len(kprune.sample("sst2", tokenizer, data=folder).examples) == 2
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    """`datasets` alone would give the first folder's rows for the second and the changed one."""
+    for name in "ab":
+        folder = write(tmp_path / name / "glue", "sst2", {"sentence": [name], "label": [1]})
+        assert load_split("sst2", "train", folder)["sentence"][:] == [name]
+    write(folder, "sst2", {"sentence": ["changed"], "label": [1]})
+    assert load_split("sst2", "train", folder)["sentence"][:] == ["changed"]
+
+
 def test_mistakes_get_one_clear_sentence(tmp_path):
     with pytest.raises(ValueError, match="no task 'sst-2'; did you mean 'sst2'"):
         get_task("sst-2")
