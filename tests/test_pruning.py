@@ -255,7 +255,7 @@ def test_precision():
 
 
 def test_a_task_of_the_paper_is_pruned_on_its_real_data():
-    """The shared SST-2 teacher at 80% keeps what the authors' code keeps."""
+    """The shared SST-2 teacher at 80%, 30K tokens: the authors' score less two standard errors."""
     folder, data = shared("checkpoints", "minilm-sst2"), shared("data", "glue")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
