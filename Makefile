@@ -16,7 +16,7 @@ quickstart: $(VENV)/.installed
 	@echo "Done. Look at:"
 	@echo "  outputs/quickstart/accuracy.png    accuracy against FLOPs"
 	@echo "  outputs/quickstart/result.json     the numbers"
-	@echo "  outputs/quickstart/pruned          the pruned model: kprune.load(\"outputs/quickstart/pruned\")"
+	@echo "  outputs/quickstart/pruned          the smallest model: kprune.load(\"outputs/quickstart/pruned\")"
 	@echo "  outputs/quickstart/run.ipynb       the notebook as it ran; open it with: $(BIN)/jupyter lab"
 
 test: $(VENV)/.installed lint

@@ -17,6 +17,12 @@ from kprune.pruning import find_tokenizer
 from kprune.surgery import keep_units
 
 WEIGHTS = "model.safetensors"
+NOTE = """# A model pruned by kprune
+
+Open it with `kprune.load("this folder")`. `from_pretrained` cannot: the layers are smaller than
+config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with random ones.
+`config.json` lists the surviving units of each sublayer under `kprune`.
+"""
 
 
 def save(
@@ -45,6 +51,7 @@ def save(
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
         state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+        (part / "README.md").write_text(NOTE)
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
     return Path(folder)
 

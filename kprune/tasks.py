@@ -106,6 +106,10 @@ def get_task(task: str | Task) -> Task:
     if isinstance(task, Task):
         return task
     if task not in TASKS:
+        if " " in str(task):
+            raise ValueError(
+                f"{task!r} is not the name of a task; pass texts of your own as a list."
+            )
         near = difflib.get_close_matches(str(task), TASKS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TASKS)}."
         raise ValueError(f"There is no task {task!r}; {hint}")

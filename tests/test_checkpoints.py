@@ -83,6 +83,7 @@ def test_saving_replaces_a_folder_whole(pruned, saved):
     (saved / "stale.txt").write_text("from before")
     kprune.save(pruned, saved)
     assert not (saved / "stale.txt").exists()
+    assert "kprune.load" in (saved / "README.md").read_text()
     assert [path.name for path in saved.parent.iterdir()] == ["pruned"]
 
 

@@ -57,6 +57,8 @@ def test_mistakes_get_one_clear_sentence(tmp_path):
         get_task("sst-2")
     with pytest.raises(ValueError, match="no task 'xyz'; choose one of mrpc"):
         get_task("xyz")
+    with pytest.raises(ValueError, match="pass texts of your own as a list"):
+        get_task("A nice film.")
     with pytest.raises(ConnectionError, match=r"Hub cannot be reached .* pass data=<folder"):
         load_split("sst2", "train")
     with pytest.raises(ValueError, match="There is no data folder /nowhere/glue"):
