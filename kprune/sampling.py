@@ -161,8 +161,8 @@ def sample(
         )
     if not full and spent < tokens:
         warnings.warn(
-            f"The data of {task.name!r} holds {spent:,} tokens, fewer than the budget of {tokens:,}; "
-            "the sample is all of it.",
+            f"The data of {task.name!r} holds {spent:,} tokens, fewer than the budget of "
+            f"{tokens:,}; the sample is all of it.",
             stacklevel=2,
         )
     return Sample(examples, task, tokenizer, seed)
