@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.encoders import forward, view
 from kprune.progress import bar
-from kprune.sampling import Sample, batches, collate, tokenize
+from kprune.sampling import Sample, as_examples, batches, collate, tokenize
 from kprune.tasks import Task, get_task, load_split
 
 ANSWER_TOKENS = 30
@@ -113,11 +113,7 @@ def predict(
         Tensors [labels], or [length, 2] for spans.
     """
     encoder = view(model.eval())
-    names = [name for name in ("input_ids", "token_type_ids") if name in dev.columns]
-    examples = [
-        dict(zip(names, values, strict=True))
-        for values in zip(*(dev.columns[name] for name in names), strict=True)
-    ]
+    examples = as_examples(dev.columns)
     parts = batches(examples, dev.pad)
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     device = model.device

