@@ -4,13 +4,15 @@ from kprune.checkpoints import load, save
 from kprune.encoders import forward, view
 from kprune.evaluation import DevSet, dev_set, evaluate, flops, latency
 from kprune.finetuning import Recipe, finetune, load_teacher, teacher
-from kprune.pruning import METHODS, Report, prune
+from kprune.pruning import INGREDIENTS, METHODS, prune
+from kprune.report import Report
 from kprune.sampling import Sample, sample
 from kprune.tasks import TASKS, Task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "INGREDIENTS",
     "METHODS",
     "TASKS",
     "DevSet",

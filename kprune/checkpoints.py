@@ -1,6 +1,7 @@
 """Save and load pruned models (safetensors and JSON), and write folders all at once."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -125,6 +126,6 @@ def write_json(path: str | Path, record: dict) -> None:
     """Write a JSON file under a temporary name, then rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     part.replace(path)

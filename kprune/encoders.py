@@ -140,6 +140,10 @@ class Sublayer:
         """The sublayer's output LayerNorm(X + P·Wᵀ + b): [batch, length, d]."""
         return self.norm(hidden + self.output(features))
 
+    def __call__(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The whole step from input to output, [batch, length, d]; arguments as in `features`."""
+        return self.finish(hidden, self.features(hidden, mask))
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -220,7 +224,7 @@ def forward(encoder: Encoder, inputs: dict[str, Tensor], mask: Tensor | None = N
     """
     hidden = encoder.embed(inputs)
     for sublayer in encoder.sublayers:
-        hidden = sublayer.finish(hidden, sublayer.features(hidden, mask))
+        hidden = sublayer(hidden, mask)
     return encoder.head(hidden)
 
 

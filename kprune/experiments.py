@@ -1,14 +1,30 @@
-"""Where results go, and what a result record says about how it was made."""
+"""Experiments: a parameters YAML becomes runs, each run one folder with one result record."""
 
+import ast
+import difflib
+import itertools
 import os
 import platform
 import subprocess
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
+import papermill
 import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kprune.pruning import check_options
+from kprune.tasks import get_task
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
+RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
+# Parameters that say where things go and what is shown, not what is computed.
+INCIDENTAL = ("outputs", "exercises", "keep")
+CHECKOUT = Path(__file__).resolve().parents[1]
+State = Literal["done", "missing", "failed", "damaged", "outdated"]
 
 
 def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
@@ -23,8 +39,7 @@ def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
     outputs = outputs or os.environ.get("KPRUNE_OUTPUTS")
     if outputs:
         return Path(outputs).expanduser().resolve() / name
-    checkout = Path(__file__).resolve().parents[1]
-    home = checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
     return home / "outputs" / name
 
 
@@ -39,6 +54,215 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str | int | Non
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+class Experiment(BaseModel):
+    """One experiment, as its YAML file says it.
+
+    Attributes:
+        title: what it shows, in a line.
+        notebook: the notebook that is one run, by its name without suffix.
+        report: the notebook that draws the table from the records; none where empty.
+        fixed: parameters that all runs share.
+        grid: axes; the runs are their product. An entry of an axis is a value of the parameter that
+            the axis is named after, or a mapping that sets several parameters together.
+        exclude: runs to leave out: those whose parameters equal all of an entry's.
+        runs: another experiment's file, beside this one, whose runs and records this one reports
+            on; it then has no fixed parameters and no grid of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    notebook: str = "06_kprune"
+    report: str = ""
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    runs: str = ""
+
+
+class Record(BaseModel):
+    """The part of a run's result that tables are drawn from."""
+
+    model_config = ConfigDict(extra="allow")
+
+    parameters: dict[str, Any]
+    metric: str
+    scores: dict[str, dict[str, float]]
+    latency: dict[str, float]
+    report: dict[str, Any]
+    environment: dict[str, Any]
+
+
+class Run(BaseModel):
+    """One run of a notebook.
+
+    Attributes:
+        name: of its folder.
+        folder: where its record goes.
+        notebook: the notebook's file.
+        parameters: all parameters of the notebook, defaults filled in.
+    """
+
+    name: str
+    folder: Path
+    notebook: Path
+    parameters: dict[str, Any]
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The parameters that its result depends on."""
+        return {name: v for name, v in self.parameters.items() if name not in INCIDENTAL}
+
+
+def read_experiment(path: str | Path) -> Experiment:
+    """The experiment in a YAML file.
+
+    Raises:
+        ValueError: when the file is missing, no YAML, or has an unknown key or a wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no experiment {path}.")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold a mapping of keys such as title, fixed and grid.")
+    try:
+        experiment = Experiment.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            hint = _nearest(place, Experiment.model_fields)
+            raise ValueError(f"{path}: there is no key {place!r}; {hint}") from error
+        raise ValueError(f"{path}: {place}: {first['msg']}.") from error
+    own = experiment.fixed or experiment.grid or experiment.exclude
+    if experiment.runs and own:
+        raise ValueError(
+            f"{path}: an experiment that reports on the runs of {experiment.runs!r} has no fixed, "
+            "grid or exclude of its own."
+        )
+    if not experiment.runs and (not experiment.grid or not all(experiment.grid.values())):
+        raise ValueError(f"{path}: the grid is empty, so there is nothing to run.")
+    return experiment
+
+
+def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
+    """The runs of an experiment, every parameter checked before anything starts.
+
+    Args:
+        path: the experiment's YAML file; its name is the name of the folder in `outputs`.
+        outputs: another place for all results (see `output_folder`).
+
+    Raises:
+        ValueError: in one sentence, for an unknown parameter (with the nearest known one), a wrong
+            type, a value that makes no sense, an empty grid or two runs of one name.
+    """
+    path, experiment = Path(path), read_experiment(path)
+    if experiment.runs:
+        return expand(path.with_name(Path(experiment.runs).stem + ".yaml"), outputs)
+    notebook = find_notebook(experiment.notebook)
+    defaults = notebook_parameters(notebook)
+    for values in experiment.exclude:
+        _check(values, defaults, f"{path}: exclude")
+    runs = []
+    for entries in itertools.product(*experiment.grid.values()):
+        chosen, names = dict(experiment.fixed), []
+        for axis, entry in zip(experiment.grid, entries, strict=True):
+            together = entry if isinstance(entry, dict) else {axis: entry}
+            if twice := sorted(chosen.keys() & together.keys()):
+                raise ValueError(f"{path}: the parameter {twice[0]!r} is set twice.")
+            chosen |= together
+            names += _slug(together)
+        if any(excluded.items() <= chosen.items() for excluded in experiment.exclude):
+            continue
+        checked = _check(chosen, defaults, str(path))
+        name = "_".join(names)
+        folder = output_folder(path.stem, outputs) / name
+        runs.append(Run(name=name, folder=folder, notebook=notebook, parameters=defaults | checked))
+    if not runs:
+        raise ValueError(f"{path}: exclude leaves nothing of the grid, so there is nothing to run.")
+    name, times = Counter(run.name for run in runs).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{path}: {times} runs are called {name!r}; each may occur once.")
+    return runs
+
+
+def find_notebook(name: str) -> Path:
+    """A notebook's file by its name without suffix, from the checkout or the current directory.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    for home in (CHECKOUT, Path.cwd()):
+        if (path := home / "notebooks" / f"{name}.ipynb").is_file():
+            return path
+    known = [path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb")]
+    raise ValueError(f"There is no notebook {name!r} in notebooks/; {_nearest(name, known)}")
+
+
+def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
+    """Names and defaults of a notebook's parameters cell."""
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+
+
+def state(run: Run) -> State:
+    """Whether a run is done: a whole record of these very parameters and this package version.
+
+    "damaged" is a record that cannot be read, "outdated" one of other parameters or of another
+    version; "failed" is a run that ended in an error.
+    """
+    path = run.folder / RESULT
+    if not path.is_file():
+        return "failed" if (run.folder / FAILURE).is_file() else "missing"
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (ValidationError, UnicodeDecodeError):
+        return "damaged"
+    same = record.parameters == run.wanted
+    return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
+
+
+def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values, in the types of the notebook's defaults; ValueError where one does not fit."""
+    checked = {}
+    for name, value in values.items():
+        if name not in defaults:
+            raise ValueError(f"{where}: there is no parameter {name!r}; {_nearest(name, defaults)}")
+        wanted = type(defaults[name])
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
+            raise ValueError(
+                f"{where}: {name} is of type {wanted.__name__}; got {value!r}, a "
+                f"{type(value).__name__}."
+            )
+        checked[name] = value
+    names = ("rate", "method", "gamma", "lam", "mu", "without")
+    try:
+        check_options(**{name: checked[name] for name in names if name in checked})
+        if "task" in checked:
+            get_task(checked["task"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return checked
+
+
+def _slug(values: dict[str, Any]) -> list[str]:
+    """Parts of a run's name: words as they are, numbers with their parameter; paths left out."""
+    words = [v for v in values.values() if isinstance(v, str) and v and "/" not in v]
+    numbers = [f"{k}{v}" for k, v in values.items() if not isinstance(v, str)]
+    return words + numbers
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(known))}."
 
 
 def _commit() -> str | None:

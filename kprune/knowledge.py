@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder, Sublayer
 from kprune.sampling import Batch
@@ -64,7 +65,7 @@ def predict(
     logits = []
     for x, batch in zip(hidden, batches, strict=True):
         for sublayer in encoder.sublayers[start:]:
-            x = sublayer.finish(x, sublayer.features(x, batch.mask))
+            x = sublayer(x, batch.mask)
         logits.append(encoder.head(x))
     return logits
 
@@ -82,6 +83,7 @@ def importance(
     mu: float = 64.0,
     dtype: torch.dtype | None = None,
     tick: Callable[[], object] = lambda: None,
+    predictive: bool = True,
 ) -> list[Tensor]:
     """Importance per FLOP of every unit in sublayer `start` and above (section 4.1 of the paper).
 
@@ -113,6 +115,7 @@ def importance(
         mu: μ, the weight of heads against neurons.
         dtype: precision of the passes (autocast); None keeps the model's.
         tick: called after each batch.
+        predictive: False leaves S_pred out (the paper's ablation), and the gradient with it.
 
     Returns:
         Scores [units] of sublayers `start` … 2L − 1, float64.
@@ -120,12 +123,12 @@ def importance(
     sublayers = encoder.sublayers[start:]
     samples = sum(len(batch.index) for batch in batches)
     minibatches = -(-samples // task.minibatch)
-    same = not teacher
+    same = not teacher  # no gradient to take: the student is the teacher
     taps = [_Tap(sublayer, minibatches, samples, task.minibatch) for sublayer in sublayers]
     tokens = 0
     for number, (x, batch) in enumerate(zip(hidden, batches, strict=True)):
         with (
-            torch.set_grad_enabled(not same),
+            torch.set_grad_enabled(predictive and not same),
             torch.autocast(x.device.type, dtype=dtype or x.dtype, enabled=dtype is not None),
         ):
             for tap in taps:
@@ -133,7 +136,7 @@ def importance(
             logits = encoder.head(x).to(hidden[number].dtype)
         if same:
             teacher.append(logits)
-        else:
+        elif predictive:
             with torch.enable_grad():
                 loss = predictive_loss(logits, teacher[number], task.kind, gamma, batch.mask)
                 loss.sum().backward()
@@ -145,6 +148,61 @@ def importance(
         / tap.sublayer.unit_flops(length)
         for tap in taps
     ]
+
+
+def mask_gradients(
+    encoder: Encoder,
+    batches: Sequence[Batch],
+    loss: Callable[[Tensor, Batch], Tensor],
+    minibatch: int,
+    dtype: torch.dtype | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> list[Tensor]:
+    """Gradient of a loss with respect to every unit's mask variable, minibatch by minibatch.
+
+    Args:
+        encoder: the model.
+        batches: the sample's batches.
+        loss: gives one loss per sequence, [batch], from the logits and the batch.
+        minibatch: sequences per minibatch, in sampling order, whose mean loss is meant.
+        dtype: precision of the passes (autocast); None keeps the model's.
+        tick: called after each batch.
+
+    Returns:
+        For each sublayer the gradients, [minibatches, units].
+    """
+    samples = sum(len(batch.index) for batch in batches)
+    minibatches = -(-samples // minibatch)
+    taps = [_Tap(sublayer, minibatches, samples, minibatch) for sublayer in encoder.sublayers]
+    for batch in batches:
+        x = encoder.embed(batch.inputs)
+        with (
+            torch.enable_grad(),
+            torch.autocast(x.device.type, dtype=dtype or x.dtype, enabled=dtype is not None),
+        ):
+            for tap in taps:
+                x = tap(x, batch)
+            loss(encoder.head(x).float(), batch).sum().backward()
+        tick()
+    return [tap.gradients.unflatten(1, (-1, tap.sublayer.unit_size)).sum(2) for tap in taps]
+
+
+def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
+    """The autocast type of the passes that only rank units; None for the model's own.
+
+    Raises:
+        ValueError: for another word than "auto", "bf16" or "full".
+    """
+    if precision not in ("auto", "bf16", "full"):
+        raise ValueError(f'precision is "auto", "bf16" or "full"; got {precision!r}.')
+    if precision == "auto":
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if model.device.type == "cuda"
+            else torch.cpu.get_capabilities().get("amx_bf16", False)
+        )
+        precision = "bf16" if native and model.dtype == torch.float32 else "full"
+    return torch.bfloat16 if precision == "bf16" else None
 
 
 class _Tap:

@@ -1,7 +1,11 @@
 """Knowledge-preserving mask search (KPMS, Algorithm 1 of the paper)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from kprune.encoders import Sublayer
 
 
 def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
@@ -35,3 +39,25 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
     last = min(int((removed < excess).sum()), len(scores) - 1)
     threshold = scores[ascending[last]]
     return scores > threshold, threshold.item()
+
+
+def search(
+    sublayers: Sequence[Sublayer], scores: Sequence[Tensor], budget: float, length: float
+) -> tuple[list[Tensor], float]:
+    """KPMS over the units of several sublayers, pooled.
+
+    Args:
+        sublayers: the sublayers that compete for the budget.
+        scores: importance of each one's units, [units].
+        budget: FLOPs that they may cost together.
+        length: tokens per sequence that FLOPs are counted at.
+
+    Returns:
+        A mask for each sublayer, bool [units], and the threshold ν.
+    """
+    costs = [
+        torch.full_like(score, sublayer.unit_flops(length), dtype=torch.float64)
+        for score, sublayer in zip(scores, sublayers, strict=True)
+    ]
+    mask, threshold = kpms(torch.cat(list(scores)), torch.cat(costs), budget)
+    return list(mask.split([len(score) for score in scores])), threshold

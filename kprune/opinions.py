@@ -311,3 +311,27 @@ def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> Datase
     return DatasetDict(
         train=_split(train, Random(f"opinions-train-{seed}"), seen), validation=held_out
     )
+
+
+def agreement(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
+    """Pairs of opinions, labelled by whether their verdicts agree.
+
+    Args:
+        train: pairs in the training split.
+        validation: pairs in the validation split; no sentence of it occurs in the other.
+        seed: of the generator.
+    """
+    single = opinions(2 * train, 2 * validation, seed)
+    label = ClassLabel(names=["disagree", "agree"])
+    features = Features({"first": Value("string"), "second": Value("string"), "label": label})
+
+    def pairs(rows: Dataset) -> Dataset:
+        text, verdict = rows["sentence"][:], rows["label"][:]
+        columns = {
+            "first": text[0::2],
+            "second": text[1::2],
+            "label": [int(a == b) for a, b in zip(verdict[0::2], verdict[1::2], strict=True)],
+        }
+        return Dataset.from_dict(columns, features=features)
+
+    return DatasetDict({split: pairs(rows) for split, rows in single.items()})

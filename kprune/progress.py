@@ -2,10 +2,12 @@
 
 import io
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
+import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
@@ -67,3 +69,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         if not mapping:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the wall-clock time of the block to `seconds[step]`."""
+    start = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start

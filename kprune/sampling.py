@@ -1,11 +1,12 @@
 """The sample: tokenise a task's training set, draw a budget of tokens, batch them by length."""
 
-import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -14,24 +15,30 @@ from transformers import PreTrainedTokenizerBase
 from kprune.tasks import Task, check_columns, get_task, load_split
 
 Example = dict[str, list[int]]
+Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
+# Tokens per batch: enough to keep the device busy, few enough that activations stay small.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokenised, unlabelled examples in the order they were drawn.
+    """Tokenised examples in the order they were drawn.
 
     Attributes:
         examples: `input_ids` (and `token_type_ids` where the tokenizer makes them) of each.
         task: the task they come from.
         tokenizer: what counted the tokens.
         seed: the seed of the draw.
+        labels: label of each (a pair of first and last token for spans), where the data has them.
+            K-prune never looks at them; Kwon et al. need them.
     """
 
     examples: list[Example]
     task: Task
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     seed: int = 0
+    labels: list[Label] | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -72,7 +79,10 @@ class Batch:
 
 
 def tokenize(
-    task: str | Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset | dict[str, Sequence]
+    task: str | Task,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset | dict[str, Sequence],
+    labels: bool = False,
 ) -> dict[str, list]:
     """Tokenise rows of a task; a span task's long contexts become overlapping windows.
 
@@ -80,16 +90,20 @@ def tokenize(
         task: a task or its name.
         tokenizer: the model's own.
         rows: columns of the data set, as `Dataset.map(batched=True)` hands them over.
+        labels: also give each sequence's label, as the models' losses take them.
 
     Returns:
         The tokenizer's columns, one entry per sequence. For span tasks also `row` (the row of each
         window) and `offset_mapping` (start and end characters of each token in the context; None
-        outside it).
+        outside it). With labels, `labels`; for spans `start_positions` and `end_positions`, the
+        answer's first and last token, or twice the first token ([CLS]) where the window does not
+        hold it.
     """
     task = get_task(task)
     if task.kind != "span":
         texts = [list(rows[column]) for column in task.columns]
-        return dict(tokenizer(*texts, truncation=True, max_length=task.max_length))
+        found = dict(tokenizer(*texts, truncation=True, max_length=task.max_length))
+        return {**found, "labels": list(rows[task.label])} if labels else found
     question, context = (list(rows[column]) for column in task.columns)
     found = tokenizer(
         [text.strip() for text in question],
@@ -108,7 +122,26 @@ def tokenize(
         ]
         for i, spans in enumerate(found["offset_mapping"])
     ]
+    if labels:
+        answers = rows[task.label]
+        places = [
+            _answer_tokens(answers[row], offsets)
+            for row, offsets in zip(found["row"], found["offset_mapping"], strict=True)
+        ]
+        found["start_positions"], found["end_positions"] = map(list, zip(*places, strict=True))
     return dict(found)
+
+
+def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tuple[int, int]:
+    if not answers["text"]:
+        return 0, 0
+    start = answers["answer_start"][0]
+    end = start + len(answers["text"][0])
+    inside = [i for i, span in enumerate(offsets) if span and span[0] < end and span[1] > start]
+    # A window that cuts the answer short does not hold it.
+    if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
+        return 0, 0
+    return inside[0], inside[-1]
 
 
 def sample(
@@ -117,12 +150,14 @@ def sample(
     tokens: int = 100_000,
     seed: int = 0,
     data: str | Path | Dataset | None = None,
+    sequences: int | None = None,
 ) -> Sample:
     """Draw training sequences without replacement until the token budget is spent.
 
-    The order is a seeded shuffle of the rows. Sequences are taken whole, up to the first that would
-    exceed the budget, so the sample holds at most `tokens` tokens and misses it by less than one
-    sequence.
+    The order is a seeded shuffle of the rows; where each row is one sequence, the authors' code
+    draws the same sequences at the same seed, some of them more than once. Sequences are taken
+    whole, up to the first that would exceed the budget, so the sample holds at most `tokens` tokens
+    and misses it by less than one sequence.
 
     Args:
         task: a task, its name, or plain texts (or pairs of texts) of your own.
@@ -130,13 +165,17 @@ def sample(
         tokens: the budget, special tokens included, padding not.
         seed: of the shuffle.
         data: a Hub id, a local folder laid out like the Hub's, or a loaded training split.
+        sequences: take so many sequences in place of a budget of tokens, as Kwon et al. do.
 
     Returns:
         The sample; all of the data, with a warning, when there are fewer tokens than asked for.
 
     Raises:
-        ValueError: when the budget is not positive, or holds not even one sequence.
+        ValueError: when the budget is not positive, or holds not even one sequence; when the data
+            holds fewer sequences than asked for.
     """
+    if sequences is not None and sequences <= 0:
+        raise ValueError(f"The sample needs a positive number of sequences; got {sequences}.")
     if tokens <= 0:
         raise ValueError(f"The sample needs a positive number of tokens; got {tokens}.")
     if isinstance(task, (str, Task)):
@@ -149,24 +188,33 @@ def sample(
         raise ValueError(
             f"The training data of {task.name!r} is empty; there is nothing to sample."
         )
-    examples, spent, full = [], 0, False
-    for example in _shuffled(task, tokenizer, rows, seed):
-        full = spent + len(example["input_ids"]) > tokens
+    labelled = task.label in rows.column_names
+    examples, labels, spent, full = [], [], 0, False
+    for example, label in _shuffled(task, tokenizer, rows, seed, labelled):
+        full = len(examples) == sequences or (
+            not sequences and spent + len(example["input_ids"]) > tokens
+        )
         if full:
             break
         examples.append(example)
+        labels.append(label)
         spent += len(example["input_ids"])
     if not examples:
         raise ValueError(
             f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}."
         )
-    if not full and spent < tokens:
+    if sequences and len(examples) < sequences:
+        raise ValueError(
+            f"The data of {task.name!r} holds {len(examples)} sequences, fewer than the "
+            f"{sequences} asked for."
+        )
+    if not full and not sequences and spent < tokens:
         warnings.warn(
             f"The data of {task.name!r} holds {spent:,} tokens, fewer than the budget of "
             f"{tokens:,}; the sample is all of it.",
             stacklevel=2,
         )
-    return Sample(examples, task, tokenizer, seed)
+    return Sample(examples, task, tokenizer, seed, labels if labelled else None)
 
 
 def _own_texts(
@@ -184,12 +232,38 @@ def _own_texts(
 
 
 def _shuffled(
-    task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset, seed: int, chunk: int = 512
-) -> Iterator[Example]:
-    order = random.Random(seed).sample(range(len(rows)), len(rows))
-    for start in range(0, len(order), chunk):
-        found = tokenize(task, tokenizer, rows[order[start : start + chunk]])
-        yield from as_examples(found)
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    seed: int,
+    labelled: bool,
+    chunk: int = 512,
+) -> Iterator[tuple[Example, Label | None]]:
+    order = _draw(len(rows), seed)
+    while numbers := list(islice(order, chunk)):
+        found = tokenize(task, tokenizer, rows[numbers], labelled)
+        examples = as_examples(found)
+        if not labelled:
+            labels = [None] * len(examples)
+        elif task.kind == "span":
+            labels = zip(found["start_positions"], found["end_positions"], strict=True)
+        else:
+            labels = found["labels"]
+        yield from zip(examples, labels, strict=True)
+
+
+def _draw(rows: int, seed: int) -> Iterator[int]:
+    """Each row once, in the order in which the authors' code first draws it at this seed.
+
+    They draw with replacement from NumPy's legacy generator. Leaving repeats out makes it a
+    uniform shuffle, and one seed still means the same rows here and there.
+    """
+    generator, seen = np.random.RandomState(seed), set()
+    while len(seen) < rows:
+        for row in generator.randint(rows, size=512).tolist():
+            if row not in seen:
+                seen.add(row)
+                yield row
 
 
 def as_examples(columns: dict[str, list]) -> list[Example]:
@@ -234,6 +308,13 @@ def batches(
         collate([examples[i] for i in group], pad, group, width)
         for group, width in zip(groups, widths, strict=True)
     ]
+
+
+def on_device(sample: Sample, device: torch.device) -> list[Batch]:
+    """A sample's batches, of a size that suits the device, moved to it."""
+    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    parts = batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=size)
+    return [part.to(device) for part in parts]
 
 
 def _rounded(length: int) -> int:

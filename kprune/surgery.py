@@ -1,12 +1,12 @@
 """Physical removal of heads and neurons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from kprune.encoders import Sublayer
+from kprune.encoders import Encoder, Sublayer
 
 
 def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
@@ -31,6 +31,21 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
     for linear in sublayer.inputs:
         _set(linear, linear.weight[features], linear.bias[features])
     _set(sublayer.output, sublayer.output.weight[:, features], sublayer.output.bias)
+
+
+def cut(encoder: Encoder, masks: Sequence[Tensor]) -> list[list[int]]:
+    """Remove units of all sublayers at once, in place.
+
+    Args:
+        encoder: the model to cut.
+        masks: True at the units to keep, bool [units], one mask for each sublayer.
+
+    Returns:
+        Numbers of the kept units of each sublayer.
+    """
+    for sublayer, keep in zip(encoder.sublayers, masks, strict=True):
+        keep_units(sublayer, keep)
+    return [keep.nonzero().flatten().tolist() for keep in masks]
 
 
 def feature_mask(sublayer: Sublayer, keep: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 import datasets
 from datasets import Dataset, DatasetDict, load_dataset
 
-from kprune.opinions import opinions
+from kprune.opinions import agreement, opinions
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,10 @@ TASKS = {
         _glue("rte", ("sentence1", "sentence2"), 64.59),
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
         Task("opinions", ("sentence",), max_length=64),
+        Task("agreement", ("first", "second")),
     )
 }
+GENERATED = {"opinions": opinions, "agreement": agreement}
 
 
 def get_task(task: str | Task) -> Task:
@@ -125,7 +127,7 @@ def load_split(
         task: a task or its name.
         split: "train", or "validation" for the split that the task is scored on.
         data: a Hub id or a local folder laid out like the Hub's repository; None takes the task's
-            own Hub id (or generates the data, for `opinions`).
+            own Hub id (or generates the data, for the tasks in `GENERATED`).
 
     Returns:
         The split, with the task's columns.
@@ -136,9 +138,9 @@ def load_split(
     """
     task = get_task(task)
     if task.dataset is None and data is None:
-        if task.name != "opinions":
+        if task.name not in GENERATED:
             raise ValueError(f"The task {task.name!r} names no data set; pass data=<id or folder>.")
-        found = opinions()
+        found = GENERATED[task.name]()
     else:
         source = str(data or task.dataset)
         if data is not None and Path(data).is_absolute() and not Path(data).is_dir():

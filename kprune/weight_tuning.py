@@ -1,11 +1,15 @@
 """Knowledge-preserving weight-tuning (KPWT): refit the output projection by least squares."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from kprune.encoders import Sublayer
+from kprune.sampling import Batch
 
 
 @dataclass
@@ -47,6 +51,42 @@ class NormalEquations:
         if math.isnan(squared):
             return math.nan
         return max(squared, 0.0) / self.target if self.target else 0.0
+
+
+@torch.no_grad()
+def gather(
+    source: Sublayer,
+    target: Sublayer,
+    teacher_hidden: Sequence[Tensor],
+    student_hidden: Sequence[Tensor],
+    parts: Sequence[Batch],
+    first_token: bool = False,
+) -> NormalEquations:
+    """The least-squares problem that matches a student's sublayer to its teacher's at this place.
+
+    Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
+    b stays as it is (equations 10 and 11 of the paper).
+
+    Args:
+        source: the teacher's sublayer.
+        target: the student's.
+        teacher_hidden: the teacher's hidden states at the sublayer's input, one per batch.
+        student_hidden: the student's.
+        parts: the batches.
+        first_token: count the first token ([CLS]) of each sequence only.
+    """
+    output = target.output
+    found = NormalEquations.zeros(output.in_features, output.out_features, output.weight.device)
+    for x_teacher, x_student, batch in zip(teacher_hidden, student_hidden, parts, strict=True):
+        full = x_teacher + source.output(source.features(x_teacher, batch.mask))
+        wanted = full - x_student - output.bias
+        features = target.features(x_student, batch.mask)
+        if first_token:
+            found.add(features[:, 0], wanted[:, 0])
+        else:
+            real = slice(None) if batch.mask is None else batch.mask.flatten()
+            found.add(features.flatten(0, 1)[real], wanted.flatten(0, 1)[real])
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kprune
 from kprune.encoders import view
-from kprune.pruning import find_tokenizer, ranking_dtype, search
+from kprune.knowledge import ranking_dtype
+from kprune.mask_search import search
+from kprune.pruning import find_tokenizer
 
 RATES = (0.1, 0.4, 0.8, 0.99)
 
@@ -125,7 +127,9 @@ def plain_kprune(model, sample, rate, gamma, lam, mu):
             score = score.unflatten(0, (-1, sublayer.unit_size)).mean(1)
             factor = mu if sublayer.kind == "MHA" else 1
             scores.append(factor * score / sublayer.unit_flops(length))
-        keep, _ = search(student, t, [s.detach() for s in scores[t:]], budget, length)
+        (keep, *_), _ = search(
+            student.sublayers[t:], [s.detach() for s in scores[t:]], budget, length
+        )
         kept.append(keep.nonzero().flatten().tolist())
         target = student.sublayers[t]
         keep_units(target, keep)

@@ -78,7 +78,13 @@ def test_a_sublayer_is_tuned_to_the_teachers_output(family, t):
             wanted.append((x_t + full - x_s - target.output.bias)[real])
     P, Y = torch.cat(rows), torch.cat(wanted)
     before, bias = target.output.weight.clone(), target.output.bias.clone()
-    result = tune(teacher, student, t, hidden[teacher.model], hidden[student.model], parts)
+    result = tune(
+        teacher.sublayers[t],
+        student.sublayers[t],
+        hidden[teacher.model],
+        hidden[student.model],
+        parts,
+    )
     expected = np.linalg.lstsq(P.numpy(), Y.numpy(), rcond=None)[0]
     np.testing.assert_allclose(target.output.weight.detach().T.numpy(), expected, atol=1e-4)
     assert result.after < result.before

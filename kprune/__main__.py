@@ -1,0 +1,89 @@
+"""The command line: kprune reproduce, kprune teacher (also python -m kprune)."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="K-prune: accurate retraining-free pruning of encoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+INTERRUPTED = 130
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[Path, typer.Argument(help="a YAML file of params/")],
+    show: Annotated[
+        bool, typer.Option("--list", help="show the runs and their state only")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="repeat finished runs, too")] = False,
+    workers: Annotated[int, typer.Option(help="runs at a time; 0: one per GPU, or one", min=0)] = 0,
+    scheduler: Annotated[
+        str, typer.Option(help="a Dask scheduler's address, or a YAML file for dask-jobqueue")
+    ] = "",
+    outputs: Annotated[str, typer.Option(help="folder for all results; default outputs/")] = "",
+) -> None:
+    """Make an experiment's missing runs and draw its table; finished runs are left alone."""
+    from kprune import batch, experiments
+
+    if outputs:
+        os.environ["KPRUNE_OUTPUTS"] = str(Path(outputs).resolve())
+    try:
+        if show:
+            _list(experiments.expand(experiment))
+            return
+        failed = batch.reproduce(experiment, None, force, workers, scheduler, typer.echo)
+    except (ValueError, ConnectionError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("Stopped. The same command goes on where this left off.", err=True)
+        raise typer.Exit(INTERRUPTED) from error
+    if failed:
+        typer.echo(f"{len(failed)} failed:", err=True)
+        for outcome in failed:
+            typer.echo(f"  {outcome.name}: {outcome.error}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"All runs are done; results in {experiments.output_folder(experiment.stem)}")
+
+
+@app.command()
+def teacher(
+    task: Annotated[str, typer.Argument(help="a task's name")],
+    model: Annotated[str, typer.Option(help="Hub id or folder of an encoder")] = "minilm",
+    data: Annotated[str, typer.Option(help="Hub id or folder of the data")] = "",
+    examples: Annotated[int, typer.Option(help="training rows; 0 takes all", min=0)] = 0,
+) -> None:
+    """Fine-tune a teacher for a task, unless it is there."""
+    from kprune import finetuning
+
+    warnings.simplefilter("ignore", UserWarning)
+    try:
+        recipe = finetuning.default_recipe(model, examples=examples or None)
+        record = finetuning.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
+    except (ValueError, ConnectionError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{task}: {record['scores']}")
+
+
+def _list(runs) -> None:
+    from kprune.experiments import state
+
+    table = Table("run", "state")
+    states = [state(run) for run in runs]
+    for run, now in zip(runs, states, strict=True):
+        table.add_row(run.name, now)
+    Console().print(table)
+    typer.echo(f"{states.count('done')} of {len(runs)} runs are done.")
+
+
+if __name__ == "__main__":
+    app()

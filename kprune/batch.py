@@ -1,0 +1,390 @@
+"""Run an experiment: one papermill process per run, from a local pool or a Dask cluster."""
+
+import fcntl
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import torch
+import yaml
+from pydantic import BaseModel
+
+from kprune.checkpoints import write_json
+from kprune.experiments import (
+    EXPECTED,
+    FAILURE,
+    RESULT,
+    Run,
+    expand,
+    find_notebook,
+    output_folder,
+    read_experiment,
+    state,
+)
+from kprune.finetuning import RECORD, teacher_folder
+from kprune.progress import bar
+
+EXECUTED, LOG = "run.ipynb", "log.txt"
+PORT_CLASH = "Address already in use"
+
+
+class Teacher(BaseModel):
+    """A teacher that runs share and that is fine-tuned before them."""
+
+    task: str
+    model: str
+    data: str
+    examples: int
+    folder: Path
+
+
+class Outcome(BaseModel):
+    """How a job ended; `error` is one sentence, empty where all went well."""
+
+    name: str
+    error: str = ""
+    seconds: float = 0.0
+
+
+def reproduce(
+    path: str | Path,
+    outputs: str | Path | None = None,
+    force: bool = False,
+    workers: int = 0,
+    scheduler: str = "",
+    say: Callable[[str], object] = print,
+) -> list[Outcome]:
+    """Make an experiment's missing teachers, runs and report; what is finished is left alone.
+
+    Can be stopped at any moment and started again: records appear whole or not at all, and a run
+    that another process still works on is waited for, not repeated.
+
+    Args:
+        path: the experiment's YAML file.
+        outputs: another place for all results (see `experiments.output_folder`).
+        force: repeat finished runs, too.
+        workers: runs at a time on this machine; 0 takes one per GPU, or one without a GPU, since a
+            run uses every core.
+        scheduler: address of a Dask scheduler, or a YAML file for dask-jobqueue (see `cluster`).
+        say: receives lines of text.
+
+    Returns:
+        The outcomes of the jobs that failed.
+
+    Raises:
+        ValueError: before anything runs, when the experiment or the scheduler makes no sense.
+    """
+    path, experiment = Path(path), read_experiment(path)
+    runs = expand(path, outputs)
+    report = find_notebook(experiment.report) if experiment.report else None
+    home = output_folder(path.stem, outputs)
+    states = {run.name: state(run) for run in runs}
+    for run in runs:
+        if states[run.name] == "damaged":
+            say(f"The record of {run.name} is damaged and will be made again.")
+    todo = [run for run in runs if force or states[run.name] != "done"]
+    if force:
+        for run in todo:
+            (run.folder / RESULT).unlink(missing_ok=True)
+    expected = [{"name": run.name, "parameters": run.wanted} for run in runs]
+    source = runs[0].folder.parent
+    write_json(source / EXPECTED, {"title": experiment.title, "runs": expected})
+    failed: list[Outcome] = []
+    if todo:
+        with _executor(workers, scheduler, say) as (pool, stop):
+            failed = _all_done(pool, todo, stop, say)
+    drawn = home / "report.ipynb"
+    newest = max((p.stat().st_mtime for p in source.glob(f"*/{RESULT}")), default=0.0)
+    if report and (todo or not drawn.is_file() or drawn.stat().st_mtime < newest):
+        values = {"records": str(source), "outputs": str(home)}
+        env = _environment(home.parent)
+        error = _papermill(report, drawn, values, home / LOG, Path.cwd(), env)
+        if error:
+            failed.append(Outcome(name=report.stem, error=error))
+    return failed
+
+
+def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
+    """The teachers in their default places that runs share, made or not, each once.
+
+    Raises:
+        ValueError: when two runs want different teachers in one place.
+    """
+    found: dict[Path, Teacher] = {}
+    for run in runs:
+        values = run.parameters
+        if (
+            not {"task", "model", "data", "teacher", "examples"} <= values.keys()
+            or (values["teacher"])
+        ):
+            continue
+        folder = teacher_folder(values["task"], values["model"], run.folder.parents[1])
+        names = ("task", "model", "data", "examples")
+        teacher = Teacher(folder=folder, **{name: values[name] for name in names})
+        if found.setdefault(folder, teacher) != teacher:
+            raise ValueError(
+                f"Two runs want different teachers in {folder}; they must agree on model, data and "
+                "examples."
+            )
+    return list(found.values())
+
+
+def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=None) -> Outcome:
+    """Fine-tune a teacher in a process of its own, unless it is there."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "kprune", "teacher", teacher.task, "--model", teacher.model]
+    command += ["--data", teacher.data] if teacher.data else []
+    command += ["--examples", str(teacher.examples)] if teacher.examples else []
+    log = teacher.folder.with_name(f"{teacher.folder.name}.log")
+    env = _environment(teacher.folder.parents[1], device)
+    with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock")) as lock:
+        code = _process(command, log, cwd, env, lock, stop)
+    error = "" if code == 0 else _last_line(log)
+    name = f"teacher {teacher.folder.name}"
+    return Outcome(name=name, error=error, seconds=time.monotonic() - started)
+
+
+def make_run(run: Run, cwd: Path, device: str | None = None, stop=None) -> Outcome:
+    """Run a notebook through papermill in a process of its own, unless its record is there.
+
+    A clash of kernel ports is tried once more. A failure leaves `failure.json` beside the executed
+    notebook; a success leaves the record.
+
+    Args:
+        run: what to run.
+        cwd: the directory that relative folders among the parameters start from.
+        device: value of CUDA_VISIBLE_DEVICES for the process; None leaves it as it is.
+        stop: a threading.Event that ends the process when it is set.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with _locked(run.folder / ".lock") as lock:
+        if state(run) == "done":  # someone else finished it while this process waited
+            return Outcome(name=run.name)
+        values = {**run.parameters, "outputs": str(run.folder)}
+        out, log = run.folder / EXECUTED, run.folder / LOG
+        env = _environment(run.folder.parents[1], device)
+        for _ in range(2):
+            error = _papermill(run.notebook, out, values, log, cwd, env, lock, stop)
+            if PORT_CLASH not in error:
+                break
+        found = state(run)
+        if not error and found != "done":
+            error = f"the notebook ended without a record of these parameters ({found})."
+        if error and not (stop and stop.is_set()):
+            write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
+        elif not error:
+            (run.folder / FAILURE).unlink(missing_ok=True)
+    return Outcome(name=run.name, error=error, seconds=time.monotonic() - started)
+
+
+@contextmanager
+def cluster(path: str | Path) -> Iterator[str]:
+    """Start a dask-jobqueue cluster from a YAML file; gives its scheduler's address.
+
+    The file names the `cluster` (SLURM, PBS, Local, …: dask-jobqueue's class without "Cluster"),
+    the number of `jobs` and the `options` of the class, such as queue, cores, memory, walltime.
+
+    Raises:
+        ValueError: when the file says something else.
+    """
+    import dask_jobqueue
+
+    settings = yaml.safe_load(Path(path).read_text())
+    if not isinstance(settings, dict) or not {"cluster", "jobs"} <= settings.keys() <= {
+        "cluster",
+        "jobs",
+        "options",
+    }:
+        raise ValueError(f"{path} must name cluster and jobs, and may give options.")
+    made = getattr(dask_jobqueue, f"{settings['cluster']}Cluster", None)
+    if made is None:
+        raise ValueError(f"dask-jobqueue has no cluster {settings['cluster']!r}.")
+    with made(**(settings.get("options") or {})) as started:
+        started.scale(jobs=settings["jobs"])
+        yield started.scheduler_address
+
+
+def _all_done(
+    pool: Executor, todo: Sequence[Run], stop: threading.Event | None, say: Callable
+) -> list[Outcome]:
+    """Teachers first, then runs; failures are collected, never raised."""
+    cwd, failed = Path.cwd(), []
+    makers = [t for t in needed_teachers(todo) if not (t.folder / RECORD).is_file()]
+    for teacher in makers:
+        say(f"The teacher {teacher.folder.name} is missing and will be fine-tuned first.")
+    for jobs, make, what in ((makers, make_teacher, "teachers"), (todo, make_run, "runs")):
+        if not jobs:
+            continue
+        futures: dict[Future, str] = {
+            pool.submit(make, job, cwd): getattr(job, "name", str(job)) for job in jobs
+        }
+        with bar(len(jobs), what, unit="run") as steps:
+            steps.set_postfix_str(f"0 of {len(jobs)}")
+            try:
+                for number, future in enumerate(as_completed(futures), 1):
+                    problem = future.exception()
+                    outcome = (
+                        Outcome(name=futures[future], error=f"{type(problem).__name__}: {problem}")
+                        if problem
+                        else future.result()
+                    )
+                    if outcome.error:
+                        failed.append(outcome)
+                        steps.write(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
+                    note = f", {len(failed)} failed" if failed else ""
+                    steps.set_postfix_str(f"{number} of {len(jobs)}{note}", refresh=False)
+                    steps.update()
+            except KeyboardInterrupt:
+                for future in futures:
+                    future.cancel()
+                if stop:
+                    stop.set()
+                raise
+    return failed
+
+
+@contextmanager
+def _executor(
+    workers: int, scheduler: str, say: Callable
+) -> Iterator[tuple[Executor, threading.Event | None]]:
+    """Where jobs run: a pool of threads that wait for processes, or Dask's workers."""
+    if not scheduler:
+        with _Local(workers) as pool:
+            yield pool, pool.stop
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ValueError(
+            "--scheduler needs the optional extra: pip install 'kprune[cluster]'."
+        ) from error
+    if scheduler.endswith((".yaml", ".yml")):
+        if not Path(scheduler).is_file():
+            raise ValueError(f"There is no cluster file {scheduler}.")
+        with cluster(scheduler) as address, _executor(0, address, say) as found:
+            yield found
+        return
+    try:
+        client = Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No Dask scheduler answers at {scheduler}; start one with `dask scheduler`."
+        ) from error
+    with client:
+        say(f"Dask at {scheduler}: {len(client.scheduler_info()['workers'])} workers.")
+        yield client.get_executor(pure=False), None
+
+
+class _Local(ThreadPoolExecutor):
+    """Threads that each wait for one process; with GPUs, each process sees one of them."""
+
+    def __init__(self, workers: int):
+        gpus = torch.cuda.device_count()
+        workers = workers or max(1, gpus)
+        self.stop, self.slots = threading.Event(), queue.SimpleQueue()
+        for number in range(workers):
+            self.slots.put(str(number % gpus) if gpus else None)
+        super().__init__(workers)
+
+    def submit(self, make: Callable, job: Any, cwd: Path) -> Future:
+        def work() -> Outcome:
+            slot = self.slots.get()
+            try:
+                return make(job, cwd, slot, self.stop)
+            finally:
+                self.slots.put(slot)
+
+        return super().submit(work)
+
+
+def _papermill(
+    notebook: Path,
+    out: Path,
+    values: dict[str, Any],
+    log: Path,
+    cwd: Path,
+    env: dict[str, str],
+    lock: int | None = None,
+    stop: threading.Event | None = None,
+) -> str:
+    """Run a notebook; the executed one appears whole. Gives the error in a line, or ""."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part, given = out.with_suffix(".part.ipynb"), out.with_suffix(".parameters.json")
+    write_json(given, values)
+    command = [sys.executable, "-m", "papermill", str(notebook), str(part)]
+    command += ["-f", str(given), "--kernel", "python3", "--no-progress-bar"]
+    code = _process(command, log, cwd, env, lock, stop)
+    given.unlink(missing_ok=True)
+    error = "" if code == 0 else _notebook_error(part) or _last_line(log)
+    if part.is_file():
+        part.replace(out)
+    return error
+
+
+def _process(
+    command: list[str],
+    log: Path,
+    cwd: Path,
+    env: dict[str, str],
+    lock: int | None,
+    stop: threading.Event | None,
+) -> int:
+    """Run a command to its end; its output goes to a file. It holds the lock while it lives."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            pass_fds=[] if lock is None else [lock],
+        )
+        while True:
+            try:
+                return process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                if stop and stop.is_set():
+                    process.terminate()
+
+
+def _environment(outputs: Path, device: str | None = None) -> dict[str, str]:
+    """Environment of a process whose teachers and results are in `outputs`, on one GPU or any."""
+    chosen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+    return os.environ | {"KPRUNE_OUTPUTS": str(outputs)} | chosen
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold a file's lock; waits while another process, or a child that outlived it, holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield stream.fileno()
+
+
+def _notebook_error(path: Path) -> str:
+    """The error that ended an executed notebook, in a line; "" where there is none."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError, json.JSONDecodeError, nbformat.reader.NotJSONError):
+        return ""
+    errors = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    return f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else ""
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "the process ended without a word."

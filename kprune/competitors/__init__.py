@@ -1,0 +1,1 @@
+"""Other retraining-free methods, one file each, with K-prune's signature."""

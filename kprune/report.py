@@ -1,0 +1,74 @@
+"""What pruning did, in plain numbers."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kprune.weight_tuning import Tuning
+
+
+@dataclass
+class Report:
+    """What pruning did, in plain numbers.
+
+    Attributes:
+        method: the method's name.
+        rate: the compression rate asked for, the share of FLOPs to remove.
+        options: the method's hyperparameters.
+        seed, tokens, samples: of the sample dataset.
+        length: tokens per sequence that FLOPs are counted at.
+        dense_flops, flops, limit: FLOPs per sequence before and after, and the most allowed.
+        dense_parameters, parameters: of the whole model, embeddings included.
+        heads, neurons: surviving units of each layer.
+        kept: numbers of the surviving units of each sublayer, from 0, as in the dense model.
+        thresholds: ν of the mask search at each target sublayer.
+        tuning: what weight-tuning did at each sublayer.
+        seconds: wall-clock time of each step.
+        notes: what else there is to say.
+    """
+
+    method: str
+    rate: float
+    options: dict[str, Any]
+    seed: int
+    tokens: int
+    samples: int
+    length: float
+    dense_flops: float
+    limit: float
+    dense_parameters: int
+    flops: float = 0.0
+    parameters: int = 0
+    heads: list[int] = field(default_factory=list)
+    neurons: list[int] = field(default_factory=list)
+    kept: list[list[int]] = field(default_factory=list)
+    thresholds: list[float] = field(default_factory=list)
+    tuning: list[Tuning] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def achieved_rate(self) -> float:
+        """The share of FLOPs that is gone; at least `rate`."""
+        return 1 - self.flops / self.dense_flops
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return {**asdict(self), "achieved_rate": self.achieved_rate}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method} at rate {self.rate:g}: {self.flops / 1e6:,.1f} of "
+            f"{self.dense_flops / 1e6:,.1f} MFLOPs per sequence left "
+            f"({self.achieved_rate:.1%} gone), {self.parameters / 1e6:.1f}M of "
+            f"{self.dense_parameters / 1e6:.1f}M parameters",
+            f"surviving heads per layer:   {self.heads}",
+            f"surviving neurons per layer: {self.neurons}",
+            "seconds: " + ", ".join(f"{step} {spent:.1f}" for step, spent in self.seconds.items()),
+        ]
+        lines += [
+            f"sublayer {t + 1}: the least-squares system was ill-conditioned; {tuned.status} "
+            f"(ridge {tuned.ridge:g})"
+            for t, tuned in enumerate(self.tuning)
+            if tuned.status in ("stiffened", "untuned")
+        ]
+        return "\n".join(lines + self.notes)
