@@ -158,6 +158,10 @@ class Encoder:
         """FLOPs of all units on one sequence of `length` tokens, by the paper's count."""
         return sum(sub.units * sub.unit_flops(length) for sub in self.sublayers)
 
+    def units(self, kind: Literal["MHA", "FFN"]) -> list[int]:
+        """Heads ("MHA") or neurons ("FFN") of each layer."""
+        return [sub.units for sub in self.sublayers if sub.kind == kind]
+
 
 def view(model: PreTrainedModel) -> Encoder:
     """The uniform view of a fine-tuned model.

@@ -5,6 +5,7 @@ colour-blind palette; heads are always blue and neurons always orange.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,10 +16,12 @@ from matplotlib.figure import Figure
 from kprune.encoders import Encoder
 from kprune.report import Report
 from kprune.sampling import Sample, batches
+from kprune.tables import TASK_NAMES
 from kprune.weight_tuning import Tuning
 
 BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
 GREY = "0.6"
+MARKERS = "osD^vPX"
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
 WIDTH = 7.0  # inches: one column of a notebook
 
@@ -35,6 +38,7 @@ def look() -> None:
             "axes.titlelocation": "left",
             "axes.titleweight": "bold",
             "figure.constrained_layout.use": True,
+            "svg.hashsalt": "kprune",  # the same figure gives the same file
         }
     )
 
@@ -177,10 +181,7 @@ def threshold(scores, costs, kinds: Sequence[str], budget: float, nu: float) -> 
 
 def survivors(encoder_dense: Encoder, report: Report) -> Figure:
     """Share of heads and of neurons that survive in each layer, with their numbers."""
-    full = {
-        kind: [s.units for s in encoder_dense.sublayers if s.kind == kind]
-        for kind in ("MHA", "FFN")
-    }
+    full = {kind: encoder_dense.units(kind) for kind in ("MHA", "FFN")}
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.15, 3.2), sharey=True)
     for axis, name, kept, dense in (
         (axes[0], "heads", report.heads, full["MHA"]),
@@ -258,5 +259,190 @@ def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
         ylabel=f"{metric} on the dev set",
         xlim=(0, 105),
         ylim=(low - 0.25 * max(dense - low, 0.02), dense + 0.25 * max(dense - low, 0.02)),
+    )
+    return figure
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> None:
+    """Save a figure as PNG and SVG; the same figure gives the same bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        part = folder / f".{name}.part.{suffix}"
+        figure.savefig(part, metadata=metadata)
+        part.replace(folder / f"{name}.{suffix}")
+
+
+def curves(runs: pd.DataFrame) -> Figure:
+    """Score against the share of FLOPs gone: a panel for each task, a line for each method.
+
+    Args:
+        runs: what `tables.collect` gave; runs that are not done leave gaps.
+    """
+    tasks, labels = list(dict.fromkeys(runs["task"])), list(dict.fromkeys(runs["label"]))
+    styles = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.6 * lines), squeeze=False, sharex=True
+    )
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        here = runs[runs["task"] == task]
+        for label, marker in zip(labels, MARKERS, strict=False):
+            some = here[here["label"] == label].astype({"score": float})
+            score = 100 * some.groupby("rate")["score"].agg(["mean", "std"])
+            axis.errorbar(
+                100 * score.index,
+                score["mean"],
+                score["std"].fillna(0),
+                color=styles[label],
+                marker=marker,
+                label=label,
+                capsize=2,
+            )
+        metric = next(iter(here["metric"].dropna()), "score")
+        axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
+        axis.set(title=TASK_NAMES.get(task, task), ylabel=f"{metric} × 100")
+        axis.title.set_fontsize("medium")
+    for axis in axes[-1]:
+        axis.set_xlabel("FLOPs gone (%)")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def speed(best: pd.DataFrame) -> Figure:
+    """The speed-up that each method reaches within the allowed loss, on each task.
+
+    Args:
+        best: what `tables.fastest` gave.
+    """
+    table = best.assign(task=[TASK_NAMES.get(task, task) for task in best["task"]])
+    figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 3.4))
+    sns.barplot(table, x="task", y="speedup", hue="label", errorbar=None, ax=axes)
+    axes.axhline(1, color=GREY, linestyle="--", linewidth=1.2)
+    axes.set(
+        title="Speed-up within the allowed loss",
+        xlabel="task",
+        ylabel="speed-up over the teacher (×)",
+    )
+    axes.legend(title=None, ncols=3)
+    return figure
+
+
+def cost(runs: pd.DataFrame) -> Figure:
+    """Seconds of pruning of each method, one point per run."""
+    done = runs[runs["state"] == "done"].astype({"passes": float})
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    sns.stripplot(
+        done, x="passes", y="label", hue="rate", palette="viridis_r", size=7, jitter=0.2, ax=axes
+    )
+    axes.set(
+        title="What pruning costs",
+        xlabel="time of pruning (F: plain forward passes over the sample)",
+        ylabel="",
+    )
+    axes.legend(title="rate")
+    return figure
+
+
+def losses(runs: pd.DataFrame) -> Figure:
+    """Points that each variant loses against the whole method, on each task."""
+    done = runs[runs["state"] == "done"].astype({"score": float})
+    whole = done[done["without"] == ""].set_index(["task", "rate", "seed"])["score"]
+    variants = done[done["without"] != ""]
+    keys = pd.MultiIndex.from_frame(variants[["task", "rate", "seed"]])
+    variants = variants.assign(
+        loss=100 * (whole.reindex(keys).to_numpy() - variants["score"]),
+        task=[TASK_NAMES.get(task, task) for task in variants["task"]],
+    )
+    figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 3.4))
+    sns.barplot(variants, x="task", y="loss", hue="without", errorbar="sd", ax=axes)
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set(
+        title="What is lost without each ingredient",
+        xlabel="task",
+        ylabel="points below the whole method",
+    )
+    axes.legend(title="without")
+    return figure
+
+
+def sensitivity(runs: pd.DataFrame) -> Figure:
+    """Score against each hyperparameter, a line for each task.
+
+    Args:
+        runs: what `tables.one_at_a_time` gave.
+    """
+    parameters = list(dict.fromkeys(runs["parameter"]))
+    figure, axes = plt.subplots(
+        -(-len(parameters) // 2),
+        2,
+        figsize=(1.15 * WIDTH, 2.8 * -(-len(parameters) // 2)),
+        squeeze=False,
+    )
+    names = {"gamma": "temperature γ", "lam": "λ", "mu": "μ", "tokens": "sample (tokens)"}
+    for axis, name in zip(axes.flat, parameters, strict=False):
+        here = runs[(runs["parameter"] == name) & (runs["state"] == "done")]
+        for (task, some), marker in zip(here.groupby("task", sort=False), MARKERS, strict=False):
+            score = 100 * some.astype({"score": float}).groupby("value")["score"].mean()
+            axis.plot(score.index, score, marker=marker, label=TASK_NAMES.get(task, task))
+        values = sorted(set(here["value"]))
+        if values and values[0] == 0:
+            axis.set_xscale("symlog", linthresh=values[1])
+        else:
+            axis.set_xscale("log")
+        axis.set_xticks(values, [f"{value:g}" for value in values], rotation=45)
+        axis.minorticks_off()
+        axis.axvline(here.loc[here["centre"], "value"].max(), color=GREY, linestyle=":")
+        axis.set(xlabel=names[name], ylabel="score × 100")
+    for axis in axes.flat[len(parameters) :]:
+        axis.set_visible(False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def units(table: pd.DataFrame) -> Figure:
+    """Share of heads and of neurons that survive in each layer of each task.
+
+    Args:
+        table: what `tables.units` gave, of one method and rate.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4), sharey=True)
+    for axis, kind in zip(axes, ("heads", "neurons"), strict=True):
+        some = table[table["kind"] == kind]
+        some = some.assign(task=[TASK_NAMES.get(task, task) for task in some["task"]])
+        grid = some.pivot_table(index="layer", columns="task", values="share", sort=False)
+        sns.heatmap(
+            100 * grid.sort_index(ascending=False),
+            ax=axis,
+            cmap="Blues",
+            vmin=0,
+            vmax=100,
+            annot=True,
+            fmt=".0f",
+            annot_kws={"fontsize": "small"},
+            cbar=kind == "neurons",
+            cbar_kws={"label": "surviving (%)"},
+        )
+        axis.set(title=f"Surviving {kind} (%)", xlabel="", ylabel="layer")
+        axis.tick_params(axis="x", rotation=45)
+        axis.tick_params(axis="y", rotation=0)
+    axes[1].set_ylabel("")
+    return figure
+
+
+def search_time(runs: pd.DataFrame) -> Figure:
+    """Milliseconds of the mask search of each method, one point per run."""
+    done = runs[(runs["state"] == "done") & (runs["search"] > 0)]
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.6))
+    table = done.assign(milliseconds=1000 * done["search"].astype(float))
+    sns.stripplot(table, x="milliseconds", y="label", color=BLUE, size=6, jitter=0.2, ax=axes)
+    axes.set(
+        xscale="log",
+        title="The search takes milliseconds",
+        xlabel="all mask searches of a run (ms)",
+        ylabel="",
     )
     return figure

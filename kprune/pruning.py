@@ -99,6 +99,8 @@ def prune(
         dense_flops=dense,
         limit=(1 - rate) * dense,
         dense_parameters=student.num_parameters(),
+        dense_heads=encoder.units("MHA"),
+        dense_neurons=encoder.units("FFN"),
     )
     METHODS[method](view(model), encoder, sample, report, progress)
     if earlier := getattr(model.config, "kprune", None):  # units keep their first numbers
@@ -108,8 +110,7 @@ def prune(
         ]
     report.flops = encoder.flops(sample.length)
     report.parameters = student.num_parameters()
-    report.heads = [sub.units for sub in encoder.sublayers if sub.kind == "MHA"]
-    report.neurons = [sub.units for sub in encoder.sublayers if sub.kind == "FFN"]
+    report.heads, report.neurons = encoder.units("MHA"), encoder.units("FFN")
     for pruned, original in zip(student.parameters(), model.parameters(), strict=True):
         pruned.requires_grad_(original.requires_grad)
     student.tokenizer = tokenizer or sample.tokenizer

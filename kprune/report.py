@@ -18,7 +18,7 @@ class Report:
         length: tokens per sequence that FLOPs are counted at.
         dense_flops, flops, limit: FLOPs per sequence before and after, and the most allowed.
         dense_parameters, parameters: of the whole model, embeddings included.
-        heads, neurons: surviving units of each layer.
+        dense_heads, dense_neurons, heads, neurons: units of each layer before and after.
         kept: numbers of the surviving units of each sublayer, from 0, as in the dense model.
         thresholds: ν of the mask search at each target sublayer.
         tuning: what weight-tuning did at each sublayer.
@@ -36,6 +36,8 @@ class Report:
     dense_flops: float
     limit: float
     dense_parameters: int
+    dense_heads: list[int]
+    dense_neurons: list[int]
     flops: float = 0.0
     parameters: int = 0
     heads: list[int] = field(default_factory=list)

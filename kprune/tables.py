@@ -7,9 +7,14 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ValidationError
 
-from kprune.experiments import EXPECTED, FAILURE, RESULT, Record
+from kprune.experiments import EXPECTED, FAILURE, RESULT, Record, output_folder
 
 GAP = "—"
+MEASURED = (
+    *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory"),
+    *("heads", "neurons", "steps", "search"),
+)
+HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
     "kwon": "Kwon et al.",
@@ -39,8 +44,9 @@ def collect(records: str | Path) -> pd.DataFrame:
         The runs in their order. Columns: `run`; `state` ("done", "failed", "missing" or "damaged");
         every parameter; and, of finished runs, `metric`, `dense` and `score` (0 to 1), `achieved`
         (share of FLOPs gone), `speedup` (dense over pruned latency), `parameters_left` (share),
-        `seconds` (of pruning), `passes` (the same in F), `memory` (MB), `heads`, `neurons`,
-        `search` (seconds of the mask search) and `commit`.
+        `seconds` (of pruning), `passes` (the same in F), `memory` (MB), `heads`, `neurons`
+        and `dense_heads`, `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds
+        of the mask search), `device` and `commit`. `label` names the method as tables do.
 
     Raises:
         ValueError: when the folder holds no experiment.
@@ -58,11 +64,123 @@ def collect(records: str | Path) -> pd.DataFrame:
             row["state"] = "failed"
         rows.append(row)
     table = pd.DataFrame(rows)
-    for name in ("metric", "dense", "score", "speedup", "achieved", "seconds", "passes", "memory"):
+    for name in MEASURED:
         if name not in table:
             table[name] = None
     table["label"] = [_label(row) for row in rows]
     return table
+
+
+def records_folder(records: str | Path) -> Path:
+    """An experiment's folder, by its path or by its name in `outputs`."""
+    return Path(records) if Path(records).is_dir() else output_folder(str(records))
+
+
+def varying(runs: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The columns that a row is named by: the last, and others that take several values."""
+    return [name for name in names[:-1] if runs[name].nunique() > 1] + [names[-1]]
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with tasks and columns called as people call them; rates are per cent."""
+    table = table.copy()
+    if "task" in table:
+        table["task"] = [TASK_NAMES.get(task, task) for task in table["task"]]
+    names = {
+        column: f"{column:.0%}" if isinstance(column, float) else HEADINGS.get(column, column)
+        for column in table.columns
+    }
+    return table.rename(columns=names | TASK_NAMES).rename_axis(columns=None)
+
+
+def with_dense(
+    table: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], digits: int = 1
+) -> pd.DataFrame:
+    """The table with the teacher's score in a column of its own, after those that name a row."""
+    dense = runs.groupby([*rows], sort=False)["dense"].mean()
+    keys = [tuple(row) if len(rows) > 1 else row[0] for row in table[[*rows]].itertuples(False)]
+    values = [dense.get(key) for key in keys]
+    shown = [GAP if pd.isna(value) else f"{100 * value:.{digits}f}" for value in values]
+    table = table.copy()
+    table.insert(len(rows), "teacher", shown)
+    return table
+
+
+def lead(runs: pd.DataFrame) -> pd.DataFrame:
+    """Points by which K-prune is above the best other method, for each task and rate."""
+    rows = varying(runs, ["model", "task"])
+    means = summarise(runs, "score", [*rows, "label"], "rate", scale=100)
+    ours = means["label"] == NAMES["kprune"]
+    keys = [*rows, "rate"]
+    best = means[~ours].dropna(subset="mean").sort_values("mean").groupby(keys, sort=False).last()
+    joined = means[ours].set_index(keys)[["mean"]].join(best[["mean", "label"]], rsuffix=" of it")
+    joined["lead"] = joined["mean"] - joined["mean of it"]
+    joined = joined.rename(columns={"mean": NAMES["kprune"], "label": "best other"})
+    joined = joined.drop(columns="mean of it").reset_index()
+    return joined.assign(rate=[f"{rate:.0%}" for rate in joined["rate"]])
+
+
+def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataFrame:
+    """The largest mean speed-up of each row among the rates that lose at most so many points.
+
+    Args:
+        runs: what `collect` gave.
+        rows: the columns that name a row.
+        allowed: points that the mean score may lose.
+
+    Returns:
+        `rows`, `rate`, `loss` (points) and `speedup`, empty where no rate stays within the limit.
+    """
+    found = []
+    for names, group in runs[runs["state"] == "done"].groupby([*rows], sort=False):
+        columns = {"score": "mean", "dense": "mean", "speedup": "mean"}
+        rates = group.groupby("rate").agg(columns).astype(float)
+        rates["loss"] = 100 * (rates["dense"] - rates["score"])
+        within = rates[rates["loss"] <= allowed]
+        row = dict(zip(rows, names, strict=True)) | {"rate": None, "loss": None, "speedup": None}
+        if len(within):
+            rate = within["speedup"].idxmax()
+            row |= {"rate": rate, **within.loc[rate, ["loss", "speedup"]].to_dict()}
+        found.append(row)
+    return pd.DataFrame(found).astype({"rate": float, "loss": float, "speedup": float})
+
+
+def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame:
+    """Runs that differ from a common centre in one parameter, once for each parameter they vary.
+
+    The centre is the most frequent value of every parameter.
+
+    Returns:
+        The runs with `parameter`, its `value`, and whether it is the `centre`. The centre's own
+        runs occur once for each parameter.
+    """
+    centre = {name: runs[name].mode()[0] for name in parameters}
+    parts = []
+    for name in parameters:
+        others = [other for other in parameters if other != name]
+        near = runs[(runs[others] == pd.Series(centre)[others]).all(axis=1)]
+        if near[name].nunique() > 1:
+            here = near.assign(parameter=name, value=near[name].astype(float))
+            parts.append(here.assign(centre=here["value"] == float(centre[name])))
+    return pd.concat(parts).sort_values(["parameter", "value"], kind="stable", ignore_index=True)
+
+
+def units(runs: pd.DataFrame) -> pd.DataFrame:
+    """Surviving heads and neurons of every layer: mean number and share over seeds."""
+    rows = [
+        {
+            **{name: run[name] for name in ("task", "label", "rate")},
+            "kind": kind,
+            "layer": layer,
+            "kept": kept,
+            "share": kept / dense,
+        }
+        for _, run in runs[runs["state"] == "done"].iterrows()
+        for kind in ("heads", "neurons")
+        for layer, (kept, dense) in enumerate(zip(run[kind], run[f"dense_{kind}"], strict=True), 1)
+    ]
+    keys = ["task", "label", "rate", "kind", "layer"]
+    return pd.DataFrame(rows).groupby(keys, sort=False, as_index=False).mean()
 
 
 def summarise(
@@ -171,6 +289,9 @@ def _numbers(path: Path, parameters: dict) -> dict:
         "memory": extra.get("peak memory (MB)"),
         "heads": report["heads"],
         "neurons": report["neurons"],
+        "dense_heads": report["dense_heads"],
+        "dense_neurons": report["dense_neurons"],
+        "steps": report["seconds"],
         "search": report["seconds"].get("mask search", 0.0),
         "device": record.environment.get("device"),
         "commit": record.environment.get("commit"),
