@@ -31,7 +31,7 @@ from kprune.experiments import (
     read_experiment,
     state,
 )
-from kprune.finetuning import RECORD, teacher_folder
+from kprune.finetuning import Recipe, default_recipe, is_made, teacher_folder
 from kprune.progress import bar
 
 EXECUTED, LOG = "run.ipynb", "log.txt"
@@ -46,6 +46,11 @@ class Teacher(BaseModel):
     data: str
     examples: int
     folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is made."""
+        return default_recipe(self.model, examples=self.examples or None)
 
 
 class Outcome(BaseModel):
@@ -220,9 +225,15 @@ def _all_done(
 ) -> list[Outcome]:
     """Teachers first, then runs; failures are collected, never raised."""
     cwd, failed = Path.cwd(), []
-    makers = [t for t in needed_teachers(todo) if not (t.folder / RECORD).is_file()]
+    makers = [
+        t
+        for t in needed_teachers(todo)
+        if not is_made(t.task, t.model, t.data or None, t.folder, t.recipe)
+    ]
     for teacher in makers:
-        say(f"The teacher {teacher.folder.name} is missing and will be fine-tuned first.")
+        say(
+            f"The teacher {teacher.folder.name} is missing, or made otherwise; fine-tuning it first."
+        )
     for jobs, make, what in ((makers, make_teacher, "teachers"), (todo, make_run, "runs")):
         if not jobs:
             continue

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import papermill
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -207,6 +206,8 @@ def find_notebook(name: str) -> Path:
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     """Names and defaults of a notebook's parameters cell."""
+    import papermill  # slow to import, and only the batch runner needs it
+
     found = papermill.inspect_notebook(str(notebook))
     return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
 

@@ -97,22 +97,28 @@ def teacher(
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
-    wanted = {
-        "task": task.name,
-        "model": model,
-        "data": str(data) if data else task.dataset,
-        "recipe": asdict(recipe),
-    }
-    differing = [name for name, value in wanted.items() if record and record.get(name) != value]
-    if differing:
+    differing = _differing(record, task, model, data, recipe)
+    if record and differing:
         warnings.warn(
             f"The teacher in {folder} was made with another {' and '.join(differing)}; "
             "fine-tuning it anew.",
             stacklevel=2,
         )
-    if record is None or differing:
+    if differing:
         record = finetune(folder, task, model, data, recipe, progress, stand_in)
     return *load_teacher(folder, task), record
+
+
+def is_made(
+    task: str | Task,
+    model: str,
+    data: str | Path | None,
+    folder: str | Path,
+    recipe: Recipe | None = None,
+) -> bool:
+    """Whether `teacher` would find the teacher in its default place as it is wanted."""
+    recipe = recipe or default_recipe(model)
+    return not _differing(read_record(folder), get_task(task), model, data, recipe)
 
 
 def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
@@ -337,6 +343,19 @@ def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
         ):
             into.load_state_dict(out_of.state_dict())
     return distilbert
+
+
+def _differing(
+    record: dict | None, task: Task, model: str, data: str | Path | None, recipe: Recipe
+) -> list[str]:
+    """What a teacher's record says otherwise than wanted; all of it where there is no record."""
+    wanted = {
+        "task": task.name,
+        "model": model,
+        "data": str(data) if data else task.dataset,
+        "recipe": asdict(recipe),
+    }
+    return [name for name, value in wanted.items() if (record or {}).get(name, ...) != value]
 
 
 class _Bar(TrainerCallback):

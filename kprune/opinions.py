@@ -313,25 +313,19 @@ def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> Datase
     )
 
 
-def agreement(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
-    """Pairs of opinions, labelled by whether their verdicts agree.
+def ratings(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
+    """The opinions as stars, a number to predict: 1 for a negative verdict, 5 for a positive one.
 
     Args:
-        train: pairs in the training split.
-        validation: pairs in the validation split; no sentence of it occurs in the other.
+        train: sentences in the training split.
+        validation: sentences in the validation split; none of them occurs in the other.
         seed: of the generator.
     """
-    single = opinions(2 * train, 2 * validation, seed)
-    label = ClassLabel(names=["disagree", "agree"])
-    features = Features({"first": Value("string"), "second": Value("string"), "label": label})
+    features = Features({"sentence": Value("string"), "label": Value("float32")})
 
-    def pairs(rows: Dataset) -> Dataset:
-        text, verdict = rows["sentence"][:], rows["label"][:]
-        columns = {
-            "first": text[0::2],
-            "second": text[1::2],
-            "label": [int(a == b) for a, b in zip(verdict[0::2], verdict[1::2], strict=True)],
-        }
+    def stars(rows: Dataset) -> Dataset:
+        columns = {"sentence": rows["sentence"][:], "label": [1.0 + 4 * v for v in rows["label"]]}
         return Dataset.from_dict(columns, features=features)
 
-    return DatasetDict({split: pairs(rows) for split, rows in single.items()})
+    found = opinions(train, validation, seed)
+    return DatasetDict({split: stars(rows) for split, rows in found.items()})

@@ -165,14 +165,15 @@ def sample(
         tokens: the budget, special tokens included, padding not.
         seed: of the shuffle.
         data: a Hub id, a local folder laid out like the Hub's, or a loaded training split.
-        sequences: take so many sequences in place of a budget of tokens, as Kwon et al. do.
+        sequences: draw so many sequences in place of a budget of tokens, and with replacement, as
+            the authors' code and Kwon et al.'s do: where each row of the data is one sequence, the
+            same seed then gives their very sample.
 
     Returns:
         The sample; all of the data, with a warning, when there are fewer tokens than asked for.
 
     Raises:
-        ValueError: when the budget is not positive, or holds not even one sequence; when the data
-            holds fewer sequences than asked for.
+        ValueError: when the budget is not positive, or holds not even one sequence.
     """
     if sequences is not None and sequences <= 0:
         raise ValueError(f"The sample needs a positive number of sequences; got {sequences}.")
@@ -190,7 +191,8 @@ def sample(
         )
     labelled = task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False
-    for example, label in _shuffled(task, tokenizer, rows, seed, labelled):
+    order = _draw(len(rows), seed, repeats=sequences is not None)
+    for example, label in _in_order(task, tokenizer, rows, order, labelled):
         full = len(examples) == sequences or (
             not sequences and spent + len(example["input_ids"]) > tokens
         )
@@ -202,11 +204,6 @@ def sample(
     if not examples:
         raise ValueError(
             f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}."
-        )
-    if sequences and len(examples) < sequences:
-        raise ValueError(
-            f"The data of {task.name!r} holds {len(examples)} sequences, fewer than the "
-            f"{sequences} asked for."
         )
     if not full and not sequences and spent < tokens:
         warnings.warn(
@@ -231,15 +228,14 @@ def _own_texts(
     return task, Dataset.from_dict(columns)
 
 
-def _shuffled(
+def _in_order(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
-    seed: int,
+    order: Iterator[int],
     labelled: bool,
     chunk: int = 512,
 ) -> Iterator[tuple[Example, Label | None]]:
-    order = _draw(len(rows), seed)
     while numbers := list(islice(order, chunk)):
         found = tokenize(task, tokenizer, rows[numbers], labelled)
         examples = as_examples(found)
@@ -252,16 +248,17 @@ def _shuffled(
         yield from zip(examples, labels, strict=True)
 
 
-def _draw(rows: int, seed: int) -> Iterator[int]:
+def _draw(rows: int, seed: int, repeats: bool = False) -> Iterator[int]:
     """Each row once, in the order in which the authors' code first draws it at this seed.
 
     They draw with replacement from NumPy's legacy generator. Leaving repeats out makes it a
-    uniform shuffle, and one seed still means the same rows here and there.
+    uniform shuffle, and one seed still means the same rows here and there. With repeats it is
+    their draw itself, which never ends.
     """
     generator, seen = np.random.RandomState(seed), set()
-    while len(seen) < rows:
+    while repeats or len(seen) < rows:
         for row in generator.randint(rows, size=512).tolist():
-            if row not in seen:
+            if repeats or row not in seen:
                 seen.add(row)
                 yield row
 

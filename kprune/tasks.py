@@ -9,7 +9,7 @@ from typing import Literal
 import datasets
 from datasets import Dataset, DatasetDict, load_dataset
 
-from kprune.opinions import agreement, opinions
+from kprune.opinions import opinions, ratings
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,17 @@ TASKS = {
         _glue("rte", ("sentence1", "sentence2"), 64.59),
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
         Task("opinions", ("sentence",), max_length=64),
-        Task("agreement", ("first", "second")),
+        Task(
+            "ratings",
+            ("sentence",),
+            kind="regression",
+            metric="spearman",
+            labels=1,
+            max_length=64,
+        ),
     )
 }
-GENERATED = {"opinions": opinions, "agreement": agreement}
+GENERATED = {"opinions": opinions, "ratings": ratings}
 
 
 def get_task(task: str | Task) -> Task:
