@@ -231,9 +231,7 @@ def _all_done(
         if not is_made(t.task, t.model, t.data or None, t.folder, t.recipe)
     ]
     for teacher in makers:
-        say(
-            f"The teacher {teacher.folder.name} is missing, or made otherwise; fine-tuning it first."
-        )
+        say(f"Fine-tuning {teacher.folder.name} first: it is missing, or was made otherwise.")
     for jobs, make, what in ((makers, make_teacher, "teachers"), (todo, make_run, "runs")):
         if not jobs:
             continue

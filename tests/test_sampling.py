@@ -1,5 +1,6 @@
 """The sample: its token count, its determinism, its batches."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import examples
@@ -139,3 +140,37 @@ def test_few_shapes_occur():
     for part in parts:
         longest = max(len(sequences[i]["input_ids"]) for i in part.index.tolist())
         assert longest <= part.inputs["input_ids"].shape[1] <= 1.125 * longest
+
+
+def test_the_seed_means_the_rows_that_the_authors_draw(tokenizer):
+    """np.random.choice, with replacement as theirs; a token budget leaves repeats out."""
+    rows = Dataset.from_dict({"sentence": [f"film {i}" for i in range(300)], "label": [0, 1] * 150})
+    drawn = np.random.RandomState(7).choice(300, 400).tolist()
+    task = Task("films", ("sentence",))
+    wanted = [tokenizer(f"film {i}")["input_ids"] for i in drawn]
+    again = kprune.sample(task, tokenizer, seed=7, data=rows, sequences=400)
+    assert [example["input_ids"] for example in again.examples] == wanted
+    assert again.labels == [i % 2 for i in drawn]
+    once = kprune.sample(task, tokenizer, tokens=900, seed=7, data=rows)
+    first = list(dict.fromkeys(drawn))[: len(once.examples)]
+    assert [e["input_ids"] for e in once.examples] == [
+        tokenizer(f"film {i}")["input_ids"] for i in first
+    ]
+
+
+def test_a_sample_knows_its_labels(tokenizer):
+    opinions = kprune.sample("opinions", tokenizer, tokens=500)
+    assert set(opinions.labels) == {0, 1} and len(opinions.labels) == len(opinions.examples)
+    assert kprune.sample(["a text", "and another"], tokenizer, tokens=5).labels is None
+    answers = {"text": ["blue whale"], "answer_start": [4]}
+    rows = {"question": ["what?"], "context": ["the blue whale sings"], "answers": [answers]}
+    squad = kprune.sample("squad", tokenizer, data=Dataset.from_dict(rows), sequences=1)
+    ((first, last),) = squad.labels
+    words = tokenizer.convert_ids_to_tokens(squad.examples[0]["input_ids"])
+    assert words[first : last + 1] == ["blue", "whale"]
+
+
+@pytest.mark.parametrize("sequences", [0, -3])
+def test_sequences_must_be_positive(sequences, tokenizer):
+    with pytest.raises(ValueError, match="positive number of sequences"):
+        kprune.sample("opinions", tokenizer, sequences=sequences)

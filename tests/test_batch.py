@@ -1,0 +1,346 @@
+"""The batch runner, on a notebook that takes a moment, and once on the real one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+import kprune
+from kprune import batch, tables
+from kprune.experiments import FAILURE, RESULT, expand, state
+
+UNIT = """
+import json, os, time
+from pathlib import Path
+time.sleep(seconds)
+if fails and rate == 0.8:
+    raise RuntimeError("out of luck")
+parameters = {"task": task, "method": method, "rate": rate, "seed": seed, "seconds": seconds}
+score = {"kprune": 0.9, "random": 0.5}.get(method, 0.7) - 0.1 * rate
+content = {
+    "parameters": {**parameters, "fails": fails},
+    "metric": "accuracy",
+    "scores": {"dense": {"accuracy": 0.95}, "pruned": {"accuracy": score}},
+    "latency": {"dense": 2.0, "pruned": 1.0},
+    "report": {
+        "achieved_rate": rate, "parameters": 1, "dense_parameters": 2, "seconds": {"tuning": 1.0},
+        "heads": [1], "neurons": [2], "dense_heads": [4], "dense_neurons": [8],
+    },
+    "environment": {"kprune": VERSION},
+}
+folder = Path(outputs)
+with (folder / "times.txt").open("a") as log:
+    log.write("ran\\n")
+(folder / "result.part").write_text(json.dumps(content))
+(folder / "result.part").replace(folder / "result.json")
+"""
+PARAMETERS = """task: str = "opinions"  # a task
+method: str = "kprune"  # a method
+rate: float = 0.6  # a rate
+seed: int = 0  # a seed
+seconds: float = 0.0  # how long it takes
+fails: bool = False  # whether the rate of 0.8 fails
+outputs: str = ""  # where to"""
+GRID = {"method": ["kprune", "random"], "rate": [0.4, 0.8], "seed": [0, 1]}
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A directory with a quick notebook and an experiment on it; results go there, too."""
+    cells = [nbformat.v4.new_code_cell(PARAMETERS), nbformat.v4.new_code_cell(UNIT)]
+    cells[1].source = UNIT.replace("VERSION", repr(kprune.__version__))
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    notebook.metadata["language_info"] = {"name": "python"}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / "unit.ipynb")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+
+    def write(name="trial", report="", grid=GRID, **fixed) -> Path:
+        content = {"title": "trial", "notebook": "unit", "report": report, "fixed": fixed}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**content, "grid": grid}, sort_keys=False))
+        return path
+
+    return write
+
+
+def command(path, *options) -> list[str]:
+    return [sys.executable, "-m", "kprune", "reproduce", str(path), *options]
+
+
+def call(path, *options) -> subprocess.CompletedProcess:
+    return subprocess.run(command(path, *options), capture_output=True, text=True, timeout=300)
+
+
+def times(path) -> dict[str, int]:
+    """How often each run came to its end."""
+    return {
+        run.name: len((run.folder / "times.txt").read_text().splitlines())
+        for run in expand(path)
+        if (run.folder / "times.txt").is_file()
+    }
+
+
+def wait_for(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.1)
+
+
+def processes(word: str) -> list[int]:
+    """Processes with a word in their command line and this test's results in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            place = os.environ["KPRUNE_OUTPUTS"].encode() in (entry / "environ").read_bytes()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if word in line and place:
+            found.append(int(entry.name))
+    return found
+
+
+def table(path) -> str:
+    runs = tables.collect(expand(path)[0].folder.parent)
+    return runs[["run", "state", "score", "dense", "achieved"]].to_csv()
+
+
+def test_runs_once_and_then_does_nothing(lab):
+    path = lab()
+    done = call(path, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert set(times(path).values()) == {1} and len(times(path)) == 8
+    folder = expand(path)[0].folder
+    assert {p.name for p in folder.iterdir()} >= {"result.json", "run.ipynb", "log.txt"}
+    assert not list(folder.glob("*.part*")) and not (folder / "run.parameters.json").exists()
+    assert "100%" in done.stderr and "8 of 8" in done.stderr
+    assert call(path).returncode == 0
+    assert set(times(path).values()) == {1}
+    assert "8 of 8 runs are done" in call(path, "--list").stdout
+
+
+def test_a_damaged_record_is_noticed_and_made_again(lab):
+    path = lab(grid={"rate": [0.4, 0.8]})
+    assert batch.reproduce(path, say=lambda _: None) == []
+    one, other = expand(path)
+    (one.folder / RESULT).write_text((one.folder / RESULT).read_text()[:-40])
+    said = []
+    assert batch.reproduce(path, say=said.append) == []
+    assert "rate0.4 is damaged" in said[0]
+    assert times(path) == {one.name: 2, other.name: 1} and state(one) == "done"
+
+
+def test_force_repeats(lab):
+    path = lab(grid={"rate": [0.4]})
+    for _ in range(2):
+        assert batch.reproduce(path, force=True, say=lambda _: None) == []
+    assert times(path) == {"rate0.4": 2}
+
+
+def test_a_failed_run_is_listed_and_the_rest_goes_on(lab):
+    path = lab(fails=True, grid={"rate": [0.8, 0.4, 0.6]})
+    done = call(path)
+    assert done.returncode == 1
+    assert "1 failed:\n  rate0.8: RuntimeError: out of luck" in done.stderr
+    runs = {run.name: run for run in expand(path)}
+    states = {name: state(run) for name, run in runs.items()}
+    assert states == {"rate0.8": "failed", "rate0.4": "done", "rate0.6": "done"}
+    assert json.loads((runs["rate0.8"].folder / FAILURE).read_text())["error"].endswith("luck")
+    found = tables.collect(runs["rate0.8"].folder.parent)
+    assert tables.gaps(found) == ["rate0.8: failed"]
+    wide = tables.wide(tables.summarise(found, "score", ["label"], "rate"), ["label"], "rate")
+    assert wide.loc[0, 0.8] == tables.GAP
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(lab):
+    """kill -9 of the runner and of a kernel: no finished run is repeated, the table is the same."""
+    undisturbed, path = lab("undisturbed", seconds=2.0), lab("trial", seconds=2.0)
+    assert call(undisturbed, "--workers", "2").returncode == 0
+    runner = subprocess.Popen(command(path, "--workers", "2"), stderr=subprocess.DEVNULL)
+    results = Path("outputs/trial")
+    wait_for(lambda: len(list(results.glob(f"*/{RESULT}"))) >= 2)
+    wait_for(lambda: processes("ipykernel_launcher"))
+    kernels = processes("ipykernel_launcher")
+    runner.kill()
+    runner.wait()
+    with suppress(ProcessLookupError):
+        os.kill(kernels[-1], signal.SIGKILL)
+    before = {p: p.stat().st_mtime_ns for p in results.glob(f"*/{RESULT}")}
+    assert 2 <= len(before) < 8
+    again = call(path, "--workers", "2")
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert set(times(path).values()) == {1} and len(times(path)) == 8
+    assert table(path) == table(undisturbed)
+
+
+def test_a_killed_kernel_fails_its_run_only(lab):
+    path = lab(seconds=2.0, grid={"rate": [0.4, 0.8]})
+    runner = subprocess.Popen(command(path), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: processes("ipykernel_launcher"))
+    os.kill(processes("ipykernel_launcher")[0], signal.SIGKILL)
+    stderr = runner.communicate(timeout=120)[1]
+    assert runner.returncode == 1 and "Kernel died" in stderr
+    assert sorted(state(run) for run in expand(path)) == ["done", "failed"]
+    assert batch.reproduce(path, say=lambda _: None) == []
+    assert table(path).count("done") == 2
+
+
+def test_interrupted_it_stops_its_children(lab):
+    path = lab(seconds=60.0, grid={"rate": [0.4, 0.8]})
+    runner = subprocess.Popen(command(path), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: processes("ipykernel_launcher"))
+    runner.send_signal(signal.SIGINT)
+    stderr = runner.communicate(timeout=60)[1]
+    assert runner.returncode == 130 and "goes on where this left off" in stderr
+    wait_for(lambda: not processes("ipykernel_launcher") and not processes("papermill"), 30)
+    assert {state(run) for run in expand(path)} == {"missing"}
+
+
+def test_a_run_of_another_process_is_waited_for(lab):
+    path = lab(seconds=3.0, grid={"rate": [0.4]})
+    first = subprocess.Popen(command(path), stderr=subprocess.DEVNULL)
+    wait_for(lambda: processes("papermill"))
+    second = call(path)
+    assert first.wait(60) == second.returncode == 0
+    assert times(path) == {"rate0.4": 1}
+
+
+def test_a_clash_of_ports_is_tried_once_more(lab, monkeypatch):
+    (run,) = expand(lab(grid={"rate": [0.4]}))
+    real, tries = batch._papermill, []
+
+    def clash(*arguments):
+        tries.append(1)
+        if len(tries) <= clashes:
+            return "ZMQError: Address already in use (addr='tcp://127.0.0.1:4711')"
+        return real(*arguments)
+
+    monkeypatch.setattr(batch, "_papermill", clash)
+    clashes = 1
+    assert batch.make_run(run, Path.cwd()).error == "" and len(tries) == 2
+    (run.folder / RESULT).unlink()
+    clashes = 9
+    assert "Address already in use" in batch.make_run(run, Path.cwd()).error
+    assert len(tries) == 4
+
+
+def test_bad_commands_say_what_is_wrong(lab):
+    done = call(lab(grid={"rate": [1.2]}))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "lies between 0 and 1; got 1.2" in done.stderr
+    done = call(lab(grid={"rate": [0.4]}), "--scheduler", "tcp://127.0.0.1:1")
+    assert done.returncode == 2 and "No Dask scheduler answers" in done.stderr
+    done = call(lab(grid={"rate": [0.4]}), "--scheduler", "nowhere.yaml")
+    assert done.returncode == 2 and "no cluster file nowhere.yaml" in done.stderr
+    assert not Path("outputs/trial/rate0.4/result.json").exists()
+
+
+def test_a_missing_teacher_is_made_once_and_shared(lab, monkeypatch):
+    made = []
+
+    def process(arguments, log, cwd, env, lock, stop):
+        made.append(arguments[3:])
+        log.write_text("Error: no such luck")
+        return 2
+
+    monkeypatch.setattr(batch, "_process", process)
+    teacher = batch.Teacher(
+        task="sst2",
+        model="minilm",
+        data="d",
+        examples=9,
+        folder=Path("outputs/teachers/x").resolve(),
+    )
+    outcome = batch.make_teacher(teacher, Path.cwd())
+    assert outcome.error == "Error: no such luck" and outcome.name == "teacher x"
+    assert made == [["teacher", "sst2", "--model", "minilm", "--data", "d", "--examples", "9"]]
+
+
+def dask(*arguments) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_dask_completes_the_table_when_a_worker_is_killed(lab, tmp_path):
+    path = lab(seconds=1.5)
+    file = tmp_path / "scheduler.json"
+    local = ("--host", "127.0.0.1", "--scheduler-file", str(file), "--no-dashboard")
+    started = [dask("dask_scheduler", "--port", "0", *local)]
+    try:
+        wait_for(file.is_file)
+        address = json.loads(file.read_text())["address"]
+        options = ("--nworkers", "1", "--nthreads", "1", "--no-nanny", "--no-dashboard")
+        started += [dask("dask_worker", address, "--host", "127.0.0.1", *options) for _ in "ab"]
+        runner = subprocess.Popen(
+            command(path, "--scheduler", address), stderr=subprocess.PIPE, text=True
+        )
+        wait_for(lambda: list(tmp_path.glob(f"outputs/trial/*/{RESULT}")), 120)
+        started[1].kill()
+        stderr = runner.communicate(timeout=240)[1]
+        assert runner.returncode == 0, stderr
+    finally:
+        for process in reversed(started):
+            process.kill()
+            process.wait()
+    assert len(times(path)) == 8 and table(path).count("done") == 8
+
+
+def test_a_jobqueue_file_starts_a_cluster(lab, tmp_path):
+    """dask-jobqueue's own local class stands in for SLURM."""
+    path = lab(grid={"rate": [0.4, 0.8]})
+    settings = {"cores": 1, "processes": 1, "memory": "1GB", "python": sys.executable}
+    settings |= {"interface": "lo", "scheduler_options": {"dashboard_address": None}}
+    content = {"cluster": "Local", "jobs": 2, "options": settings}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(content))
+    done = call(path, "--scheduler", "cluster.yaml")
+    assert done.returncode == 0, done.stderr
+    assert times(path) == {"rate0.4": 1, "rate0.8": 1}
+    (tmp_path / "cluster.yaml").write_text("cluster: SLURM")
+    done = call(path, "--force", "--scheduler", "cluster.yaml")
+    assert done.returncode == 2 and "must name cluster and jobs" in done.stderr
+
+
+def test_the_real_notebook_and_its_report(lab, teacher_folder):
+    """One command, a small table; a second call leaves all of it alone."""
+    small = {"tokens": 1500, "every": 20, "repeats": 1, "keep": False, "exercises": False}
+    path = Path("real.yaml")
+    content = {
+        "title": "real",
+        "report": "10_accuracy",
+        "fixed": {**small, "teacher": str(teacher_folder)},
+        "grid": {"method": ["kprune", "magnitude"], "rate": [0.5]},
+    }
+    path.write_text(yaml.safe_dump(content))
+    done = call(path)
+    assert done.returncode == 0, done.stderr
+    folder = Path("outputs/real")
+    written = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    names = {p.name for p in written}
+    assert names >= {f"accuracy.{suffix}" for suffix in ("csv", "md", "tex", "png", "svg")}
+    record = json.loads((folder / "kprune_rate0.5" / RESULT).read_text())
+    assert record["report"]["flops"] <= record["report"]["limit"]
+    assert "magnitude" in (folder / "accuracy.md").read_text()
+    started = time.monotonic()
+    assert call(path).returncode == 0
+    assert time.monotonic() - started < 60
+    experiment = folder / "experiment.json"
+    unchanged = {p: t for p, t in written.items() if p != experiment}
+    assert {p: p.stat().st_mtime_ns for p in unchanged} == unchanged
