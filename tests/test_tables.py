@@ -1,0 +1,132 @@
+"""Records into tables: what is missing shows, and the same records give the same bytes."""
+
+import json
+
+import matplotlib
+import pandas as pd
+import pytest
+
+import kprune
+from kprune import figures, tables
+
+matplotlib.use("agg")
+
+
+def write(folder, name, score=None, dense=0.9, seconds=2.0, **parameters):
+    """One expected run; without a score its record is missing."""
+    here = folder / name
+    here.mkdir(parents=True)
+    parameters = {"task": "sst2", "model": "minilm", "method": "kprune", "rate": 0.5} | parameters
+    if score is not None:
+        report = {
+            "achieved_rate": 0.501,
+            "parameters": 5,
+            "dense_parameters": 10,
+            "seconds": {"knowledge": seconds, "mask search": 0.001},
+            "heads": [1, 0],
+            "neurons": [5, 10],
+            "dense_heads": [2, 2],
+            "dense_neurons": [10, 10],
+        }
+        record = {
+            "parameters": parameters,
+            "metric": "accuracy",
+            "scores": {"dense": {"accuracy": dense}, "pruned": {"accuracy": score}},
+            "latency": {"dense": 3.0, "pruned": 1.5},
+            "report": report,
+            "pass seconds": 4.0,
+            "peak memory (MB)": 100.0,
+            "environment": {"kprune": kprune.__version__},
+        }
+        (here / "result.json").write_text(json.dumps(record))
+    return {"name": name, "parameters": parameters}
+
+
+@pytest.fixture
+def records(tmp_path):
+    runs = [
+        write(tmp_path, "a", 0.80, seed=0),
+        write(tmp_path, "b", 0.90, seed=1),
+        write(tmp_path, "c", None, seed=2),
+        write(tmp_path, "d", 0.70, seed=0, method="kwon"),
+        write(tmp_path, "e", None, seed=0, rate=0.8),
+        write(tmp_path, "f", 0.88, seed=0, rate=0.8, method="kwon"),
+    ]
+    (tmp_path / "experiment.json").write_text(json.dumps({"title": "t", "runs": runs}))
+    return tmp_path
+
+
+def test_every_expected_run_has_a_row(records):
+    (records / "c" / "failure.json").write_text("{}")
+    (records / "f" / "result.json").write_text("{")
+    runs = tables.collect(records)
+    assert runs["state"].tolist() == ["done", "done", "failed", "done", "missing", "damaged"]
+    assert tables.gaps(runs) == ["c: failed", "e: missing", "f: damaged"]
+    assert runs.loc[0, "passes"] == pytest.approx(2.001 / 4) and runs.loc[0, "speedup"] == 2.0
+    with pytest.raises(ValueError, match=r"holds no experiment\.json"):
+        tables.collect(records / "a")
+
+
+def test_a_record_of_other_parameters_is_not_counted(records):
+    path = records / "a" / "result.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
+    assert tables.collect(records).loc[0, "state"] == "missing"
+
+
+def test_a_gap_is_visible_and_never_averaged_away(records):
+    runs = tables.collect(records)
+    long = tables.summarise(runs, "score", ["label"], "rate", scale=100)
+    first = long.iloc[0]
+    assert (first["mean"], first["seeds"], first["expected"]) == (pytest.approx(85.0), 2, 3)
+    assert first["std"] == pytest.approx(pd.Series([80.0, 90.0]).std())
+    wide = tables.wide(long, ["label"], "rate").set_index("label")
+    assert wide.loc["K-prune", 0.5] == "85.0 ± 7.1 (2 of 3)"
+    assert wide.loc["K-prune", 0.8] == tables.GAP
+    assert wide.loc["Kwon et al.", 0.8] == "88.0 (1)"
+
+
+def test_lead_and_speed_compare_what_is_there(records):
+    runs = tables.collect(records)
+    lead = tables.lead(runs).set_index("rate")
+    assert lead.loc["50%", "lead"] == pytest.approx(15.0)
+    assert lead.loc["50%", "best other"] == "Kwon et al."
+    assert pd.isna(lead.loc["80%", "lead"])
+    best = tables.fastest(runs, ["task", "label"], allowed=3.0).set_index("label")
+    assert pd.isna(best.loc["K-prune", "speedup"])  # five points are lost
+    assert best.loc["Kwon et al.", "rate"] == 0.8 and best.loc["Kwon et al.", "speedup"] == 2.0
+
+
+def test_one_parameter_at_a_time(tmp_path):
+    at = [(2.0, 0.1), (1.0, 0.1), (4.0, 0.1), (2.0, 0.0)]
+    runs = [write(tmp_path, f"r{i}", 0.8, gamma=g, lam=lam) for i, (g, lam) in enumerate(at)]
+    (tmp_path / "experiment.json").write_text(json.dumps({"title": "t", "runs": runs}))
+    found = tables.one_at_a_time(tables.collect(tmp_path), ("gamma", "lam"))
+    assert found[found["parameter"] == "gamma"]["value"].tolist() == [1.0, 2.0, 4.0]
+    assert found[found["parameter"] == "lam"]["value"].tolist() == [0.0, 0.1]
+    assert found["centre"].sum() == 2
+
+
+def test_units_are_means_over_seeds(records):
+    units = tables.units(tables.collect(records))
+    first = units[(units["label"] == "K-prune") & (units["kind"] == "neurons")]
+    assert first["kept"].tolist() == [5, 10] and first["share"].tolist() == [0.5, 1.0]
+
+
+def test_tables_and_figures_are_the_same_bytes_each_time(records, tmp_path):
+    figures.look()
+    found = []
+    for name in ("one", "two"):
+        runs = tables.collect(records)
+        long = tables.summarise(runs, "score", ["task", "label"], "rate", scale=100)
+        table = tables.wide(long, ["task", "label"], "rate")
+        table = tables.readable(tables.with_dense(table, runs, ["task", "label"]))
+        folder = tmp_path / name
+        tables.write(folder, "table", long, table)
+        figures.save(figures.curves(runs), folder, "table")
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert found[0] == found[1]
+    assert set(found[0]) == {f"table.{s}" for s in ("csv", "md", "tex", "png", "svg")}
+    latex = found[0]["table.tex"].decode()
+    assert r"\toprule" in latex and r"$\pm$" in latex and r"80\%" in latex and "---" in latex
+    assert "| SST-2  | K-prune" in found[0]["table.md"].decode()
+    assert found[0]["table.csv"].decode().startswith("task,label,rate,mean,std,seeds,expected\n")
