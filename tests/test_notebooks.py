@@ -16,13 +16,6 @@ STEPS = [path for path in NOTEBOOKS if path.stem < "10"]
 REPORTS = [path for path in NOTEBOOKS if path.stem >= "10"]
 SMALL = {"tokens": 1500, "examples": 64, "every": 20, "rates": [0.5, 0.8], "epochs": 1.0}
 SMALL["repeats"] = 2
-    "tokens": 1500,
-    "examples": 64,
-    "every": 20,
-    "rates": [0.5, 0.8],
-    "epochs": 1.0,
-    "repeats": 2,
-}
 
 
 def parameters(notebook: Path) -> dict:
