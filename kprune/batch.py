@@ -48,6 +48,11 @@ class Teacher(BaseModel):
     folder: Path
 
     @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"teacher {self.folder.name}"
+
+    @property
     def recipe(self) -> Recipe:
         """How it is made."""
         return default_recipe(self.model, examples=self.examples or None)
@@ -103,7 +108,7 @@ def reproduce(
             (run.folder / RESULT).unlink(missing_ok=True)
     expected = [{"name": run.name, "parameters": run.wanted} for run in runs]
     source = runs[0].folder.parent
-    write_json(source / EXPECTED, {"title": experiment.title, "runs": expected})
+    write_json(source / EXPECTED, {"runs": expected})
     failed: list[Outcome] = []
     if todo:
         with _executor(workers, scheduler, say) as (pool, stop):
@@ -126,22 +131,23 @@ def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
         ValueError: when two runs want different teachers in one place.
     """
     found: dict[Path, Teacher] = {}
-    for run in runs:
-        values = run.parameters
-        if (
-            not {"task", "model", "data", "teacher", "examples"} <= values.keys()
-            or (values["teacher"])
-        ):
-            continue
-        folder = teacher_folder(values["task"], values["model"], run.folder.parents[1])
-        names = ("task", "model", "data", "examples")
-        teacher = Teacher(folder=folder, **{name: values[name] for name in names})
-        if found.setdefault(folder, teacher) != teacher:
+    for teacher in filter(None, map(teacher_of, runs)):
+        if found.setdefault(teacher.folder, teacher) != teacher:
             raise ValueError(
-                f"Two runs want different teachers in {folder}; they must agree on model, data and "
-                "examples."
+                f"Two runs want different teachers in {teacher.folder}; they must agree on model, "
+                "data and examples."
             )
     return list(found.values())
+
+
+def teacher_of(run: Run) -> Teacher | None:
+    """The teacher in its default place that a run takes; None for one from a folder of its own."""
+    values = run.parameters
+    names = ("task", "model", "data", "examples")
+    if not {*names, "teacher"} <= values.keys() or values["teacher"]:
+        return None
+    folder = teacher_folder(values["task"], values["model"], run.folder.parents[1])
+    return Teacher(folder=folder, **{name: values[name] for name in names})
 
 
 def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=None) -> Outcome:
@@ -155,8 +161,7 @@ def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=No
     with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock")) as lock:
         code = _process(command, log, cwd, env, lock, stop)
     error = "" if code == 0 else _last_line(log)
-    name = f"teacher {teacher.folder.name}"
-    return Outcome(name=name, error=error, seconds=time.monotonic() - started)
+    return Outcome(name=teacher.name, error=error, seconds=time.monotonic() - started)
 
 
 def make_run(run: Run, cwd: Path, device: str | None = None, stop=None) -> Outcome:
@@ -224,42 +229,63 @@ def _all_done(
     pool: Executor, todo: Sequence[Run], stop: threading.Event | None, say: Callable
 ) -> list[Outcome]:
     """Teachers first, then runs; failures are collected, never raised."""
-    cwd, failed = Path.cwd(), []
     makers = [
-        t
-        for t in needed_teachers(todo)
-        if not is_made(t.task, t.model, t.data or None, t.folder, t.recipe)
+        teacher
+        for teacher in needed_teachers(todo)
+        if not is_made(
+            teacher.task, teacher.model, teacher.data or None, teacher.folder, teacher.recipe
+        )
     ]
     for teacher in makers:
-        say(f"Fine-tuning {teacher.folder.name} first: it is missing, or was made otherwise.")
-    for jobs, make, what in ((makers, make_teacher, "teachers"), (todo, make_run, "runs")):
-        if not jobs:
+        say(f"Fine-tuning {teacher.name} first: it is missing, or was made otherwise.")
+    failed = _work(pool, make_teacher, makers, "teachers", stop)
+    # A run would make its teacher itself, and might take the packaged stand-in for it.
+    without = {outcome.name: outcome.error for outcome in failed}
+    ready = []
+    for run in todo:
+        teacher = teacher_of(run)
+        if teacher is None or teacher.name not in without:
+            ready.append(run)
             continue
-        futures: dict[Future, str] = {
-            pool.submit(make, job, cwd): getattr(job, "name", str(job)) for job in jobs
-        }
-        with bar(len(jobs), what, unit="run") as steps:
-            steps.set_postfix_str(f"0 of {len(jobs)}")
-            try:
-                for number, future in enumerate(as_completed(futures), 1):
-                    problem = future.exception()
-                    outcome = (
-                        Outcome(name=futures[future], error=f"{type(problem).__name__}: {problem}")
-                        if problem
-                        else future.result()
-                    )
-                    if outcome.error:
-                        failed.append(outcome)
-                        steps.write(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
-                    note = f", {len(failed)} failed" if failed else ""
-                    steps.set_postfix_str(f"{number} of {len(jobs)}{note}", refresh=False)
-                    steps.update()
-            except KeyboardInterrupt:
-                for future in futures:
-                    future.cancel()
-                if stop:
-                    stop.set()
-                raise
+        error = f"its {teacher.name} could not be made: {without[teacher.name]}"
+        write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
+        failed.append(Outcome(name=run.name, error=error))
+    return failed + _work(pool, make_run, ready, "runs", stop)
+
+
+def _work(
+    pool: Executor,
+    make: Callable,
+    jobs: Sequence[Run | Teacher],
+    what: str,
+    stop: threading.Event | None,
+) -> list[Outcome]:
+    """Have a pool do jobs of one kind; gives the outcomes that failed."""
+    failed: list[Outcome] = []
+    if not jobs:
+        return failed
+    futures: dict[Future, str] = {pool.submit(make, job, Path.cwd()): job.name for job in jobs}
+    with bar(len(jobs), what) as steps:
+        steps.set_postfix_str(f"0 of {len(jobs)}")
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                problem, name = future.exception(), futures[future]
+                if problem:
+                    outcome = Outcome(name=name, error=f"{type(problem).__name__}: {problem}")
+                else:
+                    outcome = future.result()
+                if outcome.error:
+                    failed.append(outcome)
+                    steps.write(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
+                note = f", {len(failed)} failed" if failed else ""
+                steps.set_postfix_str(f"{number} of {len(jobs)}{note}", refresh=False)
+                steps.update()
+        except KeyboardInterrupt:
+            for future in futures:
+                future.cancel()
+            if stop:
+                stop.set()
+            raise
     return failed
 
 

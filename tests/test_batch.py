@@ -271,6 +271,19 @@ def test_a_missing_teacher_is_made_once_and_shared(lab, monkeypatch):
     assert made == [["teacher", "sst2", "--model", "minilm", "--data", "d", "--examples", "9"]]
 
 
+def test_runs_without_their_teacher_fail_and_take_no_stand_in(lab):
+    """A model that is nowhere: no run may go on with the packaged MiniLM under its name."""
+    grid = {"rate": [0.4], "method": ["kprune", "random"]}
+    path = Path("nowhere.yaml")
+    fixed = {"model": "no-such/encoder", "exercises": False, "keep": False}
+    path.write_text(yaml.safe_dump({"title": "t", "fixed": fixed, "grid": grid}))
+    done = call(path)
+    assert done.returncode == 1
+    assert "The model 'no-such/encoder' is not in a local folder" in done.stderr
+    for run in expand(path):
+        assert state(run) == "failed" and not (run.folder / "run.ipynb").exists()
+
+
 def dask(*arguments) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],

@@ -52,7 +52,7 @@ def records(tmp_path):
         write(tmp_path, "e", None, seed=0, rate=0.8),
         write(tmp_path, "f", 0.88, seed=0, rate=0.8, method="kwon"),
     ]
-    (tmp_path / "experiment.json").write_text(json.dumps({"title": "t", "runs": runs}))
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     return tmp_path
 
 
@@ -99,7 +99,7 @@ def test_lead_and_speed_compare_what_is_there(records):
 def test_one_parameter_at_a_time(tmp_path):
     at = [(2.0, 0.1), (1.0, 0.1), (4.0, 0.1), (2.0, 0.0)]
     runs = [write(tmp_path, f"r{i}", 0.8, gamma=g, lam=lam) for i, (g, lam) in enumerate(at)]
-    (tmp_path / "experiment.json").write_text(json.dumps({"title": "t", "runs": runs}))
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     found = tables.one_at_a_time(tables.collect(tmp_path), ("gamma", "lam"))
     assert found[found["parameter"] == "gamma"]["value"].tolist() == [1.0, 2.0, 4.0]
     assert found[found["parameter"] == "lam"]["value"].tolist() == [0.0, 0.1]
