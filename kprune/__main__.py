@@ -60,13 +60,14 @@ def teacher(
     model: Annotated[str, typer.Option(help="Hub id or folder of an encoder")] = "minilm",
     data: Annotated[str, typer.Option(help="Hub id or folder of the data")] = "",
     examples: Annotated[int, typer.Option(help="training rows; 0 takes all", min=0)] = 0,
+    epochs: Annotated[float, typer.Option(help="passes; 0 takes the model's recipe", min=0)] = 0.0,
 ) -> None:
     """Fine-tune a teacher for a task, unless it is there."""
     from kprune import finetuning
 
     warnings.simplefilter("ignore", UserWarning)
     try:
-        recipe = finetuning.default_recipe(model, examples=examples or None)
+        recipe = finetuning.wanted_recipe(model, examples, epochs)
         record = finetuning.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
     except (ValueError, ConnectionError) as error:
         typer.echo(f"Error: {error}", err=True)

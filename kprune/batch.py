@@ -31,7 +31,7 @@ from kprune.experiments import (
     read_experiment,
     state,
 )
-from kprune.finetuning import Recipe, default_recipe, is_made, teacher_folder
+from kprune.finetuning import Recipe, is_made, teacher_folder, wanted_recipe
 from kprune.progress import bar
 
 EXECUTED, LOG = "run.ipynb", "log.txt"
@@ -45,6 +45,7 @@ class Teacher(BaseModel):
     model: str
     data: str
     examples: int
+    epochs: float
     folder: Path
 
     @property
@@ -55,7 +56,7 @@ class Teacher(BaseModel):
     @property
     def recipe(self) -> Recipe:
         """How it is made."""
-        return default_recipe(self.model, examples=self.examples or None)
+        return wanted_recipe(self.model, self.examples, self.epochs)
 
 
 class Outcome(BaseModel):
@@ -135,7 +136,7 @@ def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
         if found.setdefault(teacher.folder, teacher) != teacher:
             raise ValueError(
                 f"Two runs want different teachers in {teacher.folder}; they must agree on model, "
-                "data and examples."
+                "data, examples and epochs."
             )
     return list(found.values())
 
@@ -143,7 +144,7 @@ def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
 def teacher_of(run: Run) -> Teacher | None:
     """The teacher in its default place that a run takes; None for one from a folder of its own."""
     values = run.parameters
-    names = ("task", "model", "data", "examples")
+    names = ("task", "model", "data", "examples", "epochs")
     if not {*names, "teacher"} <= values.keys() or values["teacher"]:
         return None
     folder = teacher_folder(values["task"], values["model"], run.folder.parents[1])
@@ -155,7 +156,7 @@ def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=No
     started = time.monotonic()
     command = [sys.executable, "-m", "kprune", "teacher", teacher.task, "--model", teacher.model]
     command += ["--data", teacher.data] if teacher.data else []
-    command += ["--examples", str(teacher.examples)] if teacher.examples else []
+    command += ["--examples", str(teacher.examples), "--epochs", str(teacher.epochs)]
     log = teacher.folder.with_name(f"{teacher.folder.name}.log")
     env = _environment(teacher.folder.parents[1], device)
     with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock")) as lock:

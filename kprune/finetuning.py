@@ -109,6 +109,19 @@ def teacher(
     return *load_teacher(folder, task), record
 
 
+def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
+    """The recipe for a pretrained encoder, with notebooks' way of saying "as usual": 0.
+
+    Args:
+        model: Hub id, folder or name of the encoder.
+        examples: training rows; 0 takes all.
+        epochs: passes over them; 0 takes the model's own recipe.
+    """
+    return default_recipe(
+        model, examples=examples or None, **({"epochs": epochs} if epochs else {})
+    )
+
+
 def is_made(
     task: str | Task,
     model: str,

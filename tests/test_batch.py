@@ -264,11 +264,25 @@ def test_a_missing_teacher_is_made_once_and_shared(lab, monkeypatch):
         model="minilm",
         data="d",
         examples=9,
+        epochs=0.0,
         folder=Path("outputs/teachers/x").resolve(),
     )
     outcome = batch.make_teacher(teacher, Path.cwd())
     assert outcome.error == "Error: no such luck" and outcome.name == "teacher x"
-    assert made == [["teacher", "sst2", "--model", "minilm", "--data", "d", "--examples", "9"]]
+    assert made == [
+        [
+            "teacher",
+            "sst2",
+            "--model",
+            "minilm",
+            "--data",
+            "d",
+            "--examples",
+            "9",
+            "--epochs",
+            "0.0",
+        ]
+    ]
 
 
 def test_runs_without_their_teacher_fail_and_take_no_stand_in(lab):
