@@ -1,5 +1,6 @@
 """The sample: tokenise a task's training set, draw a budget of tokens, batch them by length."""
 
+import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -154,10 +155,9 @@ def sample(
 ) -> Sample:
     """Draw training sequences without replacement until the token budget is spent.
 
-    The order is a seeded shuffle of the rows; where each row is one sequence, the authors' code
-    draws the same sequences at the same seed, some of them more than once. Sequences are taken
-    whole, up to the first that would exceed the budget, so the sample holds at most `tokens` tokens
-    and misses it by less than one sequence.
+    The order is a seeded shuffle of the rows. Sequences are taken whole, up to the first that would
+    exceed the budget, so the sample holds at most `tokens` tokens and misses it by less than one
+    sequence.
 
     Args:
         task: a task, its name, or plain texts (or pairs of texts) of your own.
@@ -191,7 +191,7 @@ def sample(
         )
     labelled = task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False
-    order = _draw(len(rows), seed, repeats=sequences is not None)
+    order = (_with_replacement if sequences else _shuffled)(len(rows), seed)
     for example, label in _in_order(task, tokenizer, rows, order, labelled):
         full = len(examples) == sequences or (
             not sequences and spent + len(example["input_ids"]) > tokens
@@ -248,19 +248,15 @@ def _in_order(
         yield from zip(examples, labels, strict=True)
 
 
-def _draw(rows: int, seed: int, repeats: bool = False) -> Iterator[int]:
-    """Each row once, in the order in which the authors' code first draws it at this seed.
+def _shuffled(rows: int, seed: int) -> Iterator[int]:
+    yield from random.Random(seed).sample(range(rows), rows)
 
-    They draw with replacement from NumPy's legacy generator. Leaving repeats out makes it a
-    uniform shuffle, and one seed still means the same rows here and there. With repeats it is
-    their draw itself, which never ends.
-    """
-    generator, seen = np.random.RandomState(seed), set()
-    while repeats or len(seen) < rows:
-        for row in generator.randint(rows, size=512).tolist():
-            if repeats or row not in seen:
-                seen.add(row)
-                yield row
+
+def _with_replacement(rows: int, seed: int) -> Iterator[int]:
+    """What np.random.choice draws after np.random.seed, without end."""
+    generator = np.random.RandomState(seed)
+    while True:
+        yield from generator.randint(rows, size=512).tolist()
 
 
 def as_examples(columns: dict[str, list]) -> list[Example]:

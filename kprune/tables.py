@@ -77,13 +77,20 @@ def records_folder(records: str | Path) -> Path:
 
 
 def varying(runs: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """The columns that a row is named by: the last, and others that take several values."""
-    return [name for name in names[:-1] if runs[name].nunique() > 1] + [names[-1]]
+    """The columns that a row is named by: the last, and those that tell rows apart."""
+
+    def several(name: str) -> bool:
+        others = [other for other in names if other != name]
+        return runs.groupby(others, dropna=False)[name].nunique().max() > 1
+
+    return [name for name in names[:-1] if several(name)] + [names[-1]]
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table with tasks and columns called as people call them; rates are per cent."""
     table = table.copy()
+    if "model" in table:
+        table["model"] = [Path(model).name for model in table["model"]]
     if "task" in table:
         table["task"] = [TASK_NAMES.get(task, task) for task in table["task"]]
     names = {

@@ -142,8 +142,8 @@ def test_few_shapes_occur():
         assert longest <= part.inputs["input_ids"].shape[1] <= 1.125 * longest
 
 
-def test_the_seed_means_the_rows_that_the_authors_draw(tokenizer):
-    """np.random.choice, with replacement as theirs; a token budget leaves repeats out."""
+def test_a_number_of_sequences_is_drawn_as_the_authors_draw(tokenizer):
+    """np.random.choice after np.random.seed, with replacement."""
     rows = Dataset.from_dict({"sentence": [f"film {i}" for i in range(300)], "label": [0, 1] * 150})
     drawn = np.random.RandomState(7).choice(300, 400).tolist()
     task = Task("films", ("sentence",))
@@ -151,11 +151,7 @@ def test_the_seed_means_the_rows_that_the_authors_draw(tokenizer):
     again = kprune.sample(task, tokenizer, seed=7, data=rows, sequences=400)
     assert [example["input_ids"] for example in again.examples] == wanted
     assert again.labels == [i % 2 for i in drawn]
-    once = kprune.sample(task, tokenizer, tokens=900, seed=7, data=rows)
-    first = list(dict.fromkeys(drawn))[: len(once.examples)]
-    assert [e["input_ids"] for e in once.examples] == [
-        tokenizer(f"film {i}")["input_ids"] for i in first
-    ]
+    assert len({tuple(ids) for ids in wanted}) < 300  # some come twice, others never
 
 
 def test_a_sample_knows_its_labels(tokenizer):
