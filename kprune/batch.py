@@ -210,6 +210,7 @@ def cluster(path: str | Path) -> Iterator[str]:
         ValueError: when the file says something else.
     """
     import dask_jobqueue
+    from dask_jobqueue.local import LocalCluster
 
     settings = yaml.safe_load(Path(path).read_text())
     if not isinstance(settings, dict) or not {"cluster", "jobs"} <= settings.keys() <= {
@@ -218,7 +219,8 @@ def cluster(path: str | Path) -> Iterator[str]:
         "options",
     }:
         raise ValueError(f"{path} must name cluster and jobs, and may give options.")
-    made = getattr(dask_jobqueue, f"{settings['cluster']}Cluster", None)
+    known = {**vars(dask_jobqueue), "LocalCluster": LocalCluster}  # that one runs jobs right here
+    made = known.get(f"{settings['cluster']}Cluster")
     if made is None:
         raise ValueError(f"dask-jobqueue has no cluster {settings['cluster']!r}.")
     with made(**(settings.get("options") or {})) as started:
