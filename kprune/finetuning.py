@@ -48,7 +48,7 @@ class Recipe:
         learning_rate: at its peak; it warms up over a tenth of the steps and decays linearly.
         batch_size: sequences per step.
         freeze_embeddings: leave the embeddings as they are, which is quicker.
-        examples: train on the first so many rows only; None takes all.
+        examples: train on so many rows only, drawn by the seed; None takes all.
         seed: of the order and the new head.
         precision: "full", "bf16", or "auto" for bf16 where the hardware multiplies it natively.
     """
@@ -195,7 +195,8 @@ def finetune(
     task, recipe = get_task(task), recipe or default_recipe(model)
     rows = load_split(task, "train", data)
     if recipe.examples is not None:
-        rows = rows.select(range(min(recipe.examples, len(rows))))
+        # Drawn, not the first ones: data sets may be sorted by label.
+        rows = rows.shuffle(recipe.seed).select(range(min(recipe.examples, len(rows))))
     student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
     dev = dev_set(task, tokenizer, data)
     with quiet():
