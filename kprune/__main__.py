@@ -37,10 +37,12 @@ def reproduce(
         os.environ["KPRUNE_OUTPUTS"] = str(Path(outputs).resolve())
     try:
         if show:
-            _list(experiments.expand(experiment))
+            runs = experiments.expand(experiment)
+            batch.needed_teachers(runs)
+            _list(runs)
             return
         failed = batch.reproduce(experiment, None, force, workers, scheduler, typer.echo)
-    except (ValueError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:

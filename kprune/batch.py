@@ -1,6 +1,7 @@
 """Run an experiment: one papermill process per run, from a local pool or a Dask cluster."""
 
 import fcntl
+import functools
 import json
 import os
 import queue
@@ -34,7 +35,7 @@ from kprune.experiments import (
 from kprune.finetuning import Recipe, is_made, teacher_folder, wanted_recipe
 from kprune.progress import bar
 
-EXECUTED, LOG = "run.ipynb", "log.txt"
+EXECUTED, FAILED, REPORT, LOG = "run.ipynb", "failed.ipynb", "report.ipynb", "log.txt"
 PORT_CLASH = "Address already in use"
 
 
@@ -98,24 +99,25 @@ def reproduce(
     path, experiment = Path(path), read_experiment(path)
     runs = expand(path, outputs)
     report = find_notebook(experiment.report) if experiment.report else None
+    needed_teachers(runs)
     home = output_folder(path.stem, outputs)
     states = {run.name: state(run) for run in runs}
     for run in runs:
         if states[run.name] == "damaged":
             say(f"The record of {run.name} is damaged and will be made again.")
     todo = [run for run in runs if force or states[run.name] != "done"]
-    if force:
-        for run in todo:
-            (run.folder / RESULT).unlink(missing_ok=True)
-    expected = [{"name": run.name, "parameters": run.wanted} for run in runs]
+    check_folders(todo)
+    expected = {"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]}
     source = runs[0].folder.parent
-    write_json(source / EXPECTED, {"runs": expected})
+    if _read_json(source / EXPECTED) != expected:
+        write_json(source / EXPECTED, expected)
     failed: list[Outcome] = []
     if todo:
         with _executor(workers, scheduler, say) as (pool, stop):
-            failed = _all_done(pool, todo, stop, say)
-    drawn = home / "report.ipynb"
-    newest = max((p.stat().st_mtime for p in source.glob(f"*/{RESULT}")), default=0.0)
+            failed = _all_done(pool, todo, stop, say, force)
+    drawn = home / REPORT
+    made = [source / EXPECTED, *source.glob(f"*/{RESULT}")]
+    newest = max(path.stat().st_mtime for path in made)
     if report and (todo or not drawn.is_file() or drawn.stat().st_mtime < newest):
         values = {"records": str(source), "outputs": str(home)}
         env = _environment(home.parent)
@@ -123,6 +125,22 @@ def reproduce(
         if error:
             failed.append(Outcome(name=report.stem, error=error))
     return failed
+
+
+def check_folders(runs: Sequence[Run]) -> None:
+    """Raise ValueError when a run's own teacher, or a folder of data, is not there."""
+    for run in runs:
+        teacher, data = (run.parameters.get(name, "") for name in ("teacher", "data"))
+        if teacher and not (Path(teacher) / "config.json").is_file():
+            raise ValueError(
+                f"{run.name}: there is no model in the folder {teacher} (relative folders start "
+                f"from {Path.cwd()}); leave `teacher` out to have one fine-tuned."
+            )
+        if data.startswith((".", "/", "~")) and not Path(data).is_dir():
+            raise ValueError(
+                f"{run.name}: there is no data folder {data} (relative folders start from "
+                f"{Path.cwd()})."
+            )
 
 
 def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
@@ -159,13 +177,15 @@ def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=No
     command += ["--examples", str(teacher.examples), "--epochs", str(teacher.epochs)]
     log = teacher.folder.with_name(f"{teacher.folder.name}.log")
     env = _environment(teacher.folder.parents[1], device)
-    with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock")) as lock:
+    with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock"), stop) as lock:
         code = _process(command, log, cwd, env, lock, stop)
     error = "" if code == 0 else _last_line(log)
     return Outcome(name=teacher.name, error=error, seconds=time.monotonic() - started)
 
 
-def make_run(run: Run, cwd: Path, device: str | None = None, stop=None) -> Outcome:
+def make_run(
+    run: Run, cwd: Path, device: str | None = None, stop=None, force: bool = False
+) -> Outcome:
     """Run a notebook through papermill in a process of its own, unless its record is there.
 
     A clash of kernel ports is tried once more. A failure leaves `failure.json` beside the executed
@@ -176,12 +196,14 @@ def make_run(run: Run, cwd: Path, device: str | None = None, stop=None) -> Outco
         cwd: the directory that relative folders among the parameters start from.
         device: value of CUDA_VISIBLE_DEVICES for the process; None leaves it as it is.
         stop: a threading.Event that ends the process when it is set.
+        force: repeat it, even if its record is there.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with _locked(run.folder / ".lock") as lock:
-        if state(run) == "done":  # someone else finished it while this process waited
+    with _locked(run.folder / ".lock", stop) as lock:
+        if state(run) == "done" and not force:  # someone else finished it meanwhile
             return Outcome(name=run.name)
+        (run.folder / RESULT).unlink(missing_ok=True)  # damaged, outdated or to be repeated
         values = {**run.parameters, "outputs": str(run.folder)}
         out, log = run.folder / EXECUTED, run.folder / LOG
         env = _environment(run.folder.parents[1], device)
@@ -195,7 +217,8 @@ def make_run(run: Run, cwd: Path, device: str | None = None, stop=None) -> Outco
         if error and not (stop and stop.is_set()):
             write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
         elif not error:
-            (run.folder / FAILURE).unlink(missing_ok=True)
+            for stale in (run.folder / FAILURE, run.folder / FAILED):
+                stale.unlink(missing_ok=True)
     return Outcome(name=run.name, error=error, seconds=time.monotonic() - started)
 
 
@@ -212,7 +235,10 @@ def cluster(path: str | Path) -> Iterator[str]:
     import dask_jobqueue
     from dask_jobqueue.local import LocalCluster
 
-    settings = yaml.safe_load(Path(path).read_text())
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict) or not {"cluster", "jobs"} <= settings.keys() <= {
         "cluster",
         "jobs",
@@ -229,7 +255,11 @@ def cluster(path: str | Path) -> Iterator[str]:
 
 
 def _all_done(
-    pool: Executor, todo: Sequence[Run], stop: threading.Event | None, say: Callable
+    pool: Executor,
+    todo: Sequence[Run],
+    stop: threading.Event | None,
+    say: Callable,
+    force: bool = False,
 ) -> list[Outcome]:
     """Teachers first, then runs; failures are collected, never raised."""
     makers = [
@@ -253,7 +283,8 @@ def _all_done(
         error = f"its {teacher.name} could not be made: {without[teacher.name]}"
         write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
         failed.append(Outcome(name=run.name, error=error))
-    return failed + _work(pool, make_run, ready, "runs", stop)
+    make = functools.partial(make_run, force=True) if force else make_run
+    return failed + _work(pool, make, ready, "runs", stop)
 
 
 def _work(
@@ -313,6 +344,10 @@ def _executor(
         with cluster(scheduler) as address, _executor(0, address, say) as found:
             yield found
         return
+    if "://" not in scheduler:
+        raise ValueError(
+            f"{scheduler!r} is neither an address such as tcp://host:8786 nor a YAML file."
+        )
     try:
         client = Client(scheduler, timeout=10)
     except (OSError, ValueError) as error:
@@ -328,11 +363,13 @@ class _Local(ThreadPoolExecutor):
     """Threads that each wait for one process; with GPUs, each process sees one of them."""
 
     def __init__(self, workers: int):
-        gpus = torch.cuda.device_count()
-        workers = workers or max(1, gpus)
+        gpus = [str(number) for number in range(torch.cuda.device_count())]
+        if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
+            gpus = visible.split(",")[: len(gpus)]
+        workers = workers or max(1, len(gpus))
         self.stop, self.slots = threading.Event(), queue.SimpleQueue()
         for number in range(workers):
-            self.slots.put(str(number % gpus) if gpus else None)
+            self.slots.put(gpus[number % len(gpus)] if gpus else None)
         super().__init__(workers)
 
     def submit(self, make: Callable, job: Any, cwd: Path) -> Future:
@@ -358,15 +395,15 @@ def _papermill(
 ) -> str:
     """Run a notebook; the executed one appears whole. Gives the error in a line, or ""."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    part, given = out.with_suffix(".part.ipynb"), out.with_suffix(".parameters.json")
-    write_json(given, values)
+    part, given = out.with_suffix(".part.ipynb"), out.with_suffix(".parameters.yaml")
+    given.write_text(yaml.safe_dump(values))  # JSON's 1e-05 would be a string to YAML
     command = [sys.executable, "-m", "papermill", str(notebook), str(part)]
     command += ["-f", str(given), "--kernel", "python3", "--no-progress-bar"]
     code = _process(command, log, cwd, env, lock, stop)
     given.unlink(missing_ok=True)
     error = "" if code == 0 else _notebook_error(part) or _last_line(log)
     if part.is_file():
-        part.replace(out)
+        part.replace(out.with_name(FAILED) if error else out)
     return error
 
 
@@ -405,12 +442,26 @@ def _environment(outputs: Path, device: str | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[int]:
+def _locked(path: Path, stop: threading.Event | None = None) -> Iterator[int]:
     """Hold a file's lock; waits while another process, or a child that outlived it, holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop and stop.wait(0.5):
+                    raise InterruptedError("stopped while waiting for another process") from None
+                time.sleep(0.5)
         yield stream.fileno()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _notebook_error(path: Path) -> str:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kprune.knowledge import check_precision
 from kprune.pruning import check_options
 from kprune.tasks import get_task
 
@@ -22,6 +23,8 @@ PACKAGES = ("kprune", "torch", "transformers", "datasets")
 RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
 # Parameters that say where things go and what is shown, not what is computed.
 INCIDENTAL = ("outputs", "exercises", "keep")
+# The least value of parameters for which any number would pass as its type.
+LEAST = {"tokens": 1, "every": 1, "repeats": 1, "samples": 0, "examples": 0, "epochs": 0, "seed": 0}
 CHECKOUT = Path(__file__).resolve().parents[1]
 State = Literal["done", "missing", "failed", "damaged", "outdated"]
 
@@ -123,9 +126,11 @@ def read_experiment(path: str | Path) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no experiment {path}.")
+        raise ValueError(f"There is no experiment file {path}.")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -138,6 +143,8 @@ def read_experiment(path: str | Path) -> Experiment:
         if first["type"] == "extra_forbidden":
             hint = _nearest(place, Experiment.model_fields)
             raise ValueError(f"{path}: there is no key {place!r}; {hint}") from error
+        if first["type"] == "missing":
+            raise ValueError(f"{path}: the key {place!r} is missing.") from error
         raise ValueError(f"{path}: {place}: {first['msg']}.") from error
     own = experiment.fixed or experiment.grid or experiment.exclude
     if experiment.runs and own:
@@ -162,12 +169,16 @@ def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
             type, a value that makes no sense, an empty grid or two runs of one name.
     """
     path, experiment = Path(path), read_experiment(path)
+    if experiment.report:
+        find_notebook(experiment.report)
     if experiment.runs:
-        return expand(path.with_name(Path(experiment.runs).stem + ".yaml"), outputs)
+        source = path.parent / experiment.runs
+        if read_experiment(source).runs:
+            raise ValueError(f"{path}: {experiment.runs!r} has no runs of its own.")
+        return expand(source, outputs)
     notebook = find_notebook(experiment.notebook)
     defaults = notebook_parameters(notebook)
-    for values in experiment.exclude:
-        _check(values, defaults, f"{path}: exclude")
+    excluded = [_check(values, defaults, f"{path}: exclude") for values in experiment.exclude]
     runs = []
     for entries in itertools.product(*experiment.grid.values()):
         chosen, names = dict(experiment.fixed), []
@@ -177,12 +188,12 @@ def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
                 raise ValueError(f"{path}: the parameter {twice[0]!r} is set twice.")
             chosen |= together
             names += _slug(together)
-        if any(excluded.items() <= chosen.items() for excluded in experiment.exclude):
+        values = defaults | _check(chosen, defaults, str(path))
+        if any(entry.items() <= values.items() for entry in excluded):
             continue
-        checked = _check(chosen, defaults, str(path))
-        name = "_".join(names)
+        name = "_".join(names) or "all"
         folder = output_folder(path.stem, outputs) / name
-        runs.append(Run(name=name, folder=folder, notebook=notebook, parameters=defaults | checked))
+        runs.append(Run(name=name, folder=folder, notebook=notebook, parameters=values))
     if not runs:
         raise ValueError(f"{path}: exclude leaves nothing of the grid, so there is nothing to run.")
     name, times = Counter(run.name for run in runs).most_common(1)[0]
@@ -205,11 +216,23 @@ def find_notebook(name: str) -> Path:
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
-    """Names and defaults of a notebook's parameters cell."""
+    """Names and defaults of a notebook's parameters cell.
+
+    Raises:
+        ValueError: when a default is not a literal.
+    """
     import papermill  # slow to import, and only the batch runner needs it
 
-    found = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+    found = {}
+    for name, about in papermill.inspect_notebook(str(notebook)).items():
+        try:
+            found[name] = ast.literal_eval(about["default"])
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"{notebook}: the default of the parameter {name!r} must be a literal; got "
+                f"{about['default']}."
+            ) from error
+    return found
 
 
 def state(run: Run) -> State:
@@ -239,24 +262,38 @@ def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
+            hint = ""
+            if wanted is float and _is_number(value):
+                hint = f" (for YAML a number has a point: write {float(value):.1e})"
             raise ValueError(
                 f"{where}: {name} is of type {wanted.__name__}; got {value!r}, a "
-                f"{type(value).__name__}."
+                f"{type(value).__name__}{hint}."
             )
+        if name in LEAST and value < LEAST[name]:
+            raise ValueError(f"{where}: {name} is at least {LEAST[name]}; got {value}.")
         checked[name] = value
     names = ("rate", "method", "gamma", "lam", "mu", "without")
     try:
         check_options(**{name: checked[name] for name in names if name in checked})
         if "task" in checked:
             get_task(checked["task"])
+        check_precision(checked.get("precision", "auto"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return checked
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) == float(value)
+    except ValueError:
+        return False
+
+
 def _slug(values: dict[str, Any]) -> list[str]:
-    """Parts of a run's name: words as they are, numbers with their parameter; paths left out."""
-    words = [v for v in values.values() if isinstance(v, str) and v and "/" not in v]
+    """Parts of a run's name: words, and numbers with their parameter; places are left out."""
+    named = {k: v for k, v in values.items() if k not in ("data", "teacher")}
+    words = [Path(v).name for v in named.values() if isinstance(v, str) and v]
     numbers = [f"{k}{v}" for k, v in values.items() if not isinstance(v, str)]
     return words + numbers
 

@@ -21,7 +21,7 @@ from kprune.weight_tuning import Tuning
 
 BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
 GREY = "0.6"
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
 WIDTH = 7.0  # inches: one column of a notebook
 
@@ -353,9 +353,13 @@ def losses(runs: pd.DataFrame) -> Figure:
     whole = done[done["without"] == ""].set_index(["task", "rate", "seed"])["score"]
     variants = done[done["without"] != ""]
     keys = pd.MultiIndex.from_frame(variants[["task", "rate", "seed"]])
+    several = variants["rate"].nunique() > 1
     variants = variants.assign(
         loss=100 * (whole.reindex(keys).to_numpy() - variants["score"]),
-        task=[TASK_NAMES.get(task, task) for task in variants["task"]],
+        task=[
+            TASK_NAMES.get(task, task) + (f" at {rate:.0%}" if several else "")
+            for task, rate in zip(variants["task"], variants["rate"], strict=True)
+        ],
     )
     figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 3.4))
     sns.barplot(variants, x="task", y="loss", hue="without", errorbar="sd", ax=axes)

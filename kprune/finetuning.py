@@ -97,7 +97,7 @@ def teacher(
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
-    differing = _differing(record, task, model, data, recipe)
+    differing = _differing(record, task, model, data, recipe, stand_in)
     if record and differing:
         warnings.warn(
             f"The teacher in {folder} was made with another {' and '.join(differing)}; "
@@ -129,9 +129,10 @@ def is_made(
     folder: str | Path,
     recipe: Recipe | None = None,
 ) -> bool:
-    """Whether `teacher` would find the teacher in its default place as it is wanted."""
+    """Whether the teacher in a folder is the one that is wanted, and no stand-in for it."""
     recipe = recipe or default_recipe(model)
-    return not _differing(read_record(folder), get_task(task), model, data, recipe)
+    task = get_task(task)
+    return not _differing(read_record(folder), task, model, data, recipe, stand_in=False)
 
 
 def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
@@ -247,9 +248,11 @@ def finetune(
 
 
 def read_record(folder: str | Path) -> dict | None:
-    """The record of the teacher in a folder; None when there is none."""
-    path = Path(folder) / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    """The record of the teacher in a folder; None when there is none that can be read."""
+    try:
+        return json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:
@@ -360,7 +363,12 @@ def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _differing(
-    record: dict | None, task: Task, model: str, data: str | Path | None, recipe: Recipe
+    record: dict | None,
+    task: Task,
+    model: str,
+    data: str | Path | None,
+    recipe: Recipe,
+    stand_in: bool,
 ) -> list[str]:
     """What a teacher's record says otherwise than wanted; all of it where there is no record."""
     wanted = {
@@ -369,7 +377,11 @@ def _differing(
         "data": str(data) if data else task.dataset,
         "recipe": asdict(recipe),
     }
-    return [name for name, value in wanted.items() if (record or {}).get(name, ...) != value]
+    record = record or {}
+    differing = [name for name, value in wanted.items() if record.get(name, ...) != value]
+    if not stand_in and model not in PACKAGED and record.get("weights") == packaged_minilm():
+        differing.append("weights")
+    return differing
 
 
 class _Bar(TrainerCallback):

@@ -193,8 +193,7 @@ def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
     Raises:
         ValueError: for another word than "auto", "bf16" or "full".
     """
-    if precision not in ("auto", "bf16", "full"):
-        raise ValueError(f'precision is "auto", "bf16" or "full"; got {precision!r}.')
+    check_precision(precision)
     if precision == "auto":
         native = (
             torch.cuda.is_bf16_supported(including_emulation=False)
@@ -203,6 +202,12 @@ def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
         )
         precision = "bf16" if native and model.dtype == torch.float32 else "full"
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for another word than "auto", "bf16" or "full"."""
+    if precision not in ("auto", "bf16", "full"):
+        raise ValueError(f'precision is "auto", "bf16" or "full"; got {precision!r}.')
 
 
 class _Tap:

@@ -132,8 +132,9 @@ def check_options(
             f"rate is the share of FLOPs to remove and lies between 0 and 1; got {rate}."
         )
     if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1) or sorted(METHODS)
-        raise ValueError(f"There is no method {method!r}; did you mean {near[0]!r}?")
+        near = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(METHODS)}."
+        raise ValueError(f"There is no method {method!r}; {hint}")
     if not (0 < gamma < math.inf and 0 <= lam < math.inf and 0 < mu < math.inf):
         raise ValueError(
             f"gamma and mu must be positive and lam not negative, all finite; got gamma={gamma}, "

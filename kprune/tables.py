@@ -14,6 +14,7 @@ MEASURED = (
     *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory"),
     *("heads", "neurons", "steps", "search"),
 )
+FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "commit")
 HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
@@ -49,7 +50,7 @@ def collect(records: str | Path) -> pd.DataFrame:
         of the mask search), `device` and `commit`. `label` names the method as tables do.
 
     Raises:
-        ValueError: when the folder holds no experiment.
+        ValueError: when the folder holds no experiment, or none of its runs is done.
     """
     records = Path(records)
     if not (records / EXPECTED).is_file():
@@ -68,6 +69,8 @@ def collect(records: str | Path) -> pd.DataFrame:
         if name not in table:
             table[name] = None
     table["label"] = [_label(row) for row in rows]
+    if not (table["state"] == "done").any():
+        raise ValueError(f"None of the {len(table)} runs in {records} is done: nothing to draw.")
     return table
 
 
@@ -76,14 +79,20 @@ def records_folder(records: str | Path) -> Path:
     return Path(records) if Path(records).is_dir() else output_folder(str(records))
 
 
-def varying(runs: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """The columns that a row is named by: the last, and those that tell rows apart."""
+def named_by(runs: pd.DataFrame, *names: str) -> list[str]:
+    """The columns that name a row: these, after the model where a task has several of them."""
+    several = runs.groupby("task")["model"].nunique().max() > 1
+    return ["model", *names] if several else [*names]
 
-    def several(name: str) -> bool:
-        others = [other for other in names if other != name]
-        return runs.groupby(others, dropna=False)[name].nunique().max() > 1
 
-    return [name for name in names[:-1] if several(name)] + [names[-1]]
+def by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The runs of each model, for figures, with a suffix for their files.
+
+    Where no task has several models, they are all one part, and the suffix is empty.
+    """
+    if named_by(runs) == []:
+        return [("", runs)]
+    return [(f"-{Path(model).name}", part) for model, part in runs.groupby("model", sort=False)]
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -115,8 +124,9 @@ def with_dense(
 
 def lead(runs: pd.DataFrame) -> pd.DataFrame:
     """Points by which K-prune is above the best other method, for each task and rate."""
-    rows = varying(runs, ["model", "task"])
-    means = summarise(runs, "score", [*rows, "label"], "rate", scale=100)
+    rows = named_by(runs, "task")
+    whole = (runs["method"] != "kprune") | (runs["label"] == NAMES["kprune"])
+    means = summarise(runs[whole], "score", [*rows, "label"], "rate", scale=100)
     ours = means["label"] == NAMES["kprune"]
     keys = [*rows, "rate"]
     best = means[~ours].dropna(subset="mean").sort_values("mean").groupby(keys, sort=False).last()
@@ -139,7 +149,8 @@ def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataF
         `rows`, `rate`, `loss` (points) and `speedup`, empty where no rate stays within the limit.
     """
     found = []
-    for names, group in runs[runs["state"] == "done"].groupby([*rows], sort=False):
+    for names, group in runs.groupby([*rows], sort=False):
+        group = group[group["state"] == "done"]
         columns = {"score": "mean", "dense": "mean", "speedup": "mean"}
         rates = group.groupby("rate").agg(columns).astype(float)
         rates["loss"] = 100 * (rates["dense"] - rates["score"])
@@ -169,6 +180,8 @@ def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame
         if near[name].nunique() > 1:
             here = near.assign(parameter=name, value=near[name].astype(float))
             parts.append(here.assign(centre=here["value"] == float(centre[name])))
+    if not parts:
+        raise ValueError(f"None of {', '.join(parameters)} varies alone; there is nothing to draw.")
     return pd.concat(parts).sort_values(["parameter", "value"], kind="stable", ignore_index=True)
 
 
@@ -176,7 +189,7 @@ def units(runs: pd.DataFrame) -> pd.DataFrame:
     """Surviving heads and neurons of every layer: mean number and share over seeds."""
     rows = [
         {
-            **{name: run[name] for name in ("task", "label", "rate")},
+            **{name: run[name] for name in ("model", "task", "label", "rate")},
             "kind": kind,
             "layer": layer,
             "kept": kept,
@@ -186,8 +199,8 @@ def units(runs: pd.DataFrame) -> pd.DataFrame:
         for kind in ("heads", "neurons")
         for layer, (kept, dense) in enumerate(zip(run[kind], run[f"dense_{kind}"], strict=True), 1)
     ]
-    keys = ["task", "label", "rate", "kind", "layer"]
-    return pd.DataFrame(rows).groupby(keys, sort=False, as_index=False).mean()
+    keys = [*named_by(runs), "task", "label", "rate", "kind", "layer"]
+    return pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)[["kept", "share"]].mean()
 
 
 def summarise(
@@ -209,6 +222,14 @@ def summarise(
     groups = table.groupby([*rows, column], sort=False, dropna=False)
     found = []
     for names, group in groups:
+        if "seed" in group and group["seed"].duplicated().any():
+            known = {"run", "seed", "state", *MEASURED, *FOUND}
+            parameters = [name for name in group if name not in known]
+            apart = [name for name in parameters if group[name].astype(str).nunique() > 1]
+            raise ValueError(
+                f"Several runs of one seed fall into the cell {names}: they differ in "
+                f"{', '.join(apart) or 'nothing'}, which this table does not tell apart."
+            )
         values = scale * pd.to_numeric(group[value], errors="coerce").dropna()
         found.append(
             {

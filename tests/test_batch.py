@@ -245,6 +245,8 @@ def test_bad_commands_say_what_is_wrong(lab):
     assert "lies between 0 and 1; got 1.2" in done.stderr
     done = call(lab(grid={"rate": [0.4]}), "--scheduler", "tcp://127.0.0.1:1")
     assert done.returncode == 2 and "No Dask scheduler answers" in done.stderr
+    done = call(lab(grid={"rate": [0.4]}), "--scheduler", "garbage")
+    assert done.returncode == 2 and "neither an address" in done.stderr
     done = call(lab(grid={"rate": [0.4]}), "--scheduler", "nowhere.yaml")
     assert done.returncode == 2 and "no cluster file nowhere.yaml" in done.stderr
     assert not Path("outputs/trial/rate0.4/result.json").exists()

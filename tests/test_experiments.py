@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import kprune
-from kprune.batch import needed_teachers
+from kprune.batch import check_folders, needed_teachers
 from kprune.experiments import FAILURE, RESULT, expand, notebook_parameters, read_experiment, state
 
 PARAMS = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
@@ -70,6 +70,10 @@ def test_an_axis_may_set_parameters_together(write):
         ({"grid": {"task": ["sst3"]}}, "no task 'sst3'; did you mean 'sst2'?"),
         ({"grid": {"lam": [-1.0]}}, "lam not negative"),
         ({"grid": {"without": ["tunning"]}}, "without names an ingredient"),
+        ({"grid": {"tokens": [0]}}, "tokens is at least 1; got 0"),
+        ({"grid": {"lam": ["1e-5"]}}, "write 1.0e-05"),
+        ({"grid": {"precision": ["fp16"]}}, "precision is"),
+        ({"grid": GRID, "report": "10_acuracy"}, "no notebook '10_acuracy'.*did you mean"),
         ({}, "the grid is empty"),
         ({"grid": {"rate": []}}, "the grid is empty"),
         ({"grid": {"rate": [0.5, 0.5]}}, "2 runs are called 'rate0.5'"),
@@ -142,6 +146,40 @@ def test_only_a_whole_record_of_these_parameters_is_done(write):
         assert state(run) == wanted
     (run.folder / RESULT).write_bytes(b"\xff\xfe\x00")
     assert state(run) == "damaged"
+
+
+def test_names_of_models_and_defaults_count(write):
+    grid = {"model": ["google-bert/bert-base-uncased", "distilbert/distilbert-base-uncased"]}
+    runs = expand(write(grid=grid))
+    assert [r.name for r in runs] == ["bert-base-uncased", "distilbert-base-uncased"]
+    assert [r.name for r in expand(write(grid={"without": [""]}))] == ["all"]
+    without = expand(write(grid={"seed": [0, 1]}, exclude=[{"method": "kprune", "seed": 1}]))
+    assert [r.name for r in without] == ["seed0"]  # the method is the notebook's default
+
+
+def test_reports_share_the_runs_of_another_experiment(write):
+    runs = expand(write("first", grid=GRID))
+    path = write("second", runs="first.yaml")
+    assert [r.folder for r in expand(path)] == [r.folder for r in runs]
+    with pytest.raises(ValueError, match="has no runs of its own"):
+        expand(write("third", runs="third.yaml"))
+
+
+def test_the_pages_tell_the_number_of_runs():
+    """params/README.md and README.md against the experiments themselves."""
+    page = (PARAMS[0].parent / "README.md").read_text()
+    counts = {path.stem: f"{len(expand(path)):,}" for path in PARAMS}
+    for name in ("accuracy", "ablation", "sensitivity"):
+        row = next(line for line in page.split("\n") if line.startswith(f"| `{name}`"))
+        assert row.split(" | ")[2:] == [counts[name], f"{counts[f'{name}-laptop']} |"], row
+    readme = (PARAMS[0].parents[1] / "README.md").read_text()
+    assert f"is {counts['accuracy']} runs" in readme
+
+
+def test_folders_are_looked_for_before_anything_runs(write):
+    for fixed in ({"teacher": "no/such"}, {"data": "../nowhere"}):
+        with pytest.raises(ValueError, match=r"there is no (model in the|data) folder"):
+            check_folders(expand(write(grid=GRID, fixed=fixed)))
 
 
 def test_teachers_are_shared_and_must_agree(write):

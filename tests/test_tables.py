@@ -106,6 +106,41 @@ def test_one_parameter_at_a_time(tmp_path):
     assert found["centre"].sum() == 2
 
 
+def test_models_are_never_averaged(tmp_path):
+    """Two models on one task: rows, curves and units of their own."""
+    scores = {("small", 0.5): 0.6, ("a/large", 0.5): 0.8}
+    runs = [
+        write(tmp_path, f"r{i}", score, model=model, rate=rate, seed=0)
+        for i, ((model, rate), score) in enumerate(scores.items())
+    ]
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    found = tables.collect(tmp_path)
+    rows = tables.named_by(found, "task", "label")
+    assert rows == ["model", "task", "label"]
+    assert tables.summarise(found, "score", rows, "rate")["mean"].tolist() == [0.6, 0.8]
+    assert [suffix for suffix, _ in tables.by_model(found)] == ["-small", "-large"]
+    assert set(tables.units(found)["model"]) == {"small", "a/large"}
+    with pytest.raises(ValueError, match="they differ in model"):
+        tables.summarise(found, "score", ["task"], "rate")
+
+
+def test_the_lead_is_over_other_methods_only(tmp_path):
+    runs = [
+        write(tmp_path, "a", 0.9, lam=0.1, seed=0),
+        write(tmp_path, "b", 0.89, lam=0.0, seed=0),
+        write(tmp_path, "c", 0.6, lam=0.1, seed=0, method="kwon"),
+    ]
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    assert tables.lead(tables.collect(tmp_path))["lead"].tolist() == [pytest.approx(30.0)]
+
+
+def test_nothing_done_is_nothing_to_draw(tmp_path):
+    runs = [write(tmp_path, "a")]
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    with pytest.raises(ValueError, match=r"None of the 1 runs .* is done"):
+        tables.collect(tmp_path)
+
+
 def test_units_are_means_over_seeds(records):
     units = tables.units(tables.collect(records))
     first = units[(units["label"] == "K-prune") & (units["kind"] == "neurons")]
