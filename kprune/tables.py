@@ -96,7 +96,7 @@ def by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with tasks and columns called as people call them; rates are per cent."""
+    """A table with tasks and columns called as people call them; what is missing is a gap."""
     table = table.copy()
     if "model" in table:
         table["model"] = [Path(model).name for model in table["model"]]
@@ -106,7 +106,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         column: f"{column:.0%}" if isinstance(column, float) else HEADINGS.get(column, column)
         for column in table.columns
     }
-    return table.rename(columns=names | TASK_NAMES).rename_axis(columns=None)
+    table = table.rename(columns=names | TASK_NAMES).rename_axis(columns=None)
+    return table.astype(object).where(table.notna(), GAP)
 
 
 def with_dense(
@@ -259,6 +260,8 @@ def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 
 
     cells = summary.assign(cell=summary.apply(cell, axis=1))
     order = list(dict.fromkeys(cells[column]))
+    if pd.api.types.is_numeric_dtype(cells[column]):
+        order.sort()
     result = cells.pivot_table(
         index=list(rows), columns=column, values="cell", aggfunc="first", sort=False
     )
