@@ -300,6 +300,10 @@ def curves(runs: pd.DataFrame) -> Figure:
                 label=label,
                 capsize=2,
             )
+        if not (here["state"] == "done").any():
+            axis.annotate("no run is done", (0.5, 0.5), xycoords="axes fraction", ha="center")
+            axis.set_yticks([])
+        axis.set_xticks(100 * np.unique(runs["rate"]))
         metric = next(iter(here["metric"].dropna()), "score")
         axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
         axis.set(title=TASK_NAMES.get(task, task), ylabel=f"{metric} × 100")
@@ -336,7 +340,15 @@ def cost(runs: pd.DataFrame) -> Figure:
     done = runs[runs["state"] == "done"].astype({"passes": float})
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     sns.stripplot(
-        done, x="passes", y="label", hue="rate", palette="viridis_r", size=7, jitter=0.2, ax=axes
+        done,
+        x="passes",
+        y="label",
+        hue="rate",
+        palette="viridis_r",
+        size=7,
+        alpha=0.7,
+        jitter=False,
+        ax=axes,
     )
     axes.set(
         title="What pruning costs",
@@ -442,7 +454,9 @@ def search_time(runs: pd.DataFrame) -> Figure:
     done = runs[(runs["state"] == "done") & (runs["search"] > 0)]
     figure, axes = plt.subplots(figsize=(WIDTH, 2.6))
     table = done.assign(milliseconds=1000 * done["search"].astype(float))
-    sns.stripplot(table, x="milliseconds", y="label", color=BLUE, size=6, jitter=0.2, ax=axes)
+    sns.stripplot(
+        table, x="milliseconds", y="label", color=BLUE, size=6, alpha=0.6, jitter=False, ax=axes
+    )
     axes.set(
         xscale="log",
         title="The search takes milliseconds",
