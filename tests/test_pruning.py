@@ -9,6 +9,7 @@ from conftest import KINDS, batch_of, logits, shared, tiny, tiny_sample
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kprune
+from kprune import sampling
 from kprune.encoders import view
 from kprune.knowledge import ranking_dtype
 from kprune.mask_search import search
@@ -59,13 +60,9 @@ def test_the_same_run_twice_gives_the_same_model():
 
 def test_batching_changes_nothing(monkeypatch):
     """Weak point 7: the masks and weights of one sequence at a time, of few, of all at once."""
-    import kprune.pruning
-
-    real, found = kprune.pruning.batches, []
+    found = []
     for max_tokens in (1, 50, 10**6):
-        monkeypatch.setattr(
-            kprune.pruning, "batches", lambda e, pad, m=max_tokens, **_: real(e, pad, m)
-        )
+        monkeypatch.setitem(sampling.BATCH_TOKENS, "cpu", max_tokens)
         model = tiny("bert", "classification", dtype=torch.float64)
         found.append(
             kprune.prune(model, tiny_sample(count=60), rate=0.6, precision="full", progress=False)
