@@ -1,7 +1,6 @@
 """Experiments: a parameters YAML becomes runs, each run one folder with one result record."""
 
 import ast
-import difflib
 import itertools
 import os
 import platform
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kprune.knowledge import check_precision
 from kprune.pruning import check_options
-from kprune.tasks import get_task
+from kprune.tasks import get_task, nearest
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
 RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
@@ -141,7 +140,7 @@ def read_experiment(path: str | Path) -> Experiment:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            hint = _nearest(place, Experiment.model_fields)
+            hint = nearest(place, sorted(Experiment.model_fields))
             raise ValueError(f"{path}: there is no key {place!r}; {hint}") from error
         if first["type"] == "missing":
             raise ValueError(f"{path}: the key {place!r} is missing.") from error
@@ -212,7 +211,7 @@ def find_notebook(name: str) -> Path:
         if (path := home / "notebooks" / f"{name}.ipynb").is_file():
             return path
     known = [path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb")]
-    raise ValueError(f"There is no notebook {name!r} in notebooks/; {_nearest(name, known)}")
+    raise ValueError(f"There is no notebook {name!r} in notebooks/; {nearest(name, sorted(known))}")
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
@@ -257,7 +256,9 @@ def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
     checked = {}
     for name, value in values.items():
         if name not in defaults:
-            raise ValueError(f"{where}: there is no parameter {name!r}; {_nearest(name, defaults)}")
+            raise ValueError(
+                f"{where}: there is no parameter {name!r}; {nearest(name, sorted(defaults))}"
+            )
         wanted = type(defaults[name])
         if wanted is float and type(value) is int:
             value = float(value)
@@ -296,11 +297,6 @@ def _slug(values: dict[str, Any]) -> list[str]:
     words = [Path(v).name for v in named.values() if isinstance(v, str) and v]
     numbers = [f"{k}{v}" for k, v in values.items() if not isinstance(v, str)]
     return words + numbers
-
-
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(known))}."
 
 
 def _commit() -> str | None:

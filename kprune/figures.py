@@ -310,9 +310,7 @@ def curves(runs: pd.DataFrame) -> Figure:
         axis.title.set_fontsize("medium")
     for axis in axes[-1]:
         axis.set_xlabel("FLOPs gone (%)")
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    _share_legend(figure, axes, len(tasks), columns=5)
     return figure
 
 
@@ -413,9 +411,7 @@ def sensitivity(runs: pd.DataFrame) -> Figure:
         axis.minorticks_off()
         axis.axvline(here.loc[here["centre"], "value"].max(), color=GREY, linestyle=":")
         axis.set(xlabel=names[name], ylabel="score × 100")
-    for axis in axes.flat[len(parameters) :]:
-        axis.set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _share_legend(figure, axes, len(parameters), columns=4)
     return figure
 
 
@@ -464,3 +460,11 @@ def search_time(runs: pd.DataFrame) -> Figure:
         ylabel="",
     )
     return figure
+
+
+def _share_legend(figure: Figure, axes: np.ndarray, used: int, columns: int) -> None:
+    """Hide the panels beyond those used; one legend below for all."""
+    for axis in axes.flat[used:]:
+        axis.set_visible(False)
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns)

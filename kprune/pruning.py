@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import difflib
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from kprune.report import Report
 from kprune.sampling import Batch, Sample, on_device
 from kprune.sampling import sample as draw
 from kprune.surgery import keep_units
-from kprune.tasks import Task
+from kprune.tasks import Task, nearest
 from kprune.weight_tuning import Tuning, gather, kpwt
 
 
@@ -132,9 +131,7 @@ def check_options(
             f"rate is the share of FLOPs to remove and lies between 0 and 1; got {rate}."
         )
     if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(METHODS)}."
-        raise ValueError(f"There is no method {method!r}; {hint}")
+        raise ValueError(f"There is no method {method!r}; {nearest(method, METHODS)}")
     if not (0 < gamma < math.inf and 0 <= lam < math.inf and 0 < mu < math.inf):
         raise ValueError(
             f"gamma and mu must be positive and lam not negative, all finite; got gamma={gamma}, "

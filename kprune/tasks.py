@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -119,10 +120,15 @@ def get_task(task: str | Task) -> Task:
             raise ValueError(
                 f"{task!r} is not the name of a task; pass texts of your own as a list."
             )
-        near = difflib.get_close_matches(str(task), TASKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TASKS)}."
-        raise ValueError(f"There is no task {task!r}; {hint}")
+        raise ValueError(f"There is no task {task!r}; {nearest(str(task), TASKS)}")
     return TASKS[task]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}."
 
 
 def load_split(
