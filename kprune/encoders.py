@@ -3,8 +3,9 @@
 Architectures differ by one `NameMap` each; nothing else in the package knows BERT from DistilBERT.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
 
@@ -12,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from kprune.attention import attend
+from kprune.sampling import Batch
+from kprune.states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -125,20 +130,40 @@ class Sublayer:
         Returns:
             [batch, length, units · unit_size]; empty in the last dimension for an empty sublayer.
         """
+        return self.mix(*self.project(hidden), mask=mask)
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """The input projections, each [batch, length, features]: Q, K, V of MHA; one of FFN."""
+        hidden = hidden.to(self.output.weight.dtype)
         if self.units == 0:
-            return hidden.new_zeros(*hidden.shape[:-1], 0)
+            return tuple(hidden[..., :0] for _ in self.inputs)
+        return tuple(linear(hidden) for linear in self.inputs)
+
+    def mix(self, *projected: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The features, from what `project` gave: attention in MHA, the activation in FFN.
+
+        Queries may be fewer than keys and values: those of the first tokens.
+        """
+        if self.units == 0:
+            return projected[0]
         if self.kind == "FFN":
-            return self.activation(self.inputs[0](hidden))
-        query, key, value = (
-            linear(hidden).unflatten(-1, (-1, self.unit_size)).transpose(1, 2)
-            for linear in self.inputs
-        )
-        attended = _attend(query, key, value, None if mask is None else mask[:, None, None, :])
-        return attended.transpose(1, 2).flatten(-2)
+            return self.activation(projected[0])
+        heads = (part.unflatten(-1, (-1, self.unit_size)).transpose(1, 2) for part in projected)
+        return attend(*heads, mask=mask).transpose(1, 2).flatten(-2)
 
     def finish(self, hidden: Tensor, features: Tensor) -> Tensor:
         """The sublayer's output LayerNorm(X + P·Wᵀ + b): [batch, length, d]."""
         return self.norm(hidden + self.output(features))
+
+    def cast(self, dtype: torch.dtype | None) -> "Sublayer":
+        """The same sublayer with its projections copied to `dtype`; None leaves them as they are.
+
+        The sum with the input and the norm keep the precision of the input.
+        """
+        if dtype in (None, self.output.weight.dtype):
+            return self
+        inputs = tuple(copy.deepcopy(linear).to(dtype) for linear in self.inputs)
+        return replace(self, inputs=inputs, output=copy.deepcopy(self.output).to(dtype))
 
     def __call__(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """The whole step from input to output, [batch, length, d]; arguments as in `features`."""
@@ -157,6 +182,10 @@ class Encoder:
     def flops(self, length: float) -> float:
         """FLOPs of all units on one sequence of `length` tokens, by the paper's count."""
         return sum(sub.units * sub.unit_flops(length) for sub in self.sublayers)
+
+    def cast(self, dtype: torch.dtype | None) -> "Encoder":
+        """The same encoder with the projections of its sublayers copied to `dtype`."""
+        return replace(self, sublayers=tuple(sub.cast(dtype) for sub in self.sublayers))
 
     def units(self, kind: Literal["MHA", "FFN"]) -> list[int]:
         """Heads ("MHA") or neurons ("FFN") of each layer."""
@@ -232,15 +261,13 @@ def forward(encoder: Encoder, inputs: dict[str, Tensor], mask: Tensor | None = N
     return encoder.head(hidden)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax(Q·Kᵀ/√d_h)·V for [batch, heads, length, d_h], by the kernel that suits the device."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        # The fused kernel's backward pass takes two to ten times as long as plain products here.
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        return torch.softmax(scores, -1, dtype=scores.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+@torch.no_grad()
+def advance(
+    sublayer: Sublayer, hidden: HiddenStates | list[Tensor], parts: Sequence[Batch]
+) -> None:
+    """Replace hidden states at a sublayer's input by those at its output, batch by batch."""
+    for number, batch in enumerate(parts):
+        hidden[number] = sublayer(hidden[number], batch.mask)
 
 
 def _get(module: nn.Module, path: str) -> nn.Module:

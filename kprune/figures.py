@@ -357,6 +357,78 @@ def cost(runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def steps(runs: pd.DataFrame) -> Figure:
+    """Time of each step in F, a bar per run, with the limit by count; from `tables.performance`."""
+    names = [
+        f"{TASK_NAMES.get(run['task'], run['task'])}, {run['rate']:g}, "
+        f"{run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
+        for _, run in runs.iterrows()
+    ]
+    shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
+    left = np.zeros(len(names))
+    for step in shares:
+        axes.barh(names, shares[step], left=left, label=step)
+        left += shares[step].to_numpy()
+    axes.plot(
+        runs["limit"].astype(float), names, "k|", markersize=12, markeredgewidth=2, label="limit"
+    )
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(
+        title="Where the time goes",
+        xlabel="time (F: plain forward passes over the sample)",
+        ylabel="task, rate, tokens",
+    )
+    axes.legend(title=None, loc="lower right")
+    return figure
+
+
+def growth(table: pd.DataFrame) -> Figure:
+    """Time and memory along each axis; from `tables.growth`."""
+    names = list(dict.fromkeys(table["axis"]))
+    figure, axes = plt.subplots(
+        2, len(names), figsize=(1.2 * WIDTH, 4.2), squeeze=False, sharex="col"
+    )
+    labels = {"seconds": "time (s)", "memory": "peak memory (MB)"}
+    for column, name in enumerate(names):
+        here = table[table["axis"] == name]
+        for row, (value, label) in enumerate(labels.items()):
+            ax = axes[row, column]
+            ax.plot(here["value"], here[value], "o-", color=(BLUE, ORANGE)[row])
+            ax.set(xlim=(0, None), ylim=(0, 1.15 * here[value].max()))
+            if not column:
+                ax.set_ylabel(label)
+        axes[0, column].set_title(name)
+        axes[1, column].set_xlabel(name)
+        axes[1, column].xaxis.set_major_formatter(
+            lambda value, _: f"{value / 1000:g}K" if value >= 10_000 else f"{value:g}"
+        )
+    return figure
+
+
+def inference(table: pd.DataFrame) -> Figure:
+    """Speed-up against batch size, a line per length; from `tables.inference`."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
+    for number, (length, here) in enumerate(table.groupby("length")):
+        axes.plot(
+            here["batch size"].astype(str),
+            here["speed-up"],
+            marker=MARKERS[number],
+            label=f"{length} tokens",
+        )
+    ideal = 1 / (1 - table["rate"].iloc[0])
+    axes.axhline(ideal, color=GREY, linestyle="--", linewidth=1.2, label="ideal, 1/(1 − rate)")
+    axes.set(
+        title="Speed-up of the pruned model",
+        xlabel="batch size (sequences)",
+        ylabel="speed-up over the teacher (×)",
+        ylim=(0, 1.1 * ideal),
+    )
+    axes.legend(title=None)
+    return figure
+
+
 def losses(runs: pd.DataFrame) -> Figure:
     """Points that each variant loses against the whole method, on each task."""
     done = runs[runs["state"] == "done"].astype({"score": float})

@@ -1,6 +1,7 @@
 """Predictive and representational knowledge, and the importance of units that follows from them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder, Sublayer
+from kprune.passes import Measured, Step, measure
 from kprune.sampling import Batch
 from kprune.tasks import Task
 
@@ -113,40 +115,36 @@ def importance(
         gamma: temperature γ of K_pred.
         lam: λ, the weight of representational knowledge.
         mu: μ, the weight of heads against neurons.
-        dtype: precision of the passes (autocast); None keeps the model's.
+        dtype: precision of the passes' matrix products; None keeps the model's.
         tick: called after each batch.
         predictive: False leaves S_pred out (the paper's ablation), and the gradient with it.
 
     Returns:
         Scores [units] of sublayers `start` … 2L − 1, float64.
     """
-    sublayers = encoder.sublayers[start:]
-    samples = sum(len(batch.index) for batch in batches)
-    minibatches = -(-samples // task.minibatch)
     same = not teacher  # no gradient to take: the student is the teacher
-    taps = [_Tap(sublayer, minibatches, samples, task.minibatch) for sublayer in sublayers]
-    tokens = 0
-    for number, (x, batch) in enumerate(zip(hidden, batches, strict=True)):
-        with (
-            torch.set_grad_enabled(predictive and not same),
-            torch.autocast(x.device.type, dtype=dtype or x.dtype, enabled=dtype is not None),
-        ):
-            for tap in taps:
-                x = tap(x, batch)
-            logits = encoder.head(x).to(hidden[number].dtype)
+    wanted = [None] * len(batches) if same or not predictive else teacher
+    sublayers = encoder.sublayers[start:]
+    steps = _steps(sublayers, dtype, task)
+    sums = _Sums(sublayers, batches, task.minibatch)
+    for x, batch, logits in zip(hidden, batches, wanted, strict=True):
+        loss = None
+        if logits is not None:
+            loss = partial(
+                predictive_loss, teacher=logits, kind=task.kind, gamma=gamma, mask=batch.mask
+            )
+        found = measure(encoder, steps, x, batch, loss)
+        sums.add(batch, found)
         if same:
-            teacher.append(logits)
-        elif predictive:
-            with torch.enable_grad():
-                loss = predictive_loss(logits, teacher[number], task.kind, gamma, batch.mask)
-                loss.sum().backward()
-        tokens += batch.index.numel() * x.shape[1] if batch.mask is None else int(batch.mask.sum())
+            teacher.append(found.logits)
         tick()
     return [
-        (tap.predictive() + lam * tap.representational(tokens))
-        * (mu if tap.sublayer.kind == "MHA" else 1.0)
-        / tap.sublayer.unit_flops(length)
-        for tap in taps
+        (predictive_score + lam * representational_score)
+        * (mu if sublayer.kind == "MHA" else 1.0)
+        / sublayer.unit_flops(length)
+        for sublayer, predictive_score, representational_score in zip(
+            sublayers, sums.predictive(), sums.representational(), strict=True
+        )
     ]
 
 
@@ -154,7 +152,7 @@ def mask_gradients(
     encoder: Encoder,
     batches: Sequence[Batch],
     loss: Callable[[Tensor, Batch], Tensor],
-    minibatch: int,
+    task: Task,
     dtype: torch.dtype | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> list[Tensor]:
@@ -164,31 +162,30 @@ def mask_gradients(
         encoder: the model.
         batches: the sample's batches.
         loss: gives one loss per sequence, [batch], from the logits and the batch.
-        minibatch: sequences per minibatch, in sampling order, whose mean loss is meant.
-        dtype: precision of the passes (autocast); None keeps the model's.
+        task: gives the kind of prediction, and the size of the minibatches, in sampling order,
+            whose mean loss is meant.
+        dtype: precision of the passes' matrix products; None keeps the model's.
         tick: called after each batch.
 
     Returns:
         For each sublayer the gradients, [minibatches, units].
     """
-    samples = sum(len(batch.index) for batch in batches)
-    minibatches = -(-samples // minibatch)
-    taps = [_Tap(sublayer, minibatches, samples, minibatch) for sublayer in encoder.sublayers]
+    steps = _steps(encoder.sublayers, dtype, task)
+    sums = _Sums(encoder.sublayers, batches, task.minibatch)
+
     for batch in batches:
-        x = encoder.embed(batch.inputs)
-        with (
-            torch.enable_grad(),
-            torch.autocast(x.device.type, dtype=dtype or x.dtype, enabled=dtype is not None),
-        ):
-            for tap in taps:
-                x = tap(x, batch)
-            loss(encoder.head(x).float(), batch).sum().backward()
+        with torch.no_grad():
+            hidden = encoder.embed(batch.inputs)
+        sums.add(batch, measure(encoder, steps, hidden, batch, partial(loss, batch=batch)))
         tick()
-    return [tap.gradients.unflatten(1, (-1, tap.sublayer.unit_size)).sum(2) for tap in taps]
+    return [
+        gradients.unflatten(1, (-1, sublayer.unit_size)).sum(2)
+        for sublayer, gradients in zip(encoder.sublayers, sums.gradients, strict=True)
+    ]
 
 
 def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
-    """The autocast type of the passes that only rank units; None for the model's own.
+    """The type of matrix products in passes that only rank units; None for the model's own.
 
     Raises:
         ValueError: for another word than "auto", "bf16" or "full".
@@ -210,44 +207,60 @@ def check_precision(precision: str) -> None:
         raise ValueError(f'precision is "auto", "bf16" or "full"; got {precision!r}.')
 
 
-class _Tap:
-    """Runs one sublayer and collects the two sums that its units' scores are made of."""
+def _steps(sublayers: Sequence[Sublayer], dtype: torch.dtype | None, task: Task) -> list[Step]:
+    # A classifier reads the first token of the last layer.
+    last = max(sublayer.layer for sublayer in sublayers)
+    return [
+        Step(sublayer, dtype, first_only=task.kind != "span" and sublayer.layer == last)
+        for sublayer in sublayers
+    ]
 
-    def __init__(self, sublayer: Sublayer, minibatches: int, samples: int, minibatch: int):
-        weight = sublayer.output.weight  # [d, features]
-        self.sublayer, self.samples, self.minibatch = sublayer, samples, minibatch
-        precise = torch.promote_types(weight.dtype, torch.float32)
-        self.gradients = weight.new_zeros(minibatches, weight.shape[1], dtype=precise)
-        self.squares = weight.new_zeros(weight.shape[1], dtype=torch.float64)
 
-    def __call__(self, hidden: Tensor, batch: Batch) -> Tensor:
-        features = self.sublayer.features(hidden, batch.mask)  # [batch, length, features]
-        values = features.detach()
-        precise = self.gradients.dtype
-        squared = values.to(precise).square()
-        if batch.mask is not None:
-            squared *= batch.mask[..., None]
-        self.squares += squared.sum((0, 1))
-        if torch.is_grad_enabled():
-            group = batch.index // self.minibatch
-            # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
-            size = (self.samples - group * self.minibatch).clamp(max=self.minibatch)
+class _Sums:
+    """The two sums over the sample that the scores of units are made of."""
 
-            def add(gradient: Tensor) -> None:
-                per_sample = (gradient * values).sum(1, dtype=precise)  # [batch, features]
-                self.gradients.index_add_(0, group, per_sample / size[:, None])
+    def __init__(self, sublayers: Sequence[Sublayer], batches: Sequence[Batch], minibatch: int):
+        self.sublayers, self.minibatch = sublayers, minibatch
+        self.samples = sum(len(batch.index) for batch in batches)
+        self.tokens = sum(batch.tokens for batch in batches)
+        weights = [sublayer.output.weight for sublayer in sublayers]  # [d, features]
+        minibatches = -(-self.samples // minibatch)
+        self.gradients = [
+            weight.new_zeros(
+                minibatches,
+                weight.shape[1],
+                dtype=torch.promote_types(weight.dtype, torch.float32),
+            )
+            for weight in weights
+        ]
+        self.squares = [
+            weight.new_zeros(weight.shape[1], dtype=torch.float64) for weight in weights
+        ]
 
-            features.requires_grad_()
-            features.register_hook(add)
-        return self.sublayer.finish(hidden, features)
+    def add(self, batch: Batch, found: Measured) -> None:
+        number = batch.index // self.minibatch
+        # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
+        size = (self.samples - number * self.minibatch).clamp(max=self.minibatch)[:, None]
+        for total, squares in zip(self.squares, found.squares, strict=True):
+            total += squares
+        for total, own in zip(self.gradients, found.gradients, strict=bool(found.gradients)):
+            total.index_add_(0, number, own.to(total.dtype) / size)
 
-    def predictive(self) -> Tensor:
-        per_feature = self.gradients.double().square().sum(0) / (2 * self.samples)
-        return self._per_unit(per_feature)
+    def predictive(self) -> list[Tensor]:
+        return [
+            _per_unit(sublayer, gradients.double().square().sum(0) / (2 * self.samples))
+            for sublayer, gradients in zip(self.sublayers, self.gradients, strict=True)
+        ]
 
-    def representational(self, tokens: int) -> Tensor:
-        weight = self.sublayer.output.weight.double()
-        return self._per_unit(self.squares / tokens * weight.square().mean(0))
+    def representational(self) -> list[Tensor]:
+        return [
+            _per_unit(
+                sublayer,
+                squares / self.tokens * sublayer.output.weight.double().square().mean(0),
+            )
+            for sublayer, squares in zip(self.sublayers, self.squares, strict=True)
+        ]
 
-    def _per_unit(self, per_feature: Tensor) -> Tensor:
-        return per_feature.unflatten(0, (-1, self.sublayer.unit_size)).mean(1)
+
+def _per_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
+    return per_feature.unflatten(0, (-1, sublayer.unit_size)).mean(1)

@@ -60,11 +60,13 @@ class Batch:
         index: their places in the sample, int64 [batch].
         inputs: `input_ids` (and `token_type_ids`), int64 [batch, length].
         mask: True at real tokens, bool [batch, length]; None where nothing is padded.
+        tokens: number of real tokens.
     """
 
     index: Tensor
     inputs: dict[str, Tensor]
     mask: Tensor | None
+    tokens: int
 
     @property
     def attention_mask(self) -> Tensor:
@@ -76,7 +78,7 @@ class Batch:
         """The same batch on another device."""
         inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
         mask = None if self.mask is None else self.mask.to(device)
-        return Batch(self.index.to(device), inputs, mask)
+        return Batch(self.index.to(device), inputs, mask, self.tokens)
 
 
 def tokenize(
@@ -337,4 +339,4 @@ def collate(
     }
     mask = torch.arange(longest) < lengths[:, None]
     index = torch.tensor(list(range(len(examples)) if index is None else index))
-    return Batch(index, inputs, None if mask.all() else mask)
+    return Batch(index, inputs, None if mask.all() else mask, int(lengths.sum()))

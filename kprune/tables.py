@@ -74,6 +74,77 @@ def collect(records: str | Path) -> pd.DataFrame:
     return table
 
 
+def performance(records: str | Path) -> pd.DataFrame:
+    """One row for each run of `09_benchmark` that an experiment expects, finished or not.
+
+    Returns:
+        The runs in their order. Columns: `run`, `state` and every parameter, as in `collect`; and,
+        of finished runs, `F` (time of pruning in plain forward passes over the sample), `seconds`,
+        `limit` (F that the matrix products alone would take), `memory` (MB above the loaded model),
+        `score` and `dense` (of a real task), `steps` (F of each) and `inference` (a list of
+        batch size, length, and seconds of both models).
+    """
+    table = collect(records)
+    for number, row in table[table["state"] == "done"].iterrows():
+        path = Path(records) / row["run"] / RESULT
+        extra = Record.model_validate_json(path.read_bytes()).model_extra or {}
+        limit, one_pass = extra["limit"], extra["pass seconds"]
+        found = {
+            "F": row["passes"],
+            "limit": limit["passes"] * limit["operations"] / limit["rate"] / one_pass,
+            "memory": extra["peak above the model (MB)"],
+            "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
+            "inference": extra["inference"],
+        }
+        for name, value in found.items():
+            if name not in table:
+                table[name] = None
+                table[name] = table[name].astype(object)
+            table.at[number, name] = value
+    return table
+
+
+def growth(runs: pd.DataFrame) -> pd.DataFrame:
+    """Time and memory along one axis at a time, from what `performance` gave.
+
+    Returns:
+        Rows `axis` ("tokens", "layers", "width", "length"), `value`, `seconds`, `F` and `memory`
+        (MB). Tokens vary on a real task at the commonest rate; the shape with random weights,
+        around the shape that the runs share most.
+    """
+    done = runs[runs["state"] == "done"]
+    real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
+    parts = []
+    if len(real):
+        usual = real["task"].mode()[0], real["rate"].mode()[0]
+        same = real[(real["task"] == usual[0]) & (real["rate"] == usual[1]) & (real["reuse"] == 0)]
+        parts.append(same.assign(axis="tokens", value=same["tokens"]))
+    if len(shaped):
+        axes = ["layers", "width", "length"]
+        parts.append(one_at_a_time(shaped, axes).rename(columns={"parameter": "axis"}))
+    kept = ["axis", "value", "seconds", "F", "memory"]
+    table = pd.concat(parts)[kept].astype(dict.fromkeys(kept[1:], float))
+    order = {name: place for place, name in enumerate(("tokens", "layers", "width", "length"))}
+    by = table.assign(order=table["axis"].map(order)).sort_values(["order", "value"])
+    return by[kept].reset_index(drop=True)
+
+
+def inference(runs: pd.DataFrame) -> pd.DataFrame:
+    """Speed-up of pruned models by batch size and length, mean over runs of `performance`."""
+    rows = [
+        {
+            "rate": run["rate"],
+            "length": int(work["length"]),
+            "batch size": int(work["batch size"]),
+            "speed-up": work["dense"] / work["pruned"],
+        }
+        for _, run in runs.iterrows()
+        for work in run["inference"]
+    ]
+    keys = ["rate", "length", "batch size"]
+    return pd.DataFrame(rows).groupby(keys, as_index=False)["speed-up"].mean()
+
+
 def records_folder(records: str | Path) -> Path:
     """An experiment's folder, by its path or by its name in `outputs`."""
     return Path(records) if Path(records).is_dir() else output_folder(str(records))
@@ -305,16 +376,16 @@ def _numbers(path: Path, parameters: dict) -> dict:
         return {"state": "damaged"}
     if record.parameters != parameters:
         return {"state": "missing"}
-    report, extra = record.report, record.model_extra or {}
+    report, extra, latency = record.report, record.model_extra or {}, record.latency
     seconds = sum(report["seconds"].values())
     return {
         "state": "done",
         "metric": record.metric,
-        "dense": record.scores["dense"][record.metric],
-        "score": record.scores["pruned"][record.metric],
+        "dense": record.scores.get("dense", {}).get(record.metric),
+        "score": record.scores.get("pruned", {}).get(record.metric),
         "achieved": report["achieved_rate"],
         "parameters_left": report["parameters"] / report["dense_parameters"],
-        "speedup": record.latency["dense"] / record.latency["pruned"],
+        "speedup": latency["dense"] / latency["pruned"] if latency else None,
         "seconds": seconds,
         "passes": seconds / extra["pass seconds"] if extra.get("pass seconds") else None,
         "memory": extra.get("peak memory (MB)"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kprune.encoders import Sublayer
 from kprune.sampling import Batch
+from kprune.states import HiddenStates
 
 
 @dataclass
@@ -22,42 +23,47 @@ class NormalEquations:
     Attributes:
         gram: PᵀP, [features, features].
         moment: PᵀY, [features, d].
-        target: ‖Y‖²_F.
+        target: ‖Y‖²_F, a scalar.
         tokens: number of rows so far.
     """
 
     gram: Tensor
     moment: Tensor
-    target: float = 0.0
+    target: Tensor
     tokens: int = 0
 
     @classmethod
     def zeros(cls, features: int, d: int, device: torch.device | str = "cpu") -> "NormalEquations":
         """Empty sums for `features` columns of P and `d` columns of Y."""
         empty = {"dtype": torch.float64, "device": device}
-        return cls(torch.zeros(features, features, **empty), torch.zeros(features, d, **empty))
+        shapes = (features, features), (features, d), ()
+        return cls(*(torch.zeros(shape, **empty) for shape in shapes))
 
-    def add(self, features: Tensor, target: Tensor) -> None:
-        """Add the rows of one batch: P [tokens, features] and Y [tokens, d]."""
+    def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
+        """Add the rows of one batch: P [rows, features] and Y [rows, d].
+
+        `tokens` says how many of the rows are real, where the others are zero.
+        """
         self.gram += features.T @ features
         self.moment += features.T @ target
-        self.target += target.double().square().sum().item()
-        self.tokens += len(target)
+        self.target += torch.linalg.vector_norm(target).double().square()
+        self.tokens += len(target) if tokens is None else tokens
 
     def error(self, weight: Tensor) -> float:
         """‖Y − P·W‖²_F / ‖Y‖²_F for W [features, d], from the sums alone; at least 0."""
         weight = weight.double()
-        squared = self.target + (weight * (self.gram @ weight - 2 * self.moment)).sum().item()
+        target = self.target.item()
+        squared = target + (weight * (self.gram @ weight - 2 * self.moment)).sum().item()
         if math.isnan(squared):
             return math.nan
-        return max(squared, 0.0) / self.target if self.target else 0.0
+        return max(squared, 0.0) / target if target else 0.0
 
 
 @torch.no_grad()
 def gather(
     source: Sublayer,
     target: Sublayer,
-    teacher_hidden: Sequence[Tensor],
+    teacher_hidden: HiddenStates | list[Tensor],
     student_hidden: Sequence[Tensor],
     parts: Sequence[Batch],
     first_token: bool = False,
@@ -65,27 +71,32 @@ def gather(
     """The least-squares problem that matches a student's sublayer to its teacher's at this place.
 
     Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
-    b stays as it is (equations 10 and 11 of the paper).
+    b stays as it is (equations 10 and 11 of the paper). The teacher moves on to the next sublayer
+    in the same pass, so that it runs once.
 
     Args:
         source: the teacher's sublayer.
         target: the student's.
-        teacher_hidden: the teacher's hidden states at the sublayer's input, one per batch.
+        teacher_hidden: the teacher's hidden states at the sublayer's input, one per batch; replaced
+            by those at its output.
         student_hidden: the student's.
         parts: the batches.
         first_token: count the first token ([CLS]) of each sequence only.
     """
     output = target.output
     found = NormalEquations.zeros(output.in_features, output.out_features, output.weight.device)
-    for x_teacher, x_student, batch in zip(teacher_hidden, student_hidden, parts, strict=True):
+    for number, (x_student, batch) in enumerate(zip(student_hidden, parts, strict=True)):
+        x_teacher = teacher_hidden[number]
         full = x_teacher + source.output(source.features(x_teacher, batch.mask))
+        teacher_hidden[number] = source.norm(full)
         wanted = full - x_student - output.bias
         features = target.features(x_student, batch.mask)
         if first_token:
             found.add(features[:, 0], wanted[:, 0])
-        else:
-            real = slice(None) if batch.mask is None else batch.mask.flatten()
-            found.add(features.flatten(0, 1)[real], wanted.flatten(0, 1)[real])
+            continue
+        if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
+            features, wanted = (rows * batch.mask[..., None] for rows in (features, wanted))
+        found.add(features.flatten(0, 1), wanted.flatten(0, 1), batch.tokens)
     return found
 
 

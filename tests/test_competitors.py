@@ -74,7 +74,7 @@ def test_mask_gradients_are_those_of_the_minibatch_loss(kind):
         encoder,
         on_device(sample, torch.device("cpu")),
         lambda z, batch: task_loss(z, labels[batch.index], kind, batch.mask),
-        size,
+        sample.task,
     )
     first = collate(sample.examples[:size])
     masks = [torch.ones(sub.units, requires_grad=True) for sub in encoder.sublayers]

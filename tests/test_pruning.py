@@ -9,7 +9,7 @@ from conftest import KINDS, batch_of, logits, shared, tiny, tiny_sample
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kprune
-from kprune import sampling
+from kprune import knowledge, sampling
 from kprune.encoders import view
 from kprune.knowledge import ranking_dtype
 from kprune.mask_search import search
@@ -156,6 +156,55 @@ def test_the_cached_loop_equals_the_plain_method(family, kind):
         logits(smaller, batch), logits(expected, batch), atol=1e-3, rtol=1e-3
     )
     assert all(tuning.after <= tuning.before for tuning in report.tuning)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_precision_gives_the_masks_and_weights_of_the_plain_method(kind):
+    model, sample = tiny("bert", kind, dtype=torch.float64), tiny_sample(kind, 60)
+    options = {"gamma": 2.0, "lam": 0.01, "mu": 64.0}
+    expected, kept = plain_kprune(model, sample, 0.3, **options)
+    smaller, report = kprune.prune(
+        model, sample, rate=0.3, precision="bf16", progress=False, **options
+    )
+    assert report.kept == kept
+    batch = batch_of(sample)
+    ours, theirs, dense = (logits(m, batch) for m in (smaller, expected, model))
+    assert (ours - theirs).norm() < 0.05 * (dense - theirs).norm()
+
+
+def test_kept_scores_save_measurements():
+    """With `reuse`, two measurements in all; the limit holds, the result is another."""
+    counts = []
+    real = knowledge.importance
+
+    def counted(*args, **kwargs):
+        counts.append(1)
+        return real(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knowledge, "importance", counted)
+        base = pruned(rate=0.5)[1]
+        assert len(counts) == 6
+        kept = pruned(rate=0.5, reuse=1e9)[1]
+        assert len(counts) == 6 + 2
+        between = pruned(rate=0.5, reuse=base.tuning[1].after * 1.01)[1]
+        assert 6 + 2 + 2 < len(counts) < 6 + 2 + 6
+    assert kept.flops <= kept.limit and between.flops <= between.limit
+    assert kept.kept[:2] == base.kept[:2] and kept.kept != base.kept
+    with pytest.raises(ValueError, match="reuse"):
+        pruned(reuse=-1.0)
+    with pytest.raises(ValueError, match="reuse"):
+        pruned(method="random", reuse=1.0)
+
+
+def test_the_pruned_model_shares_no_memory_with_its_teacher():
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    smaller, _ = kprune.prune(model, sample, 0.5, progress=False)
+    with torch.no_grad():
+        for weight in smaller.parameters():
+            weight.fill_(7.0)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
 def test_tuning_matters_and_is_reported():

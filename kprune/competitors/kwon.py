@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
-from kprune.encoders import Encoder, view
+from kprune.encoders import Encoder, advance, view
 from kprune.knowledge import mask_gradients, ranking_dtype
 from kprune.progress import bar, timed
 from kprune.report import Report
@@ -56,7 +56,7 @@ def kwon(
                 student,
                 parts,
                 lambda logits, batch: task_loss(logits, labels[batch.index], kind, batch.mask),
-                sample.task.minibatch,
+                sample.task,
                 dtype,
                 lambda: steps.update(3 * count),
             )
@@ -209,9 +209,9 @@ def rescaled(
                     report.notes.append(f"rescaling stopped at the {place}: a scale left ±10")
                     return
                 target.output.weight.mul_(scales.repeat_interleave(target.unit_size))
-            for number, batch in enumerate(parts):
-                teacher_hidden[number] = source(teacher_hidden[number], batch.mask)
-                hidden[number] = target(hidden[number], batch.mask)
+            else:
+                advance(source, teacher_hidden, parts)
+            advance(target, hidden, parts)
             tick()
 
 

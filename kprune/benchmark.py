@@ -1,0 +1,149 @@
+"""What pruning and the pruned model cost on this machine: time, memory, and the limit by count."""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from kprune.encoders import Encoder, view
+from kprune.evaluation import latency
+from kprune.sampling import Sample
+from kprune.tasks import Task
+
+HEAD_SIZE = 32
+
+
+def random_encoder(layers: int, width: int, seed: int = 0) -> PreTrainedModel:
+    """A BERT classifier with random weights, for timings: heads of 32 features, 4 · width neurons.
+
+    Args:
+        layers: number of layers.
+        width: hidden size, a multiple of 32.
+        seed: of the weights.
+
+    Raises:
+        ValueError: when the width is no multiple of 32, or there is no layer.
+    """
+    if layers < 1 or width < HEAD_SIZE or width % HEAD_SIZE:
+        raise ValueError(
+            f"A random encoder needs at least one layer and a width that is a multiple of "
+            f"{HEAD_SIZE}; got {layers} layers of width {width}."
+        )
+    config = BertConfig(
+        vocab_size=1000,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD_SIZE,
+        intermediate_size=4 * width,
+        # Larger than usual: with small weights all heads of a random model look alike.
+        initializer_range=1.5 / width**0.5,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BertForSequenceClassification(config).eval()
+
+
+def random_sample(
+    length: int, tokens: int, tokenizer: PreTrainedTokenizerBase, seed: int = 0
+) -> Sample:
+    """Sequences of `length` random tokens, as many as `tokens` holds, for a random encoder."""
+    count = max(1, tokens // length)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 1000, (count, length), generator=generator).tolist()
+    task = Task("random", ("text",), average_length=float(length), max_length=length)
+    return Sample([{"input_ids": row} for row in ids], task, tokenizer, seed)
+
+
+def passes_needed(sublayers: int) -> float:
+    """Whole passes over the sample that K-prune's mathematics needs, forward and backward alike.
+
+    Each of the 2L measurements runs the sublayers from the target upwards, forward, and from the
+    second on backward as well; the teacher runs once. What is already pruned is not counted.
+    """
+    forward = sum(sublayers - t for t in range(sublayers)) / sublayers
+    backward = sum(sublayers - t for t in range(1, sublayers)) / sublayers
+    return forward + backward + 1
+
+
+def pass_operations(encoder: Encoder, sample: Sample) -> float:
+    """FLOPs of one pass of the encoder's sublayers over a sample, padding not counted."""
+    lengths = [len(example["input_ids"]) for example in sample.examples]
+    return sum(encoder.flops(length) for length in lengths)
+
+
+@torch.inference_mode()
+def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> float:
+    """FLOPs per second of the feed-forward projection, [1024, width] × [width, 4 · width]."""
+    rows = 1024 if device.type == "cpu" else 16384
+    x = torch.randn(rows, width, device=device).to(dtype)
+    weight = torch.randn(width, 4 * width, device=device).to(dtype)
+
+    def run() -> float:
+        start = time.perf_counter()
+        x @ weight
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return 2 * rows * width * 4 * width / statistics.median([run() for _ in range(55)][5:])
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
+    """Within the block, watch how far memory rises above what it was before.
+
+    Yields:
+        A dict that receives `peak` in MB: allocated memory of the GPU, else resident memory of the
+        process (NaN where the system does not tell its peak).
+    """
+    found = {"peak": float("nan")}
+    process = psutil.Process()
+    before = process.memory_info().rss
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    yield found
+    if device.type == "cuda":
+        found["peak"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    elif sys.platform == "linux":
+        status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+        found["peak"] = int(status.split()[0]) / 1024 - before / 2**20
+
+
+def inference(
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
+    batch_sizes: Sequence[int] = (1, 8, 32, 128),
+    lengths: Sequence[int] = (32, 128),
+    repeats: int = 5,
+) -> list[dict[str, float]]:
+    """Median seconds of one forward pass of both models, for each batch size and length."""
+    longest = view(dense).model.config.max_position_embeddings
+    return [
+        {
+            "batch size": size,
+            "length": length,
+            **{
+                name: latency(model, size, length, repeats)
+                for name, model in (("dense", dense), ("pruned", pruned))
+            },
+        }
+        for length in lengths
+        if length <= longest
+        for size in batch_sizes
+    ]

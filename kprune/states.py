@@ -1,0 +1,81 @@
+"""Cached hidden states: at one sublayer's input only, in the memory that holds them."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor
+
+from kprune.sampling import Batch
+
+Place = Literal["device", "host", "disk"]
+
+
+class HiddenStates(Sequence):
+    """Hidden states of a sample, one [batch, length, d] per batch, in one buffer that is reused.
+
+    Indexing gives a batch's states on the device in the precision of the model; assigning stores
+    them, rounded to `stored` where that is narrower.
+
+    Args:
+        parts: the sample's batches.
+        d: hidden size.
+        device: where states are computed.
+        dtype: precision in which they are handed out.
+        stored: precision in which they are kept; None for the same. float16 halves the memory, and
+            its error is a sixteenth of that of bfloat16 products.
+        place: "device", "host" (the computer's memory), "disk" (a temporary memory-mapped file), or
+            None for the first of them that has room to spare.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Batch],
+        d: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        stored: torch.dtype | None = None,
+        place: Place | None = None,
+    ):
+        self.device, self.dtype, stored = device, dtype, stored or dtype
+        shapes = [(*part.inputs["input_ids"].shape, d) for part in parts]
+        sizes = [math.prod(shape) for shape in shapes]
+        self.place = place or place_for(sum(sizes) * stored.itemsize, device)
+        if self.place == "disk":
+            buffer = _mapped(sum(sizes), stored)
+        else:
+            where = device if self.place == "device" else "cpu"
+            buffer = torch.empty(sum(sizes), dtype=stored, device=where)
+        self._views = [
+            view.view(shape) for view, shape in zip(buffer.split(sizes), shapes, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self._views[number].to(self.device, self.dtype)
+
+    def __setitem__(self, number: int, hidden: Tensor) -> None:
+        self._views[number].copy_(hidden)
+
+
+def place_for(size: int, device: torch.device) -> Place:
+    """The nearest memory of which `size` bytes take at most a quarter of what is free."""
+    if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 4:
+        return "device"
+    if size <= psutil.virtual_memory().available / 4:
+        return "device" if device.type == "cpu" else "host"
+    return "disk"
+
+
+def _mapped(count: int, dtype: torch.dtype) -> Tensor:
+    """A tensor in a temporary file; the file goes when the tensor does."""
+    with tempfile.TemporaryDirectory(prefix="kprune-", ignore_cleanup_errors=True) as folder:
+        # Removing the name of an open file keeps its contents until the last user is gone.
+        file = str(Path(folder) / "hidden")
+        return torch.from_file(file, shared=True, size=count, dtype=dtype)

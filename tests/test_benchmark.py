@@ -1,0 +1,43 @@
+"""What is measured is what is meant."""
+
+import pytest
+import torch
+
+from kprune import benchmark
+from kprune.encoders import view
+
+CPU = torch.device("cpu")
+
+
+def test_random_encoders_have_the_shape_asked_for():
+    encoder = view(benchmark.random_encoder(3, 64))
+    assert encoder.units("MHA") == [2, 2, 2] and encoder.units("FFN") == [256] * 3
+    with pytest.raises(ValueError, match="multiple of 32"):
+        benchmark.random_encoder(2, 50)
+
+
+def test_random_samples_hold_the_tokens_asked_for():
+    sample = benchmark.random_sample(16, 1000, tokenizer=None)
+    assert sample.tokens == 992 and sample.length == 16
+
+
+def test_passes_are_counted():
+    # Two sublayers: up both, up one, down one, and the teacher: (2 + 1) / 2 + 1 / 2 + 1.
+    assert benchmark.passes_needed(2) == 3.0
+    assert benchmark.passes_needed(24) / benchmark.passes_needed(12) == pytest.approx(2, abs=0.15)
+
+
+def test_the_peak_of_memory_is_seen():
+    with benchmark.peak_memory(CPU) as idle:
+        pass
+    with benchmark.peak_memory(CPU) as found:
+        torch.ones(50_000_000).sum()
+    assert 150 < found["peak"] < 400 and idle["peak"] < 50
+
+
+def test_inference_is_timed_for_each_size():
+    dense, pruned = benchmark.random_encoder(4, 128), benchmark.random_encoder(1, 32)
+    rows = benchmark.inference(dense, pruned, (1, 2), (8, 600), repeats=2)
+    assert [(row["batch size"], row["length"]) for row in rows] == [(1, 8), (2, 8)]
+    assert all(row["dense"] > row["pruned"] > 0 for row in rows)
+    assert benchmark.product_rate(torch.float32, CPU) > 1e8

@@ -1,0 +1,50 @@
+"""Cached hidden states come back as they went in, wherever they are kept."""
+
+import pytest
+import torch
+from conftest import tiny, tiny_sample
+
+import kprune
+from kprune import states
+from kprune.sampling import batches
+from kprune.states import HiddenStates, place_for
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("place", ["device", "host", "disk"])
+def test_states_come_back(place):
+    parts = batches(tiny_sample().examples, max_tokens=40)
+    hidden = HiddenStates(parts, 8, CPU, torch.float64, place=place)
+    wanted = [
+        torch.randn(*part.inputs["input_ids"].shape, 8, dtype=torch.float64) for part in parts
+    ]
+    for number, value in enumerate(wanted):
+        hidden[number] = value
+    assert len(hidden) == len(parts) > 3
+    assert all(torch.equal(a, b) for a, b in zip(hidden, wanted, strict=True))
+
+
+def test_half_precision_rounds_by_less_than_a_thousandth():
+    parts = batches(tiny_sample().examples)
+    hidden = HiddenStates(parts, 8, CPU, torch.float32, stored=torch.float16)
+    value = torch.randn(*parts[0].inputs["input_ids"].shape, 8)
+    hidden[0] = value
+    assert hidden[0].dtype == torch.float32
+    torch.testing.assert_close(hidden[0], value, rtol=5e-4, atol=1e-7)
+    assert not torch.equal(hidden[0], value)
+
+
+def test_the_place_follows_from_what_is_free():
+    assert place_for(1000, CPU) == "device"
+    assert place_for(10**15, CPU) == "disk"
+
+
+def test_pruning_from_disk_gives_the_same_model(monkeypatch):
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    in_memory, report = kprune.prune(model, sample, 0.5, progress=False)
+    monkeypatch.setattr(states, "place_for", lambda size, device: "disk")
+    from_disk, again = kprune.prune(model, sample, 0.5, progress=False)
+    assert again.kept == report.kept
+    for ours, theirs in zip(from_disk.parameters(), in_memory.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
