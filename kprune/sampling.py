@@ -19,7 +19,7 @@ Example = dict[str, list[int]]
 Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
 # Tokens per batch: enough to keep the device busy, few enough that activations stay small.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -313,8 +313,8 @@ def on_device(sample: Sample, device: torch.device) -> list[Batch]:
 
 
 def _rounded(length: int) -> int:
-    """Up to one of eight lengths per octave: kernels are prepared for each shape that occurs."""
-    step = max(1, 2 ** (length.bit_length() - 4))
+    """Up to one of four lengths per octave: kernels are prepared for each shape that occurs."""
+    step = max(1, 2 ** (length.bit_length() - 3))
     return -(-length // step) * step
 
 
