@@ -57,7 +57,13 @@ def random_encoder(layers: int, width: int, seed: int = 0) -> PreTrainedModel:
 def random_sample(
     length: int, tokens: int, tokenizer: PreTrainedTokenizerBase, seed: int = 0
 ) -> Sample:
-    """Sequences of `length` random tokens, as many as `tokens` holds, for a random encoder."""
+    """Sequences of `length` random tokens, as many as `tokens` holds, for a random encoder.
+
+    Raises:
+        ValueError: when the length is not positive.
+    """
+    if length < 1:
+        raise ValueError(f"Random sequences need a positive length; got {length}.")
     count = max(1, tokens // length)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(1, 1000, (count, length), generator=generator).tolist()
@@ -66,7 +72,7 @@ def random_sample(
 
 
 def passes_needed(sublayers: int) -> float:
-    """Whole passes over the sample that K-prune's mathematics needs, forward and backward alike.
+    """Whole passes over the sample that K-prune's mathematics needs, forward and backward: 2L + 1.
 
     Each of the 2L measurements runs the sublayers from the target upwards, forward, and from the
     second on backward as well; the teacher runs once. What is already pruned is not counted.

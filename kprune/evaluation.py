@@ -81,7 +81,7 @@ def evaluate(
     Args:
         model: dense or pruned.
         dev: what `dev_set` gave.
-        precision: "full", or "bf16" for autocast.
+        precision: "full", or "bf16" for the matrix products of the sublayers.
         progress: whether to show a progress bar.
 
     Returns:
@@ -112,15 +112,12 @@ def predict(
     Returns:
         Tensors [labels], or [length, 2] for spans.
     """
-    encoder = view(model.eval())
+    encoder = view(model.eval()).cast(torch.bfloat16 if precision == "bf16" else None)
     examples = as_examples(dev.columns)
     parts = batches(examples, dev.pad)
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     device = model.device
-    with (
-        bar(len(parts), "evaluating", progress) as steps,
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
-    ):
+    with bar(len(parts), "evaluating", progress) as steps:
         for part in parts:
             part = part.to(device)
             for i, logits in zip(

@@ -80,7 +80,8 @@ def performance(records: str | Path) -> pd.DataFrame:
     Returns:
         The runs in their order. Columns: `run`, `state` and every parameter, as in `collect`; and,
         of finished runs, `F` (time of pruning in plain forward passes over the sample), `seconds`,
-        `limit` (F that the matrix products alone would take), `memory` (MB above the loaded model),
+        `limit` (F that the matrix products of the faithful method alone would take; none where
+        scores are kept), `memory` (MB above the loaded model),
         `score` and `dense` (of a real task), `steps` (F of each) and `inference` (a list of
         batch size, length, and seconds of both models).
     """
@@ -91,7 +92,9 @@ def performance(records: str | Path) -> pd.DataFrame:
         limit, one_pass = extra["limit"], extra["pass seconds"]
         found = {
             "F": row["passes"],
-            "limit": limit["passes"] * limit["operations"] / limit["rate"] / one_pass,
+            "limit": None
+            if row["reuse"]
+            else limit["passes"] * limit["operations"] / limit["rate"] / one_pass,
             "memory": extra["peak above the model (MB)"],
             "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
             "inference": extra["inference"],

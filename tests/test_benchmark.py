@@ -19,6 +19,8 @@ def test_random_encoders_have_the_shape_asked_for():
 def test_random_samples_hold_the_tokens_asked_for():
     sample = benchmark.random_sample(16, 1000, tokenizer=None)
     assert sample.tokens == 992 and sample.length == 16
+    with pytest.raises(ValueError, match="positive length"):
+        benchmark.random_sample(0, 1000, tokenizer=None)
 
 
 def test_passes_are_counted():

@@ -165,3 +165,40 @@ def test_tables_and_figures_are_the_same_bytes_each_time(records, tmp_path):
     assert r"\toprule" in latex and r"$\pm$" in latex and r"80\%" in latex and "---" in latex
     assert "| SST-2  | K-prune" in found[0]["table.md"].decode()
     assert found[0]["table.csv"].decode().startswith("task,label,rate,mean,std,seeds,expected\n")
+
+
+def test_time_and_memory_of_a_benchmark(tmp_path):
+    """Real runs and random shapes side by side; what is missing stays out of the curves."""
+    shape = {"layers": 0, "width": 0, "length": 0, "reuse": 0.0, "rate": 0.8, "tokens": 1000}
+    cases = [
+        shape,
+        shape | {"tokens": 2000},
+        shape | {"reuse": 10.0},
+        shape | {"layers": 2, "width": 32, "length": 8},
+        shape | {"layers": 4, "width": 32, "length": 8},
+        shape | {"layers": 2, "width": 64, "length": 8},
+    ]
+    runs = [write(tmp_path, f"r{i}", 0.8, seconds=2.0 + i, **c) for i, c in enumerate(cases)]
+    runs.append(write(tmp_path, "gone", None, **shape | {"layers": 2, "width": 32, "length": 16}))
+    for i in range(len(cases)):
+        path = tmp_path / f"r{i}" / "result.json"
+        extra = {
+            "limit": {"passes": 3.0, "operations": 8e9, "rate": 1e9},
+            "peak above the model (MB)": 100.0 + i,
+            "inference": [{"batch size": 1, "length": 8, "dense": 4.0, "pruned": 2.0}],
+        }
+        path.write_text(json.dumps(json.loads(path.read_text()) | extra))
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    table = tables.performance(tmp_path)
+    assert table.loc[0, "F"] == pytest.approx(2.001 / 4) and table.loc[0, "limit"] == 6.0
+    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[6, "state"] == "missing"
+    growth = tables.growth(table)
+    found = {axis: list(part["value"]) for axis, part in growth.groupby("axis")}
+    assert found == {"tokens": [1000.0, 2000.0], "layers": [2.0, 4.0], "width": [32.0, 64.0]}
+    assert list(growth["axis"].unique()) == ["tokens", "layers", "width"]
+    speed = tables.inference(table[table["state"] == "done"])
+    assert speed.to_dict("records") == [
+        {"rate": 0.8, "length": 8, "batch size": 1, "speed-up": 2.0}
+    ]
+    assert len(figures.growth(growth).axes) == 6
+    assert len(figures.steps(table.loc[:2]).axes) == 1 and figures.inference(speed).axes
