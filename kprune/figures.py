@@ -380,7 +380,7 @@ def steps(runs: pd.DataFrame) -> Figure:
         xlabel="time (F: plain forward passes over the sample)",
         ylabel="task, rate, tokens",
     )
-    axes.legend(title=None, loc="lower right")
+    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -112,16 +112,18 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Rows `axis` ("tokens", "layers", "width", "length"), `value`, `seconds`, `F` and `memory`
-        (MB). Tokens vary on a real task at the commonest rate; the shape with random weights,
-        around the shape that the runs share most.
+        (MB). Tokens vary on the real task that has most sizes of sample; the shape with random
+        weights, around the shape that the runs share most.
     """
     done = runs[runs["state"] == "done"]
     real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
     parts = []
+    real = real[real["reuse"] == 0]
     if len(real):
-        usual = real["task"].mode()[0], real["rate"].mode()[0]
-        same = real[(real["task"] == usual[0]) & (real["rate"] == usual[1]) & (real["reuse"] == 0)]
-        parts.append(same.assign(axis="tokens", value=same["tokens"]))
+        groups = [some for _, some in real.groupby(["task", "rate"], sort=False)]
+        most = max(groups, key=lambda some: some["tokens"].nunique())
+        if most["tokens"].nunique() > 1:
+            parts.append(most.assign(axis="tokens", value=most["tokens"]))
     if len(shaped):
         axes = ["layers", "width", "length"]
         parts.append(one_at_a_time(shaped, axes).rename(columns={"parameter": "axis"}))
