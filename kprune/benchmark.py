@@ -19,6 +19,7 @@ from transformers import (
 from kprune.encoders import Encoder, view
 from kprune.evaluation import latency
 from kprune.sampling import Sample
+from kprune.states import give_back_memory
 from kprune.tasks import Task
 
 HEAD_SIZE = 32
@@ -115,6 +116,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
     """
     found = {"peak": float("nan")}
     process = psutil.Process()
+    give_back_memory()  # what earlier steps have freed must not hide what this one takes
     before = process.memory_info().rss
     if device.type == "cuda":
         torch.cuda.synchronize()

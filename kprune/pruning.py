@@ -1,11 +1,8 @@
 """Sublayer-wise pruning: the loop that ties knowledge, mask search, surgery and tuning together."""
 
 import copy
-import ctypes
 import math
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -22,7 +19,7 @@ from kprune.progress import bar, timed
 from kprune.report import Report
 from kprune.sampling import Batch, Sample, on_device
 from kprune.sampling import sample as draw
-from kprune.states import HiddenStates
+from kprune.states import HiddenStates, give_back_memory
 from kprune.surgery import keep_units
 from kprune.tasks import Task, nearest
 from kprune.weight_tuning import Tuning, gather, kpwt
@@ -258,7 +255,7 @@ def kprune(
             with timed(report.seconds, "advancing"):
                 advance(target, student_hidden, parts)
             steps.update(2 * len(parts))
-            _give_back_memory()
+            give_back_memory()
 
 
 @torch.no_grad()
@@ -323,10 +320,3 @@ def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
         for weight in model.parameters()
     }
     return copy.deepcopy(model, shared)
-
-
-def _give_back_memory() -> None:
-    """Have glibc return freed pages: batches of many shapes leave it a gigabyte of holes."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)

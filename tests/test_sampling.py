@@ -132,14 +132,14 @@ def test_masks_are_boolean():
 
 
 def test_few_shapes_occur():
-    """Kernels are prepared per shape, so lengths are rounded, by less than an eighth."""
+    """Kernels are prepared per shape, so lengths are rounded, by less than a quarter."""
     sequences = [{"input_ids": [1] * length} for length in range(1, 385)]
     parts = batches(sequences, max_tokens=1024)
-    assert len({tuple(part.inputs["input_ids"].shape) for part in parts}) <= 50
+    assert len({tuple(part.inputs["input_ids"].shape) for part in parts}) <= 30
     assert max(part.inputs["input_ids"].shape[1] for part in parts) == 384
     for part in parts:
         longest = max(len(sequences[i]["input_ids"]) for i in part.index.tolist())
-        assert longest <= part.inputs["input_ids"].shape[1] <= 1.125 * longest
+        assert longest <= part.inputs["input_ids"].shape[1] <= 1.25 * longest
 
 
 def test_a_number_of_sequences_is_drawn_as_the_authors_draw(tokenizer):
