@@ -2,7 +2,7 @@
 
 from kprune.checkpoints import load, save
 from kprune.encoders import forward, view
-from kprune.evaluation import DevSet, dev_set, evaluate, flops, latency
+from kprune.evaluation import DevSet, dev_set, evaluate, flops, latencies, latency
 from kprune.finetuning import Recipe, finetune, load_teacher, teacher
 from kprune.pruning import INGREDIENTS, METHODS, prune
 from kprune.report import Report
@@ -25,6 +25,7 @@ __all__ = [
     "finetune",
     "flops",
     "forward",
+    "latencies",
     "latency",
     "load",
     "load_teacher",

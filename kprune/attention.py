@@ -9,7 +9,6 @@ and two products on the way back.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 # Beyond this, exp could overflow or a row vanish, and the largest score of each row is subtracted.
 SAFE = 70.0
@@ -25,12 +24,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     Returns:
         [batch, heads, length, d_h].
     """
-    if query.device.type != "cpu":
-        mask = None if mask is None else mask[:, None, None, :]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    if torch.is_grad_enabled():
-        return _Attention.apply(query, key, value, mask)
-    return attention_forward(query, key, value, mask)[0]
+    if query.device.type == "cpu" and not torch.is_grad_enabled():
+        return attention_forward(query, key, value, mask)[0]
+    mask = None if mask is None else mask[:, None, None, :]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def attention_forward(
@@ -75,21 +72,3 @@ def attention_backward(
     change = weights.mul_(both @ value.transpose(-1, -2))
     d_query = (change @ key).mul_(query.shape[-1] ** -0.5)
     return d_query, change.transpose(-1, -2) @ query, d_value
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        attended, kept = attention_forward(query, key, value, mask)
-        ctx.save_for_backward(*kept)
-        ctx.mask = mask
-        return attended
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights, attended, total = ctx.saved_tensors
-        kept = query, key, value, weights.clone(), attended, total
-        return *attention_backward(gradient, ctx.mask, *kept), None

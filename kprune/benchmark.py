@@ -1,8 +1,6 @@
 """What pruning and the pruned model cost on this machine: time, memory, and the limit by count."""
 
-import statistics
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +15,8 @@ from transformers import (
 )
 
 from kprune.encoders import Encoder, view
-from kprune.evaluation import latency
+from kprune.evaluation import latencies
+from kprune.progress import median_seconds
 from kprune.sampling import Sample
 from kprune.states import give_back_memory
 from kprune.tasks import Task
@@ -72,15 +71,14 @@ def random_sample(
     return Sample([{"input_ids": row} for row in ids], task, tokenizer, seed)
 
 
-def passes_needed(sublayers: int) -> float:
+def passes_needed(sublayers: int) -> int:
     """Whole passes over the sample that K-prune's mathematics needs, forward and backward: 2L + 1.
 
     Each of the 2L measurements runs the sublayers from the target upwards, forward, and from the
-    second on backward as well; the teacher runs once. What is already pruned is not counted.
+    second on backward as well: (2L + 1) / 2 and (2L − 1) / 2 passes. The teacher runs once. What
+    is already pruned is not counted.
     """
-    forward = sum(sublayers - t for t in range(sublayers)) / sublayers
-    backward = sum(sublayers - t for t in range(1, sublayers)) / sublayers
-    return forward + backward + 1
+    return sublayers + 1
 
 
 def pass_operations(encoder: Encoder, sample: Sample) -> float:
@@ -95,15 +93,7 @@ def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> 
     rows = 1024 if device.type == "cpu" else 16384
     x = torch.randn(rows, width, device=device).to(dtype)
     weight = torch.randn(width, 4 * width, device=device).to(dtype)
-
-    def run() -> float:
-        start = time.perf_counter()
-        x @ weight
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    return 2 * rows * width * 4 * width / statistics.median([run() for _ in range(55)][5:])
+    return 2 * rows * width * 4 * width / median_seconds({"": lambda: x @ weight}, 50)[""]
 
 
 @contextmanager
@@ -115,14 +105,13 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
         process (NaN where the system does not tell its peak).
     """
     found = {"peak": float("nan")}
-    process = psutil.Process()
-    give_back_memory()  # what earlier steps have freed must not hide what this one takes
-    before = process.memory_info().rss
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
+        give_back_memory()  # what earlier steps have freed must not hide what this one takes
+        before = psutil.Process().memory_info().rss
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     yield found
@@ -146,10 +135,7 @@ def inference(
         {
             "batch size": size,
             "length": length,
-            **{
-                name: latency(model, size, length, repeats)
-                for name, model in (("dense", dense), ("pruned", pruned))
-            },
+            **latencies({"dense": dense, "pruned": pruned}, size, length, repeats),
         }
         for length in lengths
         if length <= longest

@@ -130,22 +130,10 @@ class Sublayer:
         Returns:
             [batch, length, units · unit_size]; empty in the last dimension for an empty sublayer.
         """
-        return self.mix(*self.project(hidden), mask=mask)
-
-    def project(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """The input projections, each [batch, length, features]: Q, K, V of MHA; one of FFN."""
         hidden = hidden.to(self.output.weight.dtype)
         if self.units == 0:
-            return tuple(hidden[..., :0] for _ in self.inputs)
-        return tuple(linear(hidden) for linear in self.inputs)
-
-    def mix(self, *projected: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The features, from what `project` gave: attention in MHA, the activation in FFN.
-
-        Queries may be fewer than keys and values: those of the first tokens.
-        """
-        if self.units == 0:
-            return projected[0]
+            return hidden[..., :0]
+        projected = [linear(hidden) for linear in self.inputs]
         if self.kind == "FFN":
             return self.activation(projected[0])
         heads = (part.unflatten(-1, (-1, self.unit_size)).transpose(1, 2) for part in projected)

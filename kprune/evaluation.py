@@ -4,8 +4,8 @@ import math
 import re
 import statistics
 import string
-import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.encoders import forward, view
-from kprune.progress import bar
+from kprune.progress import bar, median_seconds, timed
 from kprune.sampling import Sample, as_examples, batches, collate, tokenize
 from kprune.tasks import Task, get_task, load_split
 
@@ -218,19 +218,23 @@ def latency(
         length: tokens per sequence.
         repeats: timed runs, after two that are not.
     """
-    model = model.eval()
+    return latencies({"model": model}, batch_size, length, repeats)["model"]
+
+
+@torch.inference_mode()
+def latencies(
+    models: dict[str, PreTrainedModel], batch_size: int = 32, length: int = 128, repeats: int = 10
+) -> dict[str, float]:
+    """`latency` of several models, in turns: what else the machine does then meets all alike."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
-    ids = ids.to(model.device)
 
-    def run() -> float:
-        start = time.perf_counter()
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        if ids.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+    def prepare(model: PreTrainedModel) -> Callable[[], object]:
+        ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
+        ids = ids.to(model.device)
+        mask = torch.ones_like(ids)
+        return lambda: model.eval()(input_ids=ids, attention_mask=mask)
 
-    return statistics.median([run() for _ in range(repeats + 2)][2:])
+    return median_seconds({name: prepare(model) for name, model in models.items()}, repeats)
 
 
 @torch.inference_mode()
@@ -244,10 +248,9 @@ def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
         sample: the sample dataset.
     """
     model, size = model.eval(), sample.task.minibatch
-    start = time.perf_counter()
-    for first in range(0, len(sample.examples), size):
-        batch = collate(sample.examples[first : first + size]).to(model.device)
-        model(**batch.inputs, attention_mask=batch.attention_mask)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    seconds: dict[str, float] = {}
+    with timed(seconds, "pass"):
+        for first in range(0, len(sample.examples), size):
+            batch = collate(sample.examples[first : first + size]).to(model.device)
+            model(**batch.inputs, attention_mask=batch.attention_mask)
+    return seconds["pass"]

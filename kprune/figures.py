@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kprune.encoders import Encoder
 from kprune.report import Report
@@ -321,39 +322,42 @@ def speed(best: pd.DataFrame) -> Figure:
         best: what `tables.fastest` gave.
     """
     table = best.assign(task=[TASK_NAMES.get(task, task) for task in best["task"]])
-    figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 3.4))
-    sns.barplot(table, x="task", y="speedup", hue="label", errorbar=None, ax=axes)
+    tasks, labels = (list(dict.fromkeys(table[name])) for name in ("task", "label"))
+    figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 3.6))
+    sns.barplot(table, x="task", y="speedup", hue="label", order=tasks, hue_order=labels, ax=axes)
+    # The rate behind each bar; where there is none, why: no rate within the loss, or no run.
+    step = 0.8 / len(labels)
+    for _, row in table.iterrows():
+        place = tasks.index(row["task"]) - 0.4 + step * (labels.index(row["label"]) + 0.5)
+        text = "no run" if not row["runs"] else "none" if np.isnan(row["rate"]) else ""
+        axes.annotate(
+            text or f"{row['rate']:.0%}",
+            (place, 0 if text else row["speedup"]),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            rotation=90,
+            fontsize="x-small",
+        )
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1.2)
+    axes.margins(y=0.12)
     axes.set(
-        title="Speed-up within the allowed loss",
+        title="Speed-up within the allowed loss, with the rate that gives it",
         xlabel="task",
         ylabel="speed-up over the teacher (×)",
     )
-    axes.legend(title=None, ncols=3)
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=None)
     return figure
 
 
 def cost(runs: pd.DataFrame) -> Figure:
-    """Seconds of pruning of each method, one point per run."""
-    done = runs[runs["state"] == "done"].astype({"passes": float})
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    sns.stripplot(
-        done,
-        x="passes",
-        y="label",
-        hue="rate",
-        palette="viridis_r",
-        size=7,
-        alpha=0.7,
-        jitter=False,
-        ax=axes,
-    )
-    axes.set(
+    """Time of pruning of each method, one point per run."""
+    figure = _points(runs[runs["state"] == "done"], "passes")
+    figure.axes[0].set(
         title="What pruning costs",
         xlabel="time of pruning (F: plain forward passes over the sample)",
-        ylabel="",
     )
-    axes.legend(title="rate")
     return figure
 
 
@@ -443,15 +447,22 @@ def losses(runs: pd.DataFrame) -> Figure:
             for task, rate in zip(variants["task"], variants["rate"], strict=True)
         ],
     )
-    figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 3.4))
-    sns.barplot(variants, x="task", y="loss", hue="without", errorbar="sd", ax=axes)
-    axes.axhline(0, color="black", linewidth=1)
-    axes.set(
-        title="What is lost without each ingredient",
-        xlabel="task",
-        ylabel="points below the whole method",
+    tasks = list(dict.fromkeys(variants["task"]))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    order = list(dict.fromkeys(variants["without"]))
+    # A scale for each task: one that loses fifty points would hide the others' two.
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.2 * lines), squeeze=False, sharey=True
     )
-    axes.legend(title="without")
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        here = variants[variants["task"] == task]
+        sns.barplot(here, x="loss", y="without", order=order, color=BLUE, errorbar="sd", ax=axis)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set(title=task, xlabel="points below the whole method", ylabel="without")
+        axis.title.set_fontsize("medium")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
     return figure
 
 
@@ -494,23 +505,22 @@ def units(table: pd.DataFrame) -> Figure:
         table: what `tables.units` gave, of one method and rate.
     """
     figure, axes = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4), sharey=True)
-    for axis, kind in zip(axes, ("heads", "neurons"), strict=True):
+    for axis, kind, hues in zip(axes, ("heads", "neurons"), ("Blues", "Oranges"), strict=True):
         some = table[table["kind"] == kind]
         some = some.assign(task=[TASK_NAMES.get(task, task) for task in some["task"]])
         grid = some.pivot_table(index="layer", columns="task", values="share", sort=False)
         sns.heatmap(
             100 * grid.sort_index(ascending=False),
             ax=axis,
-            cmap="Blues",
+            cmap=hues,
             vmin=0,
-            vmax=100,
+            vmax=100 * some["share"].max(),
             annot=True,
             fmt=".0f",
             annot_kws={"fontsize": "small"},
-            cbar=kind == "neurons",
-            cbar_kws={"label": "surviving (%)"},
+            cbar_kws={"label": f"surviving {kind} (%)"},
         )
-        axis.set(title=f"Surviving {kind} (%)", xlabel="", ylabel="layer")
+        axis.set(title=kind.capitalize(), xlabel="", ylabel="layer")
         axis.tick_params(axis="x", rotation=45)
         axis.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
@@ -520,17 +530,39 @@ def units(table: pd.DataFrame) -> Figure:
 def search_time(runs: pd.DataFrame) -> Figure:
     """Milliseconds of the mask search of each method, one point per run."""
     done = runs[(runs["state"] == "done") & (runs["search"] > 0)]
-    figure, axes = plt.subplots(figsize=(WIDTH, 2.6))
-    table = done.assign(milliseconds=1000 * done["search"].astype(float))
-    sns.stripplot(
-        table, x="milliseconds", y="label", color=BLUE, size=6, alpha=0.6, jitter=False, ax=axes
-    )
-    axes.set(
+    figure = _points(done.assign(milliseconds=1000 * done["search"]), "milliseconds")
+    figure.axes[0].set(
         xscale="log",
-        title="The search takes milliseconds",
+        title="How long the mask search takes",
         xlabel="all mask searches of a run (ms)",
-        ylabel="",
     )
+    return figure
+
+
+def _points(runs: pd.DataFrame, value: str) -> Figure:
+    """A number of each run beside its method: colours tell the tasks apart, shapes the rates."""
+    tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
+    rates = sorted(set(runs["rate"]))
+    colours = sns.color_palette("colorblind", len(tasks))
+    figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 0.9 + 0.55 * len(labels)))
+    for _, run in runs.iterrows():
+        task = tasks.index(run["task"])
+        # A lane of its own for each task, so that points do not hide one another.
+        place = labels.index(run["label"]) + 0.7 * ((task + 0.5) / len(tasks) - 0.5)
+        marker = MARKERS[rates.index(run["rate"]) % len(MARKERS)]
+        axes.plot(float(run[value]), place, marker, color=colours[task], markersize=6)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    keys = [
+        Line2D([], [], color=colour, linewidth=4, label=TASK_NAMES.get(task, task))
+        for task, colour in zip(tasks, colours, strict=True)
+    ]
+    keys += [
+        Line2D([], [], color="0.3", marker=marker, linestyle="", label=f"{rate:.0%} gone")
+        for rate, marker in zip(rates, MARKERS, strict=False)
+    ]
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return figure
 
 

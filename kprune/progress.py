@@ -1,9 +1,10 @@
 """One progress bar for notebooks, terminals and log files alike."""
 
 import io
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import datasets
@@ -79,3 +80,14 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+def median_seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median wall-clock time of each of the calls, made in turns, after two uncounted rounds."""
+    rounds: list[dict[str, float]] = []
+    for _ in range(repeats + 2):
+        rounds.append({})
+        for name, call in calls.items():
+            with timed(rounds[-1], name):
+                call()
+    return {name: statistics.median(seconds[name] for seconds in rounds[2:]) for name in calls}

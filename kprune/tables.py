@@ -14,7 +14,7 @@ MEASURED = (
     *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory"),
     *("heads", "neurons", "steps", "search"),
 )
-FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "commit")
+FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "commit", "extra")
 HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
@@ -47,7 +47,8 @@ def collect(records: str | Path) -> pd.DataFrame:
         (share of FLOPs gone), `speedup` (dense over pruned latency), `parameters_left` (share),
         `seconds` (of pruning), `passes` (the same in F), `memory` (MB), `heads`, `neurons`
         and `dense_heads`, `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds
-        of the mask search), `device` and `commit`. `label` names the method as tables do.
+        of the mask search), `device`, `commit`, and `extra`, what only some notebooks record.
+        `label` names the method as tables do.
 
     Raises:
         ValueError: when the folder holds no experiment, or none of its runs is done.
@@ -87,8 +88,7 @@ def performance(records: str | Path) -> pd.DataFrame:
     """
     table = collect(records)
     for number, row in table[table["state"] == "done"].iterrows():
-        path = Path(records) / row["run"] / RESULT
-        extra = Record.model_validate_json(path.read_bytes()).model_extra or {}
+        extra = row["extra"]
         limit, one_pass = extra["limit"], extra["pass seconds"]
         found = {
             "F": row["passes"],
@@ -223,7 +223,8 @@ def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataF
         allowed: points that the mean score may lose.
 
     Returns:
-        `rows`, `rate`, `loss` (points) and `speedup`, empty where no rate stays within the limit.
+        `rows`, `rate`, `loss` (points) and `speedup`, empty where no rate stays within the limit;
+        and `runs`, the number of runs that are done.
     """
     found = []
     for names, group in runs.groupby([*rows], sort=False):
@@ -232,7 +233,8 @@ def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataF
         rates = group.groupby("rate").agg(columns).astype(float)
         rates["loss"] = 100 * (rates["dense"] - rates["score"])
         within = rates[rates["loss"] <= allowed]
-        row = dict(zip(rows, names, strict=True)) | {"rate": None, "loss": None, "speedup": None}
+        row = dict(zip(rows, names, strict=True)) | {"runs": len(group)}
+        row |= {"rate": None, "loss": None, "speedup": None}
         if len(within):
             rate = within["speedup"].idxmax()
             row |= {"rate": rate, **within.loc[rate, ["loss", "speedup"]].to_dict()}
@@ -276,6 +278,8 @@ def units(runs: pd.DataFrame) -> pd.DataFrame:
         for kind in ("heads", "neurons")
         for layer, (kept, dense) in enumerate(zip(run[kind], run[f"dense_{kind}"], strict=True), 1)
     ]
+    if not rows:
+        raise ValueError("None of these runs is done: there are no units to count.")
     keys = [*named_by(runs), "task", "label", "rate", "kind", "layer"]
     return pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)[["kept", "share"]].mean()
 
@@ -402,6 +406,7 @@ def _numbers(path: Path, parameters: dict) -> dict:
         "search": report["seconds"].get("mask search", 0.0),
         "device": record.environment.get("device"),
         "commit": record.environment.get("commit"),
+        "extra": extra,
     }
 
 

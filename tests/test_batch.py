@@ -1,5 +1,6 @@
 """The batch runner, on a notebook that takes a moment, and once on the real one."""
 
+import functools
 import json
 import os
 import signal
@@ -202,7 +203,9 @@ def test_a_killed_kernel_fails_its_run_only(lab):
 
 def test_interrupted_it_stops_its_children(lab):
     path = lab(seconds=60.0, grid={"rate": [0.4, 0.8]})
-    runner = subprocess.Popen(command(path), stderr=subprocess.PIPE, text=True)
+    # Where the suite itself runs in the background, its children would ignore Ctrl-C.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    runner = subprocess.Popen(command(path), stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     wait_for(lambda: processes("ipykernel_launcher"))
     runner.send_signal(signal.SIGINT)
     stderr = runner.communicate(timeout=60)[1]

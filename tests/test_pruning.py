@@ -141,34 +141,27 @@ def plain_kprune(model, sample, rate, gamma, lam, mu):
     return student.model, kept
 
 
+def beside_the_plain_method(family, kind, rate, precision):
+    """Logits of our model, of the plain method's and of the dense one; checks the masks."""
+    model, sample = tiny(family, kind, dtype=torch.float64), tiny_sample(kind, 60)
+    options = {"gamma": 2.0, "lam": 0.01, "mu": 64.0}
+    expected, kept = plain_kprune(model, sample, rate, **options)
+    ours, report = kprune.prune(model, sample, rate, precision=precision, progress=False, **options)
+    assert report.kept == kept
+    assert all(tuning.after <= tuning.before for tuning in report.tuning)
+    return [logits(m, batch_of(sample)) for m in (ours, expected, model)]
+
+
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cached_loop_equals_the_plain_method(family, kind):
-    model, sample = tiny(family, kind, dtype=torch.float64), tiny_sample(kind, 60)
-    options = {"gamma": 2.0, "lam": 0.01, "mu": 64.0}
-    expected, kept = plain_kprune(model, sample, 0.6, **options)
-    smaller, report = kprune.prune(
-        model, sample, rate=0.6, precision="full", progress=False, **options
-    )
-    assert report.kept == kept
-    batch = batch_of(sample)
-    torch.testing.assert_close(
-        logits(smaller, batch), logits(expected, batch), atol=1e-3, rtol=1e-3
-    )
-    assert all(tuning.after <= tuning.before for tuning in report.tuning)
+    ours, theirs, _ = beside_the_plain_method(family, kind, 0.6, "full")
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mixed_precision_gives_the_masks_and_weights_of_the_plain_method(kind):
-    model, sample = tiny("bert", kind, dtype=torch.float64), tiny_sample(kind, 60)
-    options = {"gamma": 2.0, "lam": 0.01, "mu": 64.0}
-    expected, kept = plain_kprune(model, sample, 0.3, **options)
-    smaller, report = kprune.prune(
-        model, sample, rate=0.3, precision="bf16", progress=False, **options
-    )
-    assert report.kept == kept
-    batch = batch_of(sample)
-    ours, theirs, dense = (logits(m, batch) for m in (smaller, expected, model))
+    ours, theirs, dense = beside_the_plain_method("bert", kind, 0.3, "bf16")
     assert (ours - theirs).norm() < 0.05 * (dense - theirs).norm()
 
 
