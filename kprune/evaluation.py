@@ -223,9 +223,24 @@ def latency(
 
 @torch.inference_mode()
 def latencies(
-    models: dict[str, PreTrainedModel], batch_size: int = 32, length: int = 128, repeats: int = 10
+    models: dict[str, PreTrainedModel],
+    batch_size: int = 32,
+    length: int = 128,
+    repeats: int = 10,
+    progress: bool = False,
 ) -> dict[str, float]:
-    """`latency` of several models, in turns: what else the machine does then meets all alike."""
+    """`latency` of several models, in turns: what else the machine does then meets all alike.
+
+    Args:
+        models: the models by name.
+        batch_size: sequences per batch.
+        length: tokens per sequence.
+        repeats: timed rounds, after two that are not.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Seconds by name.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def prepare(model: PreTrainedModel) -> Callable[[], object]:
@@ -234,7 +249,8 @@ def latencies(
         mask = torch.ones_like(ids)
         return lambda: model.eval()(input_ids=ids, attention_mask=mask)
 
-    return median_seconds({name: prepare(model) for name, model in models.items()}, repeats)
+    calls = {name: prepare(model) for name, model in models.items()}
+    return median_seconds(calls, repeats, progress)
 
 
 @torch.inference_mode()

@@ -125,8 +125,8 @@ def importance(
     same = not teacher  # no gradient to take: the student is the teacher
     wanted = [None] * len(batches) if same or not predictive else teacher
     sublayers = encoder.sublayers[start:]
-    steps = _steps(sublayers, dtype, task)
-    sums = _Sums(sublayers, batches, task.minibatch)
+    steps = measuring_steps(sublayers, dtype, task)
+    sums = Sums(sublayers, batches, task.minibatch)
     for x, batch, logits in zip(hidden, batches, wanted, strict=True):
         loss = None
         if logits is not None:
@@ -170,8 +170,8 @@ def mask_gradients(
     Returns:
         For each sublayer the gradients, [minibatches, units].
     """
-    steps = _steps(encoder.sublayers, dtype, task)
-    sums = _Sums(encoder.sublayers, batches, task.minibatch)
+    steps = measuring_steps(encoder.sublayers, dtype, task)
+    sums = Sums(encoder.sublayers, batches, task.minibatch)
 
     for batch in batches:
         with torch.no_grad():
@@ -179,7 +179,7 @@ def mask_gradients(
         sums.add(batch, measure(encoder, steps, hidden, batch, partial(loss, batch=batch)))
         tick()
     return [
-        gradients.unflatten(1, (-1, sublayer.unit_size)).sum(2)
+        by_unit(sublayer, gradients)
         for sublayer, gradients in zip(encoder.sublayers, sums.gradients, strict=True)
     ]
 
@@ -207,8 +207,15 @@ def check_precision(precision: str) -> None:
         raise ValueError(f'precision is "auto", "bf16" or "full"; got {precision!r}.')
 
 
-def _steps(sublayers: Sequence[Sublayer], dtype: torch.dtype | None, task: Task) -> list[Step]:
-    # A classifier reads the first token of the last layer.
+def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
+    """Sums over the features of each unit: [..., features] to [..., units]."""
+    return per_feature.unflatten(-1, (-1, sublayer.unit_size)).sum(-1)
+
+
+def measuring_steps(
+    sublayers: Sequence[Sublayer], dtype: torch.dtype | None, task: Task
+) -> list[Step]:
+    """The steps that `passes.measure` takes; a classifier reads the last layer's first token."""
     last = max(sublayer.layer for sublayer in sublayers)
     return [
         Step(sublayer, dtype, first_only=task.kind != "span" and sublayer.layer == last)
@@ -216,7 +223,7 @@ def _steps(sublayers: Sequence[Sublayer], dtype: torch.dtype | None, task: Task)
     ]
 
 
-class _Sums:
+class Sums:
     """The two sums over the sample that the scores of units are made of."""
 
     def __init__(self, sublayers: Sequence[Sublayer], batches: Sequence[Batch], minibatch: int):
@@ -263,4 +270,4 @@ class _Sums:
 
 
 def _per_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
-    return per_feature.unflatten(0, (-1, sublayer.unit_size)).mean(1)
+    return by_unit(sublayer, per_feature) / sublayer.unit_size

@@ -42,7 +42,11 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
 
 
 def search(
-    sublayers: Sequence[Sublayer], scores: Sequence[Tensor], budget: float, length: float
+    sublayers: Sequence[Sublayer],
+    scores: Sequence[Tensor],
+    budget: float,
+    length: float,
+    seconds: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor], float]:
     """KPMS over the units of several sublayers, pooled.
 
@@ -51,13 +55,33 @@ def search(
         scores: importance of each one's units, [units].
         budget: FLOPs that they may cost together.
         length: tokens per sequence that FLOPs are counted at.
+        seconds: for a budget in seconds in place of FLOPs, what 0 … N units of each sublayer take,
+            [N + 1] each (`LatencyTable.sublayers`). The scores are per second then, too.
 
     Returns:
         A mask for each sublayer, bool [units], and the threshold ν.
     """
-    costs = [
-        torch.full_like(score, sublayer.unit_flops(length), dtype=torch.float64)
-        for score, sublayer in zip(scores, sublayers, strict=True)
-    ]
+    if seconds is None:
+        costs = [
+            torch.full_like(score, sublayer.unit_flops(length), dtype=torch.float64)
+            for score, sublayer in zip(scores, sublayers, strict=True)
+        ]
+    else:
+        costs = [unit_seconds(row, score) for row, score in zip(seconds, scores, strict=True)]
     mask, threshold = kpms(torch.cat(list(scores)), torch.cat(costs), budget)
     return list(mask.split([len(score) for score in scores])), threshold
+
+
+def unit_seconds(seconds: Tensor, scores: Tensor) -> Tensor:
+    """What each unit of a sublayer costs, if units leave in ascending order of their scores.
+
+    Args:
+        seconds: what 0 … N units take, [N + 1].
+        scores: importance of the units, [N].
+
+    Returns:
+        Seconds, float64 [N], that add up to those of all units.
+    """
+    costs = torch.empty(len(scores), dtype=torch.float64, device=scores.device)
+    costs[scores.argsort()] = seconds.diff().flip(0).to(costs)  # the first to leave comes first
+    return costs

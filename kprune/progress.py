@@ -82,12 +82,16 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start
 
 
-def median_seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def median_seconds(
+    calls: dict[str, Callable[[], object]], repeats: int, show: bool = False
+) -> dict[str, float]:
     """Median wall-clock time of each of the calls, made in turns, after two uncounted rounds."""
     rounds: list[dict[str, float]] = []
-    for _ in range(repeats + 2):
-        rounds.append({})
-        for name, call in calls.items():
-            with timed(rounds[-1], name):
-                call()
+    with bar((repeats + 2) * len(calls), "timing", show) as steps:
+        for _ in range(repeats + 2):
+            rounds.append({})
+            for name, call in calls.items():
+                with timed(rounds[-1], name):
+                    call()
+                steps.update()
     return {name: statistics.median(seconds[name] for seconds in rounds[2:]) for name in calls}

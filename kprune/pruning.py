@@ -1,26 +1,28 @@
 """Sublayer-wise pruning: the loop that ties knowledge, mask search, surgery and tuning together."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune import knowledge
+from kprune import beyond, knowledge
 from kprune.competitors.kcm import kcm
 from kprune.competitors.kwon import kwon
 from kprune.competitors.magnitude import magnitude
 from kprune.competitors.random import random
 from kprune.encoders import Encoder, Sublayer, advance, view
+from kprune.evaluation import latencies
 from kprune.mask_search import search
 from kprune.progress import bar, timed
 from kprune.report import Report
 from kprune.sampling import Batch, Sample, on_device
 from kprune.sampling import sample as draw
+from kprune.speed import LatencyTable, measure_latencies
 from kprune.states import HiddenStates, give_back_memory
-from kprune.surgery import keep_units
+from kprune.surgery import keep_units, sharing_weights
 from kprune.tasks import Task, nearest
 from kprune.weight_tuning import Tuning, gather, kpwt
 
@@ -36,6 +38,9 @@ def prune(
     mu: float = 64.0,
     without: str = "",
     reuse: float = 0.0,
+    speedup: float | None = None,
+    batch_size: int = 32,
+    length: int = 128,
     seed: int = 0,
     tokens: int = 100_000,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -54,11 +59,16 @@ def prune(
         gamma: temperature γ of predictive knowledge.
         lam: λ, the weight of representational against predictive knowledge.
         mu: μ, the weight of heads against neurons.
-        without: for K-prune's ablation, the ingredient to leave out, one of `INGREDIENTS`.
+        without: for an ablation, the ingredients to leave out, of `INGREDIENTS[method]`, with
+            commas between them.
         reuse: K-prune measures all scores anew at every sublayer, which is most of its time. With
             a positive number it keeps them until the student has moved by more: the relative
             output errors that tuning leaves (`Tuning.after`), summed over the sublayers pruned
             since. 0.4 takes about two thirds of the time, `math.inf` a third (two measurements).
+        speedup: a limit in time in place of `rate`: how many times as fast as the model the pruned
+            one shall be on this machine. Latency is measured first (`speed.measure_latencies`),
+            at batches of `batch_size` sequences of `length` tokens, and again at the end.
+        batch_size, length: where `speedup` shall hold.
         seed: of the draw, when `sample` is not a `Sample` already.
         tokens: size of the draw, likewise.
         tokenizer: the model's; by default the sample's, or the one found beside the model.
@@ -70,20 +80,29 @@ def prune(
         The pruned model and a report.
 
     Raises:
-        ValueError: for a rate outside (0, 1) or beyond the method's reach, an unknown method,
-            family or precision, bad hyperparameters, weights that are not finite, or a sample
-            without labels for a method that needs them.
+        ValueError: for a rate outside (0, 1) or a speed-up beyond reach, an unknown method, family
+            or precision, bad hyperparameters, weights that are not finite, or a sample without
+            labels for a method that needs them.
     """
     check_options(rate, method, gamma, lam, mu, without, reuse)
+    if speedup is not None and method not in INGREDIENTS:
+        raise ValueError(
+            f"speedup is a limit for the methods {', '.join(INGREDIENTS)}; {method!r} takes a rate."
+        )
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise ValueError(f"The model's weight {broken[0]} holds NaN or infinite values.")
     view(model)  # refuses an unknown family before any work is done
     if not isinstance(sample, Sample):
         sample = draw(sample, tokenizer or find_tokenizer(model), tokens, seed)
-    student = _sharing_weights(model).eval()
+    student = sharing_weights(model).eval()
     encoder = view(student)
     dense = encoder.flops(sample.length)
+    table = None
+    if speedup is not None:
+        table = measure_latencies(model, batch_size, length, progress=progress)
+        table.budget(speedup)  # refuses what is beyond reach
+        rate = 0.0
     report = Report(
         method=method,
         rate=rate,
@@ -105,7 +124,16 @@ def prune(
         dense_heads=encoder.units("MHA"),
         dense_neurons=encoder.units("FFN"),
     )
-    METHODS[method](view(model), encoder, sample, report, progress)
+    if table is None:
+        METHODS[method](view(model), encoder, sample, report, progress)
+    else:
+        report.speed = {"asked": speedup, "batch_size": batch_size, "length": length}
+        METHODS[method](view(model), encoder, sample, report, progress, table)
+        report.speed["predicted"] = table.whole / table.predict(
+            [s.units for s in encoder.sublayers]
+        )
+        found = latencies({"dense": model, "pruned": student}, batch_size, length)
+        report.speed["measured"] = found["dense"] / found["pruned"]
     if earlier := getattr(model.config, "kprune", None):  # units keep their first numbers
         report.kept = [
             [names[unit] for unit in units]
@@ -144,21 +172,27 @@ def check_options(
             f"gamma and mu must be positive and lam not negative, all finite; got gamma={gamma}, "
             f"lam={lam}, mu={mu}."
         )
-    if without and (method != "kprune" or without not in INGREDIENTS):
+    known = INGREDIENTS.get(method, ())
+    if without and not {name.strip() for name in without.split(",")} <= {*known}:
         raise ValueError(
-            f"without names an ingredient of the method 'kprune', one of {', '.join(INGREDIENTS)}; "
-            f"got {without!r} for {method!r}."
+            f"without names ingredients of the method, with commas between them: {without!r} is "
+            f"not among those of {method!r} ({', '.join(known) or 'it has none'})."
         )
-    if not reuse >= 0 or (reuse and method != "kprune"):
+    if not reuse >= 0 or (reuse and not known):
         raise ValueError(
-            "reuse is the error up to which the method 'kprune' keeps its scores, at least 0; got "
+            "reuse is the error up to which K-prune keeps its scores, at least 0; got "
             f"{reuse} for {method!r}."
         )
 
 
 @torch.no_grad()
 def kprune(
-    teacher: Encoder, student: Encoder, sample: Sample, report: Report, progress: bool = True
+    teacher: Encoder,
+    student: Encoder,
+    sample: Sample,
+    report: Report,
+    progress: bool = True,
+    table: LatencyTable | None = None,
 ) -> None:
     """K-prune, as the paper has it: measure, search, prune and tune, one sublayer after the other.
 
@@ -179,11 +213,65 @@ def kprune(
         sample: the sample dataset.
         report: gives the limit and the hyperparameters; receives what was kept and how it went.
         progress: whether to show a progress bar.
+        table: for a limit in seconds, `report.speed["asked"]`, in place of FLOPs.
     """
     options = {name: report.options[name] for name in ("gamma", "lam", "mu")}
-    without, reuse = report.options["without"], report.options["reuse"]
-    if without == "representational":
+    without = left_out(report)
+    if "representational" in without:
         options["lam"] = 0.0
+    _sublayerwise(
+        teacher,
+        student,
+        sample,
+        report,
+        progress,
+        table,
+        partial(knowledge.importance, **options, predictive="predictive" not in without),
+    )
+
+
+@torch.no_grad()
+def kprune_plus(
+    teacher: Encoder,
+    student: Encoder,
+    sample: Sample,
+    report: Report,
+    progress: bool = True,
+    table: LatencyTable | None = None,
+) -> None:
+    """K-prune+: K-prune's loop with the scores of `beyond.importance`; arguments as in `kprune`.
+
+    No hyperparameter is left to tune: γ softens the teacher's distribution as in the paper, λ and μ
+    are used only where the option `without` leaves "scale" out.
+    """
+    options = {name: report.options[name] for name in ("gamma", "lam", "mu")}
+    _sublayerwise(
+        teacher,
+        student,
+        sample,
+        report,
+        progress,
+        table,
+        beyond.Importance(**options, without=left_out(report), seed=report.seed),
+    )
+
+
+def left_out(report: Report) -> list[str]:
+    """The ingredients that the option `without` names."""
+    return [name.strip() for name in report.options["without"].split(",") if name.strip()]
+
+
+def _sublayerwise(
+    teacher: Encoder,
+    student: Encoder,
+    sample: Sample,
+    report: Report,
+    progress: bool,
+    table: LatencyTable | None,
+    importance: Callable[..., list[Tensor]],
+) -> None:
+    """The loop of both methods, with the scores of either."""
+    without, reuse = left_out(report), report.options["reuse"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
     parts = on_device(sample, student.model.device)
     student_hidden, teacher_hidden = (
@@ -200,6 +288,8 @@ def kprune(
         student_hidden[number] = teacher_hidden[number] = student.embed(batch.inputs)
     teacher_logits: list[Tensor] = []
     budget, count = report.limit, len(student.sublayers)
+    if table:
+        budget = table.budget(report.speed["asked"])
     # Units of work per batch: a sublayer forward 1, forward and backward 3, tuning 2. The first
     # pass needs no gradient.
     work = [(3 if t else 1) * (count - t) for t in range(count)]
@@ -210,11 +300,11 @@ def kprune(
     with steps:
         for t, target in enumerate(student.sublayers):
             where = f"{target.kind} of layer {target.layer + 1}"
-            again = t == 0 or (without != "sublayerwise" and moved > reuse)
+            again = t == 0 or ("sublayerwise" not in without and moved > reuse)
             if again:
                 steps.set_postfix_str(f"{where}: measuring")
                 with timed(report.seconds, "knowledge"):
-                    scores = knowledge.importance(
+                    scores = importance(
                         student,
                         t,
                         student_hidden,
@@ -222,25 +312,39 @@ def kprune(
                         teacher_logits,
                         sample.task,
                         sample.length,
-                        **options,
                         dtype=dtype,
                         tick=lambda t=t: steps.update(work[t]),
-                        predictive=without != "predictive",
                     )
+                if table:  # per second in place of per FLOP
+                    scores = [
+                        score * (sublayer.unit_flops(sample.length) / table.per_unit(place))
+                        for place, (sublayer, score) in enumerate(
+                            zip(student.sublayers[t:], scores, strict=True), t
+                        )
+                    ]
                 # The teacher's own gradient is zero: what comes from it is not worth keeping.
                 moved = 0.0 if t else math.inf
             else:
                 steps.update(work[t] * len(parts))
-            if t == 0 or without != "sublayerwise":
+            if t == 0 or "sublayerwise" not in without:
                 with timed(report.seconds, "mask search"):
-                    masks, threshold = search(student.sublayers[t:], scores, budget, sample.length)
+                    masks, threshold = search(
+                        student.sublayers[t:],
+                        scores,
+                        budget,
+                        sample.length,
+                        table and table.sublayers[t:],
+                    )
             keep, *masks = masks
             scores = scores[1:]
             report.kept.append(keep.nonzero().flatten().tolist())
             report.thresholds.append(threshold)
             keep_units(target, keep)
-            budget -= target.units * target.unit_flops(sample.length)
-            if without != "tuning":
+            if table:
+                budget -= table.sublayers[t][target.units].item()
+            else:
+                budget -= target.units * target.unit_flops(sample.length)
+            if "tuning" not in without:
                 steps.set_postfix_str(f"{where}: tuning")
                 with timed(report.seconds, "tuning"):
                     tuned = tune(
@@ -287,13 +391,17 @@ def tune(
 
 METHODS: dict[str, Callable[[Encoder, Encoder, Sample, Report, bool], None]] = {
     "kprune": kprune,
+    "kprune+": kprune_plus,
     "kwon": kwon,
     "kcm": kcm,
     "magnitude": magnitude,
     "random": random,
 }
-# What K-prune can do without, for the paper's ablation.
-INGREDIENTS = ("predictive", "representational", "sublayerwise", "tuning")
+# What a method can do without, for an ablation; these methods take a limit in time, too.
+INGREDIENTS = {
+    "kprune": ("predictive", "representational", "sublayerwise", "tuning"),
+    "kprune+": (*beyond.INGREDIENTS, "sublayerwise", "tuning"),
+}
 
 
 def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -311,12 +419,3 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
             f"No tokenizer found beside the model ({model.name_or_path or 'no name'}); pass "
             "tokenizer=AutoTokenizer.from_pretrained(...)."
         ) from error
-
-
-def _sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy whose parameters are frozen views of the model's; surgery puts new ones in place."""
-    shared = {
-        id(weight): torch.nn.Parameter(weight.detach(), requires_grad=False)
-        for weight in model.parameters()
-    }
-    return copy.deepcopy(model, shared)

@@ -12,7 +12,8 @@ class Report:
 
     Attributes:
         method: the method's name.
-        rate: the compression rate asked for, the share of FLOPs to remove.
+        rate: the compression rate asked for, the share of FLOPs to remove; 0 where a speed-up was
+            asked for instead.
         options: the method's hyperparameters.
         seed, tokens, samples: of the sample dataset.
         length: tokens per sequence that FLOPs are counted at.
@@ -23,6 +24,8 @@ class Report:
         thresholds: ν of the mask search at each target sublayer.
         tuning: what weight-tuning did at each sublayer.
         seconds: wall-clock time of each step.
+        speed: where a speed-up was asked for: `asked`, `predicted` by the latency table and
+            `measured` on the pruned model, at `batch_size` and `length`.
         notes: what else there is to say.
     """
 
@@ -46,6 +49,7 @@ class Report:
     thresholds: list[float] = field(default_factory=list)
     tuning: list[Tuning] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    speed: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -67,6 +71,11 @@ class Report:
             f"surviving neurons per layer: {self.neurons}",
             "seconds: " + ", ".join(f"{step} {spent:.1f}" for step, spent in self.seconds.items()),
         ]
+        if self.speed:
+            lines.append(
+                "speed-up {asked:g}× asked, {predicted:.2f}× predicted, {measured:.2f}× measured "
+                "at batches of {batch_size} × {length} tokens".format(**self.speed)
+            )
         lines += [
             f"sublayer {t + 1}: the least-squares system was ill-conditioned; {tuned.status} "
             f"(ridge {tuned.ridge:g})"

@@ -1,10 +1,12 @@
 """Physical removal of heads and neurons."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder, Sublayer
 
@@ -51,6 +53,15 @@ def cut(encoder: Encoder, masks: Sequence[Tensor]) -> list[list[int]]:
 def feature_mask(sublayer: Sublayer, keep: Tensor) -> Tensor:
     """The mask of units [units] spread over their features: bool [units · unit_size]."""
     return keep.repeat_interleave(sublayer.unit_size)
+
+
+def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy whose parameters are frozen views of the model's; surgery puts new ones in place."""
+    shared = {
+        id(weight): nn.Parameter(weight.detach(), requires_grad=False)
+        for weight in model.parameters()
+    }
+    return copy.deepcopy(model, shared)
 
 
 @contextmanager

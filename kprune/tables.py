@@ -18,6 +18,7 @@ FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "commit", 
 HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
+    "kprune+": "K-prune+",
     "kwon": "Kwon et al.",
     "kcm": "KCM",
     "magnitude": "magnitude",

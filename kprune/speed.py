@@ -1,0 +1,121 @@
+"""A limit in time instead of FLOPs: how long this machine takes for each number of units."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kprune.encoders import view
+from kprune.evaluation import latencies
+from kprune.surgery import keep_units, sharing_weights
+
+SHARES = tuple(eighth / 8 for eighth in range(9))  # of the units, at which a model is timed
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Seconds of every sublayer of an encoder on this machine, by its number of units.
+
+    Attributes:
+        batch_size: sequences per batch.
+        length: tokens per sequence.
+        whole: seconds of one forward pass of the whole model, measured.
+        sublayers: for each sublayer the seconds that n = 0 … N units add, [N + 1]; never falling,
+            0 at the start.
+    """
+
+    batch_size: int
+    length: int
+    whole: float
+    sublayers: tuple[Tensor, ...]
+
+    @property
+    def fixed(self) -> float:
+        """Seconds that stay when every unit is gone: embeddings, norms, residual sums, the head."""
+        return self.whole - sum(seconds[-1].item() for seconds in self.sublayers)
+
+    def per_unit(self, t: int) -> float:
+        """Mean seconds of a unit of sublayer `t`, from 0; 1 where it has none or takes no time."""
+        seconds = self.sublayers[t]
+        return seconds[-1].item() / max(len(seconds) - 1, 1) or 1.0
+
+    def predict(self, units: Sequence[int]) -> float:
+        """Seconds of a forward pass of the model with so many units in each sublayer."""
+        parts = zip(self.sublayers, units, strict=True)
+        return self.fixed + sum(seconds[n].item() for seconds, n in parts)
+
+    def budget(self, speedup: float) -> float:
+        """Seconds that the units may take for the model to be `speedup` times as fast.
+
+        Raises:
+            ValueError: when the speed-up is not above 1, or beyond that of a model without units.
+        """
+        most = self.whole / self.fixed if self.fixed > 0 else float("inf")
+        if not 1 < speedup < most:
+            raise ValueError(
+                f"speedup is how many times as fast the pruned model shall be, above 1; on this "
+                f"machine, at batches of {self.batch_size} × {self.length} tokens, what cannot be "
+                f"pruned leaves room for less than {most:.1f}; got {speedup}."
+            )
+        return self.whole / speedup - self.fixed
+
+
+def measure_latencies(
+    model: PreTrainedModel,
+    batch_size: int = 32,
+    length: int = 128,
+    repeats: int = 7,
+    progress: bool = True,
+) -> LatencyTable:
+    """Time a model with fewer and fewer units, on the device that it is on.
+
+    Copies of the model with no, an eighth, … all heads, and the same for neurons, pass in turns;
+    what is measured is shared out evenly over the sublayers, and linear in between.
+
+    Args:
+        model: dense or pruned; it is not changed.
+        batch_size: sequences per batch.
+        length: tokens per sequence.
+        repeats: timed passes of each copy.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: when the batch is empty or longer than the model's positions.
+    """
+    longest = model.config.max_position_embeddings
+    if batch_size < 1 or not 1 <= length <= longest:
+        raise ValueError(
+            f"Latency is measured on batches of at least one sequence of 1 to {longest} tokens; "
+            f"got {batch_size} × {length}."
+        )
+    sublayers = view(model).sublayers
+    # Each kind on its own, without the other: their times add up.
+    wanted = [("MHA", share) for share in SHARES] + [("FFN", share) for share in SHARES[1:]]
+    models = {"whole": model.eval()}
+    models |= {f"{kind} {share}": _cut_to(model, kind, share) for kind, share in wanted}
+    found = latencies(models, batch_size, length, repeats, progress)
+    empty = found[f"MHA {SHARES[0]}"]
+    curves = {}
+    for kind in ("MHA", "FFN"):
+        more = [found[f"{kind} {share}"] - empty for share in SHARES[1:]]
+        curves[kind] = np.maximum.accumulate([0.0, *more])
+    scale = (found["whole"] - empty) / max(curves["MHA"][-1] + curves["FFN"][-1], 1e-12)
+    rows = []
+    for sublayer in sublayers:
+        alike = sum(other.units for other in sublayers if other.kind == sublayer.kind)
+        share = np.linspace(0, 1, sublayer.units + 1) if sublayer.units else np.zeros(1)
+        seconds = np.interp(share, SHARES, curves[sublayer.kind])
+        rows.append(torch.from_numpy(scale * seconds * sublayer.units / max(alike, 1)))
+    return LatencyTable(batch_size, length, found["whole"], tuple(rows))
+
+
+def _cut_to(model: PreTrainedModel, kind: str, share: float) -> PreTrainedModel:
+    """A copy with this share of the units of one kind in each layer, and none of the other."""
+    copied = sharing_weights(model)
+    for sublayer in view(copied).sublayers:
+        count = round(share * sublayer.units) if sublayer.kind == kind else 0
+        keep_units(sublayer, torch.arange(sublayer.units) < count)
+    return copied

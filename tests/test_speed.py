@@ -1,0 +1,89 @@
+"""A limit in time: the table adds up, the search keeps within it, the model gets faster."""
+
+import pytest
+import torch
+from conftest import tiny, tiny_sample
+
+import kprune
+from kprune import benchmark
+from kprune.encoders import view
+from kprune.mask_search import search, unit_seconds
+from kprune.speed import LatencyTable, measure_latencies
+
+
+def table(encoder, seed=0, fixed=0.5):
+    """Steps and slopes at random, never falling, as a machine might have them."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for sublayer in encoder.sublayers:
+        steps = torch.rand(sublayer.units, generator=generator, dtype=torch.float64)
+        steps *= torch.rand(sublayer.units, generator=generator) < 0.5  # some units are free
+        rows.append(torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)]))
+    whole = fixed + sum(row[-1].item() for row in rows)
+    return LatencyTable(1, 8, whole, tuple(rows))
+
+
+def test_units_cost_what_their_leaving_saves():
+    seconds = torch.tensor([0.0, 3.0, 4.0, 9.0])
+    costs = unit_seconds(seconds, torch.tensor([0.5, 0.1, 0.7]))
+    # 0.1 goes first and saves 9 − 4, then 0.5 saves 4 − 3, then 0.7 the rest.
+    assert costs.tolist() == [1.0, 5.0, 3.0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_mask_takes_no_longer_than_the_budget_and_the_next_one_does(seed):
+    encoder = view(tiny("bert", "classification"))
+    times = table(encoder, seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores = [torch.rand(sublayer.units, generator=generator) for sublayer in encoder.sublayers]
+    for speedup in (1.2, 2.0, 5.0):
+        budget = times.budget(speedup)
+        masks, threshold = search(encoder.sublayers, scores, budget, 8, times.sublayers)
+        units = [int(mask.sum()) for mask in masks]
+        assert times.predict(units) <= times.whole / speedup + 1e-9
+        # With the unit at the threshold back, the time would be over.
+        back = [int((score >= threshold).sum()) for score in scores]
+        assert sum(back) == sum(units) + 1
+        assert times.predict(back) > times.whole / speedup - 1e-9
+
+
+def test_all_units_take_the_whole_time_and_none_what_is_fixed():
+    encoder = view(tiny("bert", "classification"))
+    times = table(encoder)
+    assert times.predict([s.units for s in encoder.sublayers]) == pytest.approx(times.whole)
+    assert times.predict([0] * len(encoder.sublayers)) == pytest.approx(times.fixed)
+    for speedup in (1.0, 0.5, float("nan"), 1.01 * times.whole / times.fixed):
+        with pytest.raises(ValueError, match="how many times as fast"):
+            times.budget(speedup)
+
+
+def test_a_measured_table_fits_its_model():
+    model = benchmark.random_encoder(3, 128)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    times = measure_latencies(model, batch_size=4, length=32, repeats=3, progress=False)
+    assert [len(row) for row in times.sublayers] == [4 + 1, 512 + 1] * 3
+    assert all((row.diff() >= 0).all() and row[0] == 0 for row in times.sublayers)
+    assert 0 < times.fixed < times.whole
+    assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
+    with pytest.raises(ValueError, match="1 to 512 tokens; got 4 × 600"):
+        measure_latencies(model, batch_size=4, length=600)
+
+
+def test_pruned_to_a_speed():
+    model = benchmark.random_encoder(3, 128)
+    sample = benchmark.random_sample(16, 2000, tiny_sample().tokenizer)
+    smaller, report = kprune.prune(
+        model, sample, speedup=1.5, batch_size=8, length=64, progress=False
+    )
+    assert report.speed["predicted"] >= 1.5 and report.speed["measured"] > 1.1
+    assert 0 < report.achieved_rate < 1 and "1.5× asked" in str(report)
+    assert smaller.num_parameters() < model.num_parameters()
+    assert report.to_dict()["speed"]["batch_size"] == 8
+
+
+def test_only_k_prune_takes_a_speed():
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    with pytest.raises(ValueError, match="takes a rate"):
+        kprune.prune(model, sample, method="random", speedup=2.0)
+    with pytest.raises(ValueError, match="how many times as fast"):
+        kprune.prune(model, sample, speedup=0.5, length=8, progress=False)
