@@ -201,7 +201,7 @@ class Importance:
         sublayers = encoder.sublayers[start:]
         if not teacher and "elimination" not in self.without:
             self.errors = elimination_errors(encoder, hidden, batches)
-        predictive, energies = self._measure(
+        predictive, energies = self.knowledge(
             encoder, start, hidden, batches, teacher, task, dtype, tick
         )
         representational = energies if "elimination" in self.without else self.errors[start:]
@@ -223,7 +223,7 @@ class Importance:
         totals = [sum(score.sum() for score in part) for part in parts]
         return [tuple(1 / total.clamp(min=1e-300) for total in totals)] * len(sublayers)
 
-    def _measure(
+    def knowledge(
         self,
         encoder: Encoder,
         start: int,
@@ -231,10 +231,10 @@ class Importance:
         batches: Sequence[Batch],
         teacher: list[Tensor],
         task: Task,
-        dtype: torch.dtype | None,
-        tick: Callable[[], object],
+        dtype: torch.dtype | None = None,
+        tick: Callable[[], object] = lambda: None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Predictive scores, and the paper's representational ones, summed over units' features."""
+        """F of the units from sublayer `start` up, and the paper's S_rep summed over a unit."""
         same, sublayers = not teacher, encoder.sublayers[start:]
         sums = Sums(sublayers, batches, task.minibatch)
         fisher = [

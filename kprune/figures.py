@@ -466,6 +466,40 @@ def losses(runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def variants(runs: pd.DataFrame) -> Figure:
+    """Score of each method and variant by task and rate: a point per run, a bar at the mean.
+
+    Args:
+        runs: what `tables.collect` gave; runs that are not done leave gaps.
+    """
+    labels = list(dict.fromkeys(runs["label"]))
+    panels = list(runs.groupby(["task", "rate"], sort=False))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(1.35 * WIDTH, 0.5 + lines * (0.7 + 0.3 * len(labels))),
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, ((task, rate), here) in zip(axes.flat, panels, strict=False):
+        here = here[here["state"] == "done"]
+        for place, label in enumerate(labels):
+            scores = 100 * here.loc[here["label"] == label, "score"].astype(float)
+            axis.plot(scores, [place] * len(scores), "o", color=BLUE, alpha=0.5, markersize=5)
+            axis.plot([scores.mean()], [place], "|", color="black", markersize=16)
+        axis.axvline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
+        metric = next(iter(here["metric"].dropna()), "score")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set(title=f"{TASK_NAMES.get(task, task)}, {rate:.0%}", xlabel=f"{metric} × 100")
+        axis.title.set_fontsize("medium")
+    axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    return figure
+
+
 def sensitivity(runs: pd.DataFrame) -> Figure:
     """Score against each hyperparameter, a line for each task.
 

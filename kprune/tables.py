@@ -215,6 +215,28 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(rate=[f"{rate:.0%}" for rate in joined["rate"]])
 
 
+def recovered(runs: pd.DataFrame) -> pd.DataFrame:
+    """The share of K-prune's loss that K-prune+ recovers, from the seeds that both have done.
+
+    Returns:
+        For each task and rate `seeds`, the mean `teacher`, `K-prune` and `K-prune+` (× 100) and
+        `recovered` (%), empty where no seed has both, or where K-prune loses nothing.
+    """
+    rows = named_by(runs, "task", "rate")
+    whole = runs[(runs["without"] == "") & (runs["state"] == "done")]
+    whole = whole.astype({"score": float, "dense": float})
+    names = [NAMES["kprune"], NAMES["kprune+"]]
+    found = whole.pivot_table(index=[*rows, "seed"], columns="label", values="score")
+    found = found.reindex(columns=names).dropna()
+    found = 100 * found.join(whole.groupby([*rows, "seed"])["dense"].mean().rename("teacher"))
+    groups = found.groupby(level=rows, sort=False)
+    means = groups.mean().assign(seeds=groups.size())[["seeds", "teacher", *names]]
+    lost = means["teacher"] - means[names[0]]
+    gained = means[names[1]] - means[names[0]]
+    means["recovered (%)"] = (100 * gained / lost).where(lost > 0)
+    return means.reset_index()
+
+
 def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataFrame:
     """The largest mean speed-up of each row among the rates that lose at most so many points.
 

@@ -111,7 +111,7 @@ def test_the_first_sublayer_has_predictive_knowledge():
     encoder, batch = view(model), batch_of(sample)
     with torch.no_grad():
         hidden = encoder.embed(batch.inputs)
-    found = beyond.Importance(without=["elimination"])._measure(
+    found = beyond.Importance(without=["elimination"]).knowledge(
         encoder, 0, [hidden], [batch], [], TASKS["classification"], None, lambda: None
     )[0]
     assert all((score > 0).all() for score in found)

@@ -169,7 +169,7 @@ def test_the_pages_tell_the_number_of_runs():
     """params/README.md and README.md against the experiments themselves."""
     page = (PARAMS[0].parent / "README.md").read_text()
     counts = {path.stem: f"{len(expand(path)):,}" for path in PARAMS}
-    for name in ("accuracy", "ablation", "sensitivity", "performance"):
+    for name in ("accuracy", "ablation", "sensitivity", "performance", "beyond"):
         row = next(line for line in page.split("\n") if line.startswith(f"| `{name}`"))
         assert row.split(" | ")[2:] == [counts[name], f"{counts[f'{name}-laptop']} |"], row
     readme = (PARAMS[0].parents[1] / "README.md").read_text()
