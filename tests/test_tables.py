@@ -202,3 +202,22 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
     ]
     assert len(figures.growth(growth).axes) == 6
     assert len(figures.steps(table.loc[:2]).axes) == 1 and figures.inference(speed).axes
+
+
+def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
+    plain, better = {"without": ""}, {"without": "", "method": "kprune+"}
+    runs = [
+        write(tmp_path, "a", 0.80, seed=0, **plain),
+        write(tmp_path, "b", 0.70, seed=1, **plain),  # without a counterpart
+        write(tmp_path, "c", 0.85, seed=0, **better),
+        write(tmp_path, "d", None, seed=1, **better),
+        write(tmp_path, "e", 0.20, seed=0, **better | {"without": "fisher"}),
+        write(tmp_path, "f", 0.92, seed=0, rate=0.3, **plain),  # better than the teacher
+        write(tmp_path, "g", 0.93, seed=0, rate=0.3, **better),
+    ]
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    found = tables.recovered(tables.collect(tmp_path)).set_index("rate")
+    assert found["seeds"].to_dict() == {0.5: 1, 0.3: 1}
+    assert found.loc[0.5, "recovered (%)"] == pytest.approx(50)
+    assert pd.isna(found.loc[0.3, "recovered (%)"])
+    figures.variants(tables.collect(tmp_path))
