@@ -316,7 +316,7 @@ def test_without_sublayerwise_there_is_one_search():
 
 @pytest.mark.parametrize(("method", "without"), [("kprune", "nothing"), ("kwon", "tuning")])
 def test_unknown_ingredients_are_refused(method, without):
-    with pytest.raises(ValueError, match="without names an ingredient"):
+    with pytest.raises(ValueError, match="without names ingredients"):
         pruned(method, without=without)
 
 

@@ -69,7 +69,7 @@ def test_an_axis_may_set_parameters_together(write):
         ({"grid": {"method": ["kwan"]}}, "no method 'kwan'; did you mean 'kwon'?"),
         ({"grid": {"task": ["sst3"]}}, "no task 'sst3'; did you mean 'sst2'?"),
         ({"grid": {"lam": [-1.0]}}, "lam not negative"),
-        ({"grid": {"without": ["tunning"]}}, "without names an ingredient"),
+        ({"grid": {"without": ["tunning"]}}, "without names ingredients"),
         ({"grid": {"tokens": [0]}}, "tokens is at least 1; got 0"),
         ({"grid": {"lam": ["1e-5"]}}, "write 1.0e-05"),
         ({"grid": {"precision": ["fp16"]}}, "precision is"),
