@@ -208,7 +208,7 @@ def flops(model: PreTrainedModel, length: float) -> float:
 
 @torch.inference_mode()
 def latency(
-    model: PreTrainedModel, batch_size: int = 32, length: int = 128, repeats: int = 10
+    model: PreTrainedModel, batch_size: int = 32, length: int = 128, repeats: int = 5
 ) -> float:
     """Median seconds of one forward pass over random tokens, on the device that the model is on.
 
@@ -226,7 +226,7 @@ def latencies(
     models: dict[str, PreTrainedModel],
     batch_size: int = 32,
     length: int = 128,
-    repeats: int = 10,
+    repeats: int = 5,
     progress: bool = False,
 ) -> dict[str, float]:
     """`latency` of several models, in turns: what else the machine does then meets all alike.

@@ -24,6 +24,7 @@ BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
 GREY = "0.6"
 MARKERS = "osD^vPX*"
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
+METRIC_NAMES = {"f1": "F1", "spearman": "Spearman's ρ", "matthews": "Matthews' φ"}
 WIDTH = 7.0  # inches: one column of a notebook
 
 
@@ -257,7 +258,7 @@ def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
     axes.set(
         title="Accuracy against cost",
         xlabel="FLOPs left (% of the teacher's)",
-        ylabel=f"{metric} on the dev set",
+        ylabel=f"{METRIC_NAMES.get(metric, metric)} on the dev set",
         xlim=(0, 105),
         ylim=(low - 0.25 * max(dense - low, 0.02), dense + 0.25 * max(dense - low, 0.02)),
     )
@@ -305,9 +306,8 @@ def curves(runs: pd.DataFrame) -> Figure:
             axis.annotate("no run is done", (0.5, 0.5), xycoords="axes fraction", ha="center")
             axis.set_yticks([])
         axis.set_xticks(100 * np.unique(runs["rate"]))
-        metric = next(iter(here["metric"].dropna()), "score")
         axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
-        axis.set(title=TASK_NAMES.get(task, task), ylabel=f"{metric} × 100")
+        axis.set(title=TASK_NAMES.get(task, task), ylabel=_score_name(here))
         axis.title.set_fontsize("medium")
     for axis in axes[-1]:
         axis.set_xlabel("FLOPs gone (%)")
@@ -490,9 +490,8 @@ def variants(runs: pd.DataFrame) -> Figure:
             axis.plot(scores, [place] * len(scores), "o", color=BLUE, alpha=0.5, markersize=5)
             axis.plot([scores.mean()], [place], "|", color="black", markersize=16)
         axis.axvline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
-        metric = next(iter(here["metric"].dropna()), "score")
         axis.set_yticks(range(len(labels)), labels)
-        axis.set(title=f"{TASK_NAMES.get(task, task)}, {rate:.0%}", xlabel=f"{metric} × 100")
+        axis.set(title=f"{TASK_NAMES.get(task, task)}, {rate:.0%}", xlabel=_score_name(here))
         axis.title.set_fontsize("medium")
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     for axis in axes.flat[len(panels) :]:
@@ -571,6 +570,12 @@ def search_time(runs: pd.DataFrame) -> Figure:
         xlabel="all mask searches of a run (ms)",
     )
     return figure
+
+
+def _score_name(runs: pd.DataFrame) -> str:
+    """What the score of a task's runs is called on an axis."""
+    metric = next(iter(runs["metric"].dropna()), "score")
+    return f"{METRIC_NAMES.get(metric, metric)} × 100"
 
 
 def _points(runs: pd.DataFrame, value: str) -> Figure:

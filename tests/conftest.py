@@ -127,7 +127,7 @@ def tokenizer(minilm):
 def teacher_folder(tmp_path_factory, minilm) -> Path:
     """A quickly fine-tuned MiniLM on the generated task: real weights, real text."""
     folder = tmp_path_factory.mktemp("outputs") / "teachers" / "opinions-minilm"
-    recipe = default_recipe("minilm", examples=2500)
+    recipe = default_recipe("minilm", examples=2000)
     kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
     return folder
 

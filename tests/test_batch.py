@@ -52,7 +52,7 @@ seed: int = 0  # a seed
 seconds: float = 0.0  # how long it takes
 fails: bool = False  # whether the rate of 0.8 fails
 outputs: str = ""  # where to"""
-GRID = {"method": ["kprune", "random"], "rate": [0.4, 0.8], "seed": [0, 1]}
+GRID = {"method": ["kprune", "random"], "rate": [0.4, 0.8]}
 
 
 @pytest.fixture
@@ -128,14 +128,14 @@ def test_runs_once_and_then_does_nothing(lab):
     path = lab()
     done = call(path, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert set(times(path).values()) == {1} and len(times(path)) == 8
+    assert set(times(path).values()) == {1} and len(times(path)) == 4
     folder = expand(path)[0].folder
     assert {p.name for p in folder.iterdir()} >= {"result.json", "run.ipynb", "log.txt"}
     assert not list(folder.glob("*.part*")) and not (folder / "run.parameters.json").exists()
-    assert "100%" in done.stderr and "8 of 8" in done.stderr
+    assert "100%" in done.stderr and "4 of 4" in done.stderr
     assert call(path).returncode == 0
     assert set(times(path).values()) == {1}
-    assert "8 of 8 runs are done" in call(path, "--list").stdout
+    assert "4 of 4 runs are done" in call(path, "--list").stdout
 
 
 def test_a_damaged_record_is_noticed_and_made_again(lab):
@@ -177,7 +177,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(lab):
     assert call(undisturbed, "--workers", "2").returncode == 0
     runner = subprocess.Popen(command(path, "--workers", "2"), stderr=subprocess.DEVNULL)
     results = Path("outputs/trial")
-    wait_for(lambda: len(list(results.glob(f"*/{RESULT}"))) >= 2)
+    wait_for(lambda: len(list(results.glob(f"*/{RESULT}"))) >= 1)
     wait_for(lambda: processes("ipykernel_launcher"))
     kernels = processes("ipykernel_launcher")
     runner.kill()
@@ -185,11 +185,11 @@ def test_killed_in_the_middle_the_same_command_goes_on(lab):
     with suppress(ProcessLookupError):
         os.kill(kernels[-1], signal.SIGKILL)
     before = {p: p.stat().st_mtime_ns for p in results.glob(f"*/{RESULT}")}
-    assert 2 <= len(before) < 8
+    assert 1 <= len(before) < 4
     again = call(path, "--workers", "2")
     assert again.returncode == 0, again.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert set(times(path).values()) == {1} and len(times(path)) == 8
+    assert set(times(path).values()) == {1} and len(times(path)) == 4
     assert table(path) == table(undisturbed)
 
 
@@ -336,7 +336,7 @@ def test_dask_completes_the_table_when_a_worker_is_killed(lab, tmp_path):
         for process in reversed(started):
             process.kill()
             process.wait()
-    assert len(times(path)) == 8 and table(path).count("done") == 8
+    assert len(times(path)) == 4 and table(path).count("done") == 4
 
 
 def test_a_jobqueue_file_starts_a_cluster(lab, tmp_path):
@@ -356,7 +356,7 @@ def test_a_jobqueue_file_starts_a_cluster(lab, tmp_path):
 
 def test_the_real_notebook_and_its_report(lab, teacher_folder):
     """One command, a small table; a second call leaves all of it alone."""
-    small = {"tokens": 1500, "every": 20, "repeats": 1, "keep": False, "exercises": False}
+    small = {"tokens": 500, "every": 20, "repeats": 1, "keep": False, "exercises": False}
     path = Path("real.yaml")
     content = {
         "title": "real",

@@ -26,7 +26,7 @@ with torch.no_grad():
 @pytest.fixture(scope="module")
 def pruned(teacher):
     model, tokenizer = teacher
-    sample = kprune.sample("opinions", tokenizer, tokens=2000)
+    sample = kprune.sample("opinions", tokenizer, tokens=1000)
     return kprune.prune(model, sample, rate=0.7, progress=False)[0]
 
 

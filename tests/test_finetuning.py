@@ -81,12 +81,12 @@ def test_distilbert_holds_the_weights_of_bert(tokenizer):
 
 def test_distilbert_on_real_weights_end_to_end(tmp_path):
     """Fine-tuned, pruned, saved, reloaded."""
-    recipe = Recipe(epochs=1, learning_rate=2e-4, examples=1000, freeze_embeddings=True)
+    recipe = Recipe(epochs=1, learning_rate=2e-4, examples=800, freeze_embeddings=True)
     model, tokenizer, record = kprune.teacher(
         "opinions", "minilm-distilbert", folder=tmp_path / "t", recipe=recipe, progress=False
     )
     assert model.config.model_type == "distilbert"
-    sample = kprune.sample("opinions", tokenizer, tokens=8000)
+    sample = kprune.sample("opinions", tokenizer, tokens=5000)
     smaller, report = kprune.prune(model, sample, rate=0.5, progress=False)
     assert report.flops <= report.limit
     dev = kprune.dev_set("opinions", tokenizer)
