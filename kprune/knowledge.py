@@ -184,6 +184,10 @@ def mask_gradients(
     ]
 
 
+# What a CPU multiplies bfloat16 with: AMX at about ten times the rate of float32, AVX-512 at twice.
+BF16_UNITS = ("amx_bf16", "avx512_bf16")
+
+
 def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
     """The type of matrix products in passes that only rank units; None for the model's own.
 
@@ -195,7 +199,7 @@ def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
         native = (
             torch.cuda.is_bf16_supported(including_emulation=False)
             if model.device.type == "cuda"
-            else torch.cpu.get_capabilities().get("amx_bf16", False)
+            else any(torch.cpu.get_capabilities().get(unit, False) for unit in BF16_UNITS)
         )
         precision = "bf16" if native and model.dtype == torch.float32 else "full"
     return torch.bfloat16 if precision == "bf16" else None
