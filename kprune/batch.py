@@ -86,7 +86,7 @@ def reproduce(
         outputs: another place for all results (see `experiments.output_folder`).
         force: repeat finished runs, too.
         workers: runs at a time on this machine; 0 takes one per GPU, or one without a GPU, since a
-            run uses every core.
+            run uses every core. More of them share the cores evenly.
         scheduler: address of a Dask scheduler, or a YAML file for dask-jobqueue (see `cluster`).
         say: receives lines of text.
 
@@ -169,14 +169,16 @@ def teacher_of(run: Run) -> Teacher | None:
     return Teacher(folder=folder, **{name: values[name] for name in names})
 
 
-def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=None) -> Outcome:
+def make_teacher(
+    teacher: Teacher, cwd: Path, own: dict[str, str] | None = None, stop=None
+) -> Outcome:
     """Fine-tune a teacher in a process of its own, unless it is there."""
     started = time.monotonic()
     command = [sys.executable, "-m", "kprune", "teacher", teacher.task, "--model", teacher.model]
     command += ["--data", teacher.data] if teacher.data else []
     command += ["--examples", str(teacher.examples), "--epochs", str(teacher.epochs)]
     log = teacher.folder.with_name(f"{teacher.folder.name}.log")
-    env = _environment(teacher.folder.parents[1], device)
+    env = _environment(teacher.folder.parents[1], own)
     with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock"), stop) as lock:
         code = _process(command, log, cwd, env, lock, stop)
     error = "" if code == 0 else _last_line(log)
@@ -184,7 +186,7 @@ def make_teacher(teacher: Teacher, cwd: Path, device: str | None = None, stop=No
 
 
 def make_run(
-    run: Run, cwd: Path, device: str | None = None, stop=None, force: bool = False
+    run: Run, cwd: Path, own: dict[str, str] | None = None, stop=None, force: bool = False
 ) -> Outcome:
     """Run a notebook through papermill in a process of its own, unless its record is there.
 
@@ -194,7 +196,7 @@ def make_run(
     Args:
         run: what to run.
         cwd: the directory that relative folders among the parameters start from.
-        device: value of CUDA_VISIBLE_DEVICES for the process; None leaves it as it is.
+        own: variables of the process's environment: which GPU or how many cores are its own.
         stop: a threading.Event that ends the process when it is set.
         force: repeat it, even if its record is there.
     """
@@ -206,7 +208,7 @@ def make_run(
         (run.folder / RESULT).unlink(missing_ok=True)  # damaged, outdated or to be repeated
         values = {**run.parameters, "outputs": str(run.folder)}
         out, log = run.folder / EXECUTED, run.folder / LOG
-        env = _environment(run.folder.parents[1], device)
+        env = _environment(run.folder.parents[1], own)
         for _ in range(2):
             error = _papermill(run.notebook, out, values, log, cwd, env, lock, stop)
             if PORT_CLASH not in error:
@@ -360,7 +362,7 @@ def _executor(
 
 
 class _Local(ThreadPoolExecutor):
-    """Threads that each wait for one process; with GPUs, each process sees one of them."""
+    """Threads that each wait for one process; each process has a GPU of its own, or some cores."""
 
     def __init__(self, workers: int):
         gpus = [str(number) for number in range(torch.cuda.device_count())]
@@ -369,7 +371,12 @@ class _Local(ThreadPoolExecutor):
         workers = workers or max(1, len(gpus))
         self.stop, self.slots = threading.Event(), queue.SimpleQueue()
         for number in range(workers):
-            self.slots.put(gpus[number % len(gpus)] if gpus else None)
+            own = {}
+            if gpus:
+                own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+            elif workers > 1:  # processes whose threads share cores wait for each other
+                own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // workers))
+            self.slots.put(own)
         super().__init__(workers)
 
     def submit(self, make: Callable, job: Any, cwd: Path) -> Future:
@@ -435,10 +442,9 @@ def _process(
                     process.terminate()
 
 
-def _environment(outputs: Path, device: str | None = None) -> dict[str, str]:
-    """Environment of a process whose teachers and results are in `outputs`, on one GPU or any."""
-    chosen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    return os.environ | {"KPRUNE_OUTPUTS": str(outputs)} | chosen
+def _environment(outputs: Path, own: dict[str, str] | None = None) -> dict[str, str]:
+    """Environment of a process whose teachers and results are in `outputs`."""
+    return os.environ | {"KPRUNE_OUTPUTS": str(outputs)} | (own or {})
 
 
 @contextmanager

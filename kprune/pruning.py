@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune import beyond, knowledge
@@ -22,9 +22,9 @@ from kprune.sampling import Batch, Sample, on_device
 from kprune.sampling import sample as draw
 from kprune.speed import LatencyTable, measure_latencies
 from kprune.states import HiddenStates, give_back_memory
-from kprune.surgery import keep_units, sharing_weights
+from kprune.surgery import feature_mask, keep_units, sharing_weights
 from kprune.tasks import Task, nearest
-from kprune.weight_tuning import Tuning, gather, kpwt
+from kprune.weight_tuning import Tuning, gather, gather_inputs, kpwt
 
 
 def prune(
@@ -119,7 +119,7 @@ def prune(
         samples=len(sample.examples),
         length=sample.length,
         dense_flops=dense,
-        limit=(1 - rate) * dense,
+        limit=(1 - rate) * dense * (1 + 1e-12),  # sums of many units round; an exact fit fits
         dense_parameters=student.num_parameters(),
         dense_heads=encoder.units("MHA"),
         dense_neurons=encoder.units("FFN"),
@@ -227,6 +227,7 @@ def kprune(
         progress,
         table,
         partial(knowledge.importance, **options, predictive="predictive" not in without),
+        refit=(),
     )
 
 
@@ -245,6 +246,7 @@ def kprune_plus(
     are used only where the option `without` leaves "scale" out.
     """
     options = {name: report.options[name] for name in ("gamma", "lam", "mu")}
+    without = left_out(report)
     _sublayerwise(
         teacher,
         student,
@@ -252,7 +254,8 @@ def kprune_plus(
         report,
         progress,
         table,
-        beyond.Importance(**options, without=left_out(report), seed=report.seed),
+        beyond.Importance(**options, without=without, seed=report.seed),
+        refit=[name for name in beyond.REFIT if name not in without],
     )
 
 
@@ -269,8 +272,9 @@ def _sublayerwise(
     progress: bool,
     table: LatencyTable | None,
     importance: Callable[..., list[Tensor]],
+    refit: Sequence[str],
 ) -> None:
-    """The loop of both methods, with the scores of either."""
+    """The loop of both methods, with the scores of either; `refit` as in `tune`."""
     without, reuse = left_out(report), report.options["reuse"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
     parts = on_device(sample, student.model.device)
@@ -347,13 +351,10 @@ def _sublayerwise(
             if "tuning" not in without:
                 steps.set_postfix_str(f"{where}: tuning")
                 with timed(report.seconds, "tuning"):
-                    tuned = tune(
-                        teacher.sublayers[t].cast(dtype),
-                        target,
-                        teacher_hidden,
-                        student_hidden,
-                        parts,
-                    )
+                    source, states = teacher.sublayers[t], (teacher_hidden, student_hidden)
+                    if "inputs" in refit:
+                        tune_inputs(source, target, keep, *states, parts, "ridge" in refit)
+                    tuned = tune(source.cast(dtype), target, *states, parts, refit)
                     report.tuning.append(tuned)
                     moved += tuned.after
             with timed(report.seconds, "advancing"):
@@ -369,6 +370,7 @@ def tune(
     teacher_hidden: HiddenStates | list[Tensor],
     student_hidden: Sequence[Tensor],
     parts: Sequence[Batch],
+    refit: Sequence[str] = (),
 ) -> Tuning:
     """KPWT of one pruned sublayer: match the uncompressed model's output at this place.
 
@@ -379,14 +381,66 @@ def tune(
             by those at its output.
         student_hidden: the student's.
         parts: the batches.
+        refit: what goes beyond the paper: "bias" refits the projection's bias as well, "ridge"
+            chooses the regularisation on held-out sequences.
 
     Returns:
         What tuning did.
     """
-    equations = gather(source, target, teacher_hidden, student_hidden, parts)
-    tuned, result = kpwt(equations, target.output.weight.T)
-    target.output.weight.copy_(tuned.T)
+    bias = "bias" in refit
+    equations = gather(
+        source,
+        target,
+        teacher_hidden,
+        student_hidden,
+        parts,
+        bias=bias,
+        hold_out="ridge" in refit,
+    )
+    output = target.output
+    tuned, result = kpwt(equations, _with_bias(output) if bias else output.weight.T)
+    output.weight.copy_(tuned[: output.in_features].T)
+    if bias:
+        output.bias.copy_(tuned[-1])
     return result
+
+
+@torch.no_grad()
+def tune_inputs(
+    source: Sublayer,
+    target: Sublayer,
+    keep: Tensor,
+    teacher_hidden: Sequence[Tensor],
+    student_hidden: Sequence[Tensor],
+    parts: Sequence[Batch],
+    hold_out: bool = False,
+) -> Tuning:
+    """Refit a pruned sublayer's input projections, so that its units see what the teacher's see.
+
+    The student's hidden states differ from the teacher's by what the sublayers below have lost; the
+    part of it that is linear is made up for here, by the least squares of KPWT.
+
+    Args:
+        source, target, teacher_hidden, student_hidden, parts: as in `tune`; the teacher stays.
+        keep: True at the units that survive in `target`, bool [units of `source`].
+        hold_out: choose the regularisation on held-out sequences.
+
+    Returns:
+        What tuning did.
+    """
+    equations = gather_inputs(
+        source, target, feature_mask(source, keep), teacher_hidden, student_hidden, parts, hold_out
+    )
+    tuned, result = kpwt(equations, torch.cat([_with_bias(linear) for linear in target.inputs], 1))
+    for linear, part in zip(target.inputs, tuned.chunk(len(target.inputs), 1), strict=True):
+        linear.weight.copy_(part[:-1].T)
+        linear.bias.copy_(part[-1])
+    return result
+
+
+def _with_bias(linear: nn.Linear) -> Tensor:
+    """Weights and bias as least squares has them: [features + 1, outputs]."""
+    return torch.cat([linear.weight.T, linear.bias[None]])
 
 
 METHODS: dict[str, Callable[[Encoder, Encoder, Sample, Report, bool], None]] = {
@@ -400,7 +454,7 @@ METHODS: dict[str, Callable[[Encoder, Encoder, Sample, Report, bool], None]] = {
 # What a method can do without, for an ablation; these methods take a limit in time, too.
 INGREDIENTS = {
     "kprune": ("predictive", "representational", "sublayerwise", "tuning"),
-    "kprune+": (*beyond.INGREDIENTS, "sublayerwise", "tuning"),
+    "kprune+": (*beyond.INGREDIENTS, *beyond.REFIT, "sublayerwise", "tuning"),
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.encoders import Sublayer
@@ -25,19 +26,31 @@ class NormalEquations:
         moment: PᵀY, [features, d].
         target: ‖Y‖²_F, a scalar.
         tokens: number of rows so far.
+        held_out: the same sums over every tenth sequence alone, on which the ridge is chosen; None
+            for a fixed ridge.
+        sequences: number of sequences so far.
     """
 
     gram: Tensor
     moment: Tensor
     target: Tensor
     tokens: int = 0
+    held_out: "NormalEquations | None" = None
+    sequences: int = 0
 
     @classmethod
-    def zeros(cls, features: int, d: int, device: torch.device | str = "cpu") -> "NormalEquations":
+    def zeros(
+        cls,
+        features: int,
+        d: int,
+        device: torch.device | str = "cpu",
+        hold_out: bool = False,
+    ) -> "NormalEquations":
         """Empty sums for `features` columns of P and `d` columns of Y."""
         empty = {"dtype": torch.float64, "device": device}
         shapes = (features, features), (features, d), ()
-        return cls(*(torch.zeros(shape, **empty) for shape in shapes))
+        sums = (torch.zeros(shape, **empty) for shape in shapes)
+        return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
 
     def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
         """Add the rows of one batch: P [rows, features] and Y [rows, d].
@@ -48,6 +61,23 @@ class NormalEquations:
         self.moment += features.T @ target
         self.target += torch.linalg.vector_norm(target).double().square()
         self.tokens += len(target) if tokens is None else tokens
+
+    def add_batch(self, features: Tensor, target: Tensor, batch: Batch) -> None:
+        """Add the real tokens of a batch: P [batch, length, features] and Y [batch, length, d]."""
+        if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
+            real = batch.mask[:, : features.shape[1], None]
+            features, target = features * real, target * real
+        self.add(features.flatten(0, 1), target.flatten(0, 1), batch.tokens)
+        if self.held_out is not None:
+            some = slice(-self.sequences % HELD_OUT, None, HELD_OUT)
+            self.held_out.add(features[some].flatten(0, 1), target[some].flatten(0, 1))
+        self.sequences += len(features)
+
+    def without(self, part: "NormalEquations") -> "NormalEquations":
+        """These sums less those of a part."""
+        return NormalEquations(
+            self.gram - part.gram, self.moment - part.moment, self.target - part.target
+        )
 
     def error(self, weight: Tensor) -> float:
         """‖Y − P·W‖²_F / ‖Y‖²_F for W [features, d], from the sums alone; at least 0."""
@@ -67,6 +97,8 @@ def gather(
     student_hidden: Sequence[Tensor],
     parts: Sequence[Batch],
     first_token: bool = False,
+    bias: bool = False,
+    hold_out: bool = False,
 ) -> NormalEquations:
     """The least-squares problem that matches a student's sublayer to its teacher's at this place.
 
@@ -82,21 +114,55 @@ def gather(
         student_hidden: the student's.
         parts: the batches.
         first_token: count the first token ([CLS]) of each sequence only.
+        bias: refit b, too: it is not taken off Y, and P ends in a column of ones.
+        hold_out: keep the sums of every tenth sequence apart as well.
     """
     output = target.output
-    found = NormalEquations.zeros(output.in_features, output.out_features, output.weight.device)
+    found = NormalEquations.zeros(
+        output.in_features + bias, output.out_features, output.weight.device, hold_out
+    )
     for number, (x_student, batch) in enumerate(zip(student_hidden, parts, strict=True)):
         x_teacher = teacher_hidden[number]
         full = x_teacher + source.output(source.features(x_teacher, batch.mask))
         teacher_hidden[number] = source.norm(full)
-        wanted = full - x_student - output.bias
+        wanted = full - x_student
         features = target.features(x_student, batch.mask)
+        if bias:
+            features = F.pad(features, (0, 1), value=1.0)
+        else:
+            wanted -= output.bias
         if first_token:
-            found.add(features[:, 0], wanted[:, 0])
-            continue
-        if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
-            features, wanted = (rows * batch.mask[..., None] for rows in (features, wanted))
-        found.add(features.flatten(0, 1), wanted.flatten(0, 1), batch.tokens)
+            features, wanted = features[:, :1], wanted[:, :1]
+        found.add_batch(features, wanted, batch)
+    return found
+
+
+@torch.no_grad()
+def gather_inputs(
+    source: Sublayer,
+    target: Sublayer,
+    keep: Tensor,
+    teacher_hidden: Sequence[Tensor],
+    student_hidden: Sequence[Tensor],
+    parts: Sequence[Batch],
+    hold_out: bool = False,
+) -> NormalEquations:
+    """The least-squares problem that gives a student's units the inputs that the teacher's get.
+
+    Y = X_T·Wᵀ + b of the teacher's input projections at the surviving units (queries, keys and
+    values of heads side by side), P = [X_S, 1]: one matrix PᵀP of size d + 1 serves them all.
+
+    Args:
+        source, target, teacher_hidden, student_hidden, parts, hold_out: as in `gather`; the
+            teacher stays where it is.
+        keep: True at the features that survive in the student, bool [features of the teacher].
+    """
+    weight = torch.cat([linear.weight[keep] for linear in source.inputs])
+    bias = torch.cat([linear.bias[keep] for linear in source.inputs])
+    found = NormalEquations.zeros(weight.shape[1] + 1, len(weight), weight.device, hold_out)
+    for x_teacher, x_student, batch in zip(teacher_hidden, student_hidden, parts, strict=True):
+        wanted = F.linear(x_teacher.to(weight.dtype), weight, bias)
+        found.add_batch(F.pad(x_student, (0, 1), value=1.0), wanted, batch)
     return found
 
 
@@ -118,6 +184,39 @@ class Tuning:
 
 RIDGE = 1e-7
 STIFFEST = 1.0
+HELD_OUT = 10  # every tenth sequence, where the ridge is chosen
+
+
+def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
+    """The ridge with the least error on the held-out sequences, when fitted on the others.
+
+    Args:
+        equations: the sums, `held_out` among them.
+        weight: the projection before tuning, [features, d].
+
+    Returns:
+        A power of ten from `RIDGE` to `STIFFEST`; `RIDGE` where nothing is held out.
+    """
+    if equations.held_out is None or not equations.held_out.target > 0:
+        return RIDGE
+    others = equations.without(equations.held_out)
+    candidates = [RIDGE * 10**k for k in range(round(math.log10(STIFFEST / RIDGE)) + 1)]
+    errors = {}
+    for ridge in candidates:
+        tuned = _solve(others, weight.double(), ridge)
+        errors[ridge] = math.inf if tuned is None else equations.held_out.error(tuned)
+    return min(candidates, key=errors.__getitem__)
+
+
+def _solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
+    """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure."""
+    diagonal = equations.gram.diagonal()
+    scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
+    rest = equations.moment - equations.gram @ start
+    if not (torch.isfinite(rest).all() and scale.min() > 0):
+        return None
+    factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
+    return None if failed else start + torch.cholesky_solve(rest, factor)
 
 
 def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
@@ -126,7 +225,8 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖D^½·Δ‖² with
     D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in
     float64: what the sample says nothing about stays as it was, and the result is no worse than
-    the weights it starts from. An ill-conditioned system gets a tenfold larger ridge until
+    the weights it starts from. The ridge is `RIDGE`, or what suits held-out sequences best where
+    the sums keep some apart. An ill-conditioned system gets a tenfold larger one until
     the factorisation succeeds and the error has not grown.
 
     Args:
@@ -141,17 +241,13 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     if features == 0:
         return weight, Tuning(before, before, 0.0, "empty")
     start = weight.double()
-    rest = equations.moment - equations.gram @ start
-    diagonal = equations.gram.diagonal()
-    scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
-    ridge = RIDGE
-    while torch.isfinite(rest).all() and scale.min() > 0 and ridge <= STIFFEST:
-        factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
-        if not failed:
-            tuned = (start + torch.cholesky_solve(rest, factor)).to(weight.dtype)
+    ridge = chosen = choose_ridge(equations, weight)
+    while ridge <= STIFFEST:
+        if (tuned := _solve(equations, start, ridge)) is not None:
+            tuned = tuned.to(weight.dtype)
             after = equations.error(tuned)
             if torch.isfinite(tuned).all() and after <= before:
-                status = "tuned" if ridge == RIDGE else "stiffened"
+                status = "tuned" if ridge == chosen else "stiffened"
                 return tuned, Tuning(before, after, ridge, status)
         ridge *= 10
     return weight, Tuning(before, before, 0.0, "untuned")
