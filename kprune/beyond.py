@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kprune.encoders import Encoder, Sublayer
-from kprune.knowledge import Sums, by_unit, measuring_steps, predictive_loss
+from kprune.knowledge import Sums, by_unit, first_only, measuring_steps, predictive_loss
 from kprune.passes import measure
 from kprune.sampling import Batch
 from kprune.tasks import Task
@@ -69,20 +69,22 @@ def fisher_probe(
 
 @torch.no_grad()
 def elimination_errors(
-    encoder: Encoder, embedded: Sequence[Tensor], batches: Sequence[Batch]
+    encoder: Encoder, embedded: Sequence[Tensor], batches: Sequence[Batch], task: Task
 ) -> list[Tensor]:
     """What each unit of a model still costs when the units left make up for it as well as they can.
 
     For every sublayer, backward elimination on its output: the unit goes whose loss the others can
     best replace by least squares, and its score is by how much the error has grown. Errors are
     relative to the variance of X + P·W, which the LayerNorm divides by, so that those of all
-    sublayers compare. The sums PᵀP are of the model as it is, in one pass.
+    sublayers compare. The sums PᵀP are of the model as it is, in one pass; of a classifier's last
+    layer, over the first token of each sequence, which is all that the head reads.
 
     Args:
         encoder: the dense model.
         embedded: hidden states at the input of the first sublayer, one [batch, length, d] per
             batch.
         batches: the sample's batches.
+        task: gives the kind of prediction.
 
     Returns:
         Error of each unit, float64 [units], for each sublayer.
@@ -92,14 +94,17 @@ def elimination_errors(
         torch.zeros(out.in_features, out.in_features, device=out.weight.device) for out in outputs
     ]
     variance = [torch.zeros((), device=out.weight.device) for out in outputs]
+    read = [slice(1) if first else slice(None) for first in first_only(encoder.sublayers, task)]
     for x, batch in zip(embedded, batches, strict=True):
-        real = 1.0 if batch.mask is None else batch.mask[..., None]
-        for sublayer, gram, total in zip(encoder.sublayers, kept, variance, strict=True):
+        real = x.new_ones(x.shape[:2]) if batch.mask is None else batch.mask.to(x.dtype)
+        for sublayer, some, gram, total in zip(
+            encoder.sublayers, read, kept, variance, strict=True
+        ):
             features = sublayer.features(x, batch.mask)
             summed = x + sublayer.output(features)
-            rows = (features * real).flatten(0, 1)
+            rows = (features[:, some] * real[:, some, None]).flatten(0, 1)
             gram += rows.T @ rows
-            total += (summed.var(-1, keepdim=True) * real).sum()
+            total += (summed[:, some].var(-1) * real[:, some]).sum()
             x = sublayer.norm(summed)
     errors = []
     for sublayer, total in zip(encoder.sublayers, variance, strict=True):
@@ -201,7 +206,7 @@ class Importance:
         """
         sublayers = encoder.sublayers[start:]
         if not teacher and "elimination" not in self.without:
-            self.errors = elimination_errors(encoder, hidden, batches)
+            self.errors = elimination_errors(encoder, hidden, batches, task)
         predictive, energies = self.knowledge(
             encoder, start, hidden, batches, teacher, task, dtype, tick
         )

@@ -219,12 +219,17 @@ def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
 def measuring_steps(
     sublayers: Sequence[Sublayer], dtype: torch.dtype | None, task: Task
 ) -> list[Step]:
-    """The steps that `passes.measure` takes; a classifier reads the last layer's first token."""
-    last = max(sublayer.layer for sublayer in sublayers)
+    """The steps that `passes.measure` takes."""
     return [
-        Step(sublayer, dtype, first_only=task.kind != "span" and sublayer.layer == last)
-        for sublayer in sublayers
+        Step(sublayer, dtype, first)
+        for sublayer, first in zip(sublayers, first_only(sublayers, task), strict=True)
     ]
+
+
+def first_only(sublayers: Sequence[Sublayer], task: Task) -> list[bool]:
+    """Whether the head reads only the first token of each one's layer: a classifier's last."""
+    last = max(sublayer.layer for sublayer in sublayers)
+    return [task.kind != "span" and sublayer.layer == last for sublayer in sublayers]
 
 
 class Sums:

@@ -9,6 +9,7 @@ import kprune
 from kprune import beyond
 from kprune.encoders import view
 from kprune.knowledge import predictive_loss
+from kprune.pruning import INGREDIENTS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +93,26 @@ def test_prunes_to_the_limit(family, kind):
     assert report.kept != kprune.prune(model, sample, 0.5, progress=False)[1].kept
 
 
-@pytest.mark.parametrize("ingredient", [*beyond.INGREDIENTS, "sublayerwise", "tuning"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifiers_last_layer_is_judged_by_its_first_token(kind):
+    """The errors of all units add up to ‖P·W‖² where the head reads, in units of its variance."""
+    encoder, batch = view(tiny("bert", kind)), batch_of(tiny_sample(kind, 60))
+    real = batch.mask.clone()
+    with torch.no_grad():
+        x = embedded = encoder.embed(batch.inputs)
+        for sublayer in encoder.sublayers[:-1]:
+            x = sublayer(x, batch.mask)
+        out = encoder.sublayers[-1].output
+        lost = out(encoder.sublayers[-1].features(x, batch.mask)) - out.bias
+        found = beyond.elimination_errors(encoder, [embedded], [batch], TASKS[kind])[-1]
+    if kind != "span":
+        real[:, 1:] = False
+    summed = x + lost + out.bias
+    expected = lost[real].square().sum() / summed[real].var(-1).sum()
+    assert found.sum().item() == pytest.approx(expected.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("ingredient", INGREDIENTS["kprune+"])
 def test_each_ingredient_changes_the_result(ingredient):
     def outputs(without):
         model, sample = tiny("bert", "classification"), tiny_sample(count=60)

@@ -6,10 +6,10 @@ import torch
 from conftest import tiny, tiny_sample
 
 from kprune.encoders import view
-from kprune.pruning import tune
-from kprune.sampling import batches
-from kprune.surgery import keep_units
-from kprune.weight_tuning import NormalEquations, kpwt
+from kprune.pruning import tune, tune_inputs
+from kprune.sampling import batches, collate
+from kprune.surgery import feature_mask, keep_units
+from kprune.weight_tuning import HELD_OUT, RIDGE, NormalEquations, choose_ridge, kpwt
 
 
 def streamed(features, target, parts=7):
@@ -48,48 +48,127 @@ def test_the_gradient_vanishes_at_the_optimum():
     assert tuned.grad.abs().max() < 1e-3 * (P.T @ Y).abs().max()
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
-@pytest.mark.parametrize("t", [2, 3])
-def test_a_sublayer_is_tuned_to_the_teachers_output(family, t):
-    """`tune` on a distorted, pruned student equals lstsq on explicitly gathered matrices."""
-    teacher = view(tiny(family, "classification", dtype=torch.float64))
-    student = view(tiny(family, "classification", dtype=torch.float64))
-    sample = tiny_sample(count=60)
-    parts = batches(sample.examples, max_tokens=64)
+@pytest.fixture(params=[(f, t) for f in ("bert", "distilbert") for t in (2, 3)], ids=str)
+def distorted(request):
+    """A teacher's sublayer, a student's half of it, hidden states of both, and the batches."""
+    family, t = request.param
+    teacher, student = (view(tiny(family, "classification", dtype=torch.float64)) for _ in "ts")
+    parts = batches(tiny_sample(count=60).examples, max_tokens=64)
     keep_units(student.sublayers[0], torch.tensor([True, False, True, False]))  # distorts the input
-    hidden = {}
+    hidden = []
     with torch.no_grad():
         for encoder in (teacher, student):
-            hidden[encoder.model] = []
+            hidden.append([])
             for part in parts:
                 x = encoder.embed(part.inputs)
                 for sublayer in encoder.sublayers[:t]:
                     x = sublayer.finish(x, sublayer.features(x, part.mask))
-                hidden[encoder.model].append(x)
-    target = student.sublayers[t]
+                hidden[-1].append(x)
+    source, target = teacher.sublayers[t], student.sublayers[t]
     keep = torch.arange(target.units) % 2 == 0
     keep_units(target, keep)
+    return source, target, keep, *hidden, parts
+
+
+def explicit(source, target, teacher_hidden, student_hidden, parts):
+    """P and the teacher's output less X_S, row by row over real tokens."""
     rows, wanted = [], []
     with torch.no_grad():
-        for part, x_t, x_s in zip(parts, hidden[teacher.model], hidden[student.model], strict=True):
+        for part, x_t, x_s in zip(parts, teacher_hidden, student_hidden, strict=True):
             real = part.attention_mask.bool()
-            full = teacher.sublayers[t].output(teacher.sublayers[t].features(x_t, part.mask))
+            full = source.output(source.features(x_t, part.mask))
             rows.append(target.features(x_s, part.mask)[real])
-            wanted.append((x_t + full - x_s - target.output.bias)[real])
-    P, Y = torch.cat(rows), torch.cat(wanted)
+            wanted.append((x_t + full - x_s)[real])
+    return torch.cat(rows), torch.cat(wanted)
+
+
+def fitted(P, Y):
+    """The least-squares fit of Y by [P, 1]. Normed rows add up to a constant: only it is unique."""
+    P = np.hstack([P.numpy(), np.ones((len(P), 1))])
+    return P @ np.linalg.lstsq(P, Y.numpy(), rcond=None)[0]
+
+
+def test_a_sublayer_is_tuned_to_the_teachers_output(distorted):
+    """`tune` on a distorted, pruned student equals lstsq on explicitly gathered matrices."""
+    source, target, _, *rest = distorted
+    P, Y = explicit(source, target, *rest)
     before, bias = target.output.weight.clone(), target.output.bias.clone()
-    result = tune(
-        teacher.sublayers[t],
-        student.sublayers[t],
-        hidden[teacher.model],
-        hidden[student.model],
-        parts,
-    )
-    expected = np.linalg.lstsq(P.numpy(), Y.numpy(), rcond=None)[0]
+    result = tune(source, target, *rest)
+    expected = np.linalg.lstsq(P.numpy(), (Y - bias).detach().numpy(), rcond=None)[0]
     np.testing.assert_allclose(target.output.weight.detach().T.numpy(), expected, atol=1e-4)
     assert result.after < result.before
     assert not target.output.weight.allclose(before)
     assert target.output.bias.equal(bias)
+
+
+def test_the_bias_is_refit_with_the_weights(distorted):
+    source, target, _, *rest = distorted
+    P, Y = explicit(source, target, *rest)
+    bias = target.output.bias.clone()
+    result = tune(source, target, *rest, refit=["bias"])
+    np.testing.assert_allclose(target.output(P).detach().numpy(), fitted(P, Y), atol=1e-4)
+    assert result.after < result.before
+    assert not target.output.bias.allclose(bias)
+
+
+def test_an_empty_sublayer_keeps_the_teachers_mean_where_the_bias_is_refit(distorted):
+    source, target, keep, *rest = distorted
+    keep_units(target, torch.zeros(int(keep.sum()), dtype=torch.bool))
+    _, Y = explicit(source, target, *rest)
+    tune(source, target, *rest, refit=["bias"])
+    torch.testing.assert_close(target.output.bias, Y.mean(0))
+
+
+def test_units_get_the_inputs_that_the_teachers_get(distorted):
+    """`tune_inputs` equals lstsq from [X_S, 1] to the teacher's input projections."""
+    source, target, keep, teacher_hidden, student_hidden, parts = distorted
+    kept = feature_mask(source, keep)
+    real = [part.attention_mask.bool() for part in parts]
+    X_T, X_S = (
+        torch.cat([x[r] for x, r in zip(hidden, real, strict=True)])
+        for hidden in (teacher_hidden, student_hidden)
+    )
+    old = [linear.weight.clone() for linear in target.inputs]
+    result = tune_inputs(source, target, keep, teacher_hidden, student_hidden, parts)
+    with torch.no_grad():
+        for theirs, ours, before in zip(source.inputs, target.inputs, old, strict=True):
+            expected = fitted(X_S, theirs(X_T)[:, kept])
+            np.testing.assert_allclose(ours(X_S).numpy(), expected, atol=1e-4)
+            assert not ours.weight.allclose(before)
+    assert result.after < result.before
+
+
+def held_out_system(noise, tokens=40, features=30):
+    """Equations of P and Y = P·W + noise, one token a sequence; also P, Y and a W next to it."""
+    P, E, W = random_system(tokens, features, seed=3)
+    Y = P @ W + noise * E
+    equations = NormalEquations.zeros(features, W.shape[1], hold_out=True)
+    lengths = collate([{"input_ids": [1]}] * tokens)
+    equations.add_batch(P[:, None], Y[:, None], lengths)
+    return equations, P, Y, W + 0.1 * random_system(tokens, features, seed=4)[2]
+
+
+def test_the_ridge_is_that_of_the_least_error_on_held_out_sequences():
+    equations, P, Y, start = held_out_system(noise=3.0)
+    held = torch.arange(len(P)) % HELD_OUT == 0
+    assert equations.held_out.gram.allclose(P[held].T @ P[held])
+    errors = {}
+    for power in range(-7, 1):
+        gram = P[~held].T @ P[~held]
+        stiff = gram + 10.0**power * gram.diagonal().diag()
+        tuned = start + torch.linalg.solve(stiff, P[~held].T @ (Y[~held] - P[~held] @ start))
+        errors[power] = (Y[held] - P[held] @ tuned).square().sum().item()
+    best = min(errors, key=errors.get)
+    assert choose_ridge(equations, start) == pytest.approx(10.0**best)
+    assert kpwt(equations, start)[1].ridge == pytest.approx(10.0**best)
+    assert best > -2, "with more noise than data, weights stay near where they were"
+
+
+def test_without_noise_or_without_held_out_rows_the_ridge_is_small():
+    equations, *_, start = held_out_system(noise=0.0)
+    assert choose_ridge(equations, start) == RIDGE
+    P, Y, W = random_system()
+    assert choose_ridge(streamed(P, Y), W) == RIDGE
 
 
 @pytest.mark.parametrize("case", ["duplicate", "dead", "fewer tokens than features", "huge"])
