@@ -21,7 +21,7 @@ from kprune.sampling import Batch
 from kprune.tasks import Task
 
 INGREDIENTS = ("fisher", "elimination", "scale")
-REFIT = ("ridge", "bias", "inputs")  # what tuning does beyond the paper, see `pruning.tune`
+REFIT = ("ridge", "bias", "inputs", "head")  # what tuning does beyond the paper, see `pruning.tune`
 RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
 

@@ -160,12 +160,16 @@ class Sublayer:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The uniform view: `embed`, then `sublayers` from the embedding upwards, then `head`."""
+    """The uniform view: `embed`, then `sublayers` from the embedding upwards, then `head`.
+
+    `last` is the head's last projection, which gives the logits.
+    """
 
     model: PreTrainedModel
     sublayers: tuple[Sublayer, ...]
     embed: Callable[[dict[str, Tensor]], Tensor]
     head: Callable[[Tensor], Tensor]
+    last: nn.Linear
 
     def flops(self, length: float) -> float:
         """FLOPs of all units on one sequence of `length` tokens, by the paper's count."""
@@ -229,6 +233,7 @@ def view(model: PreTrainedModel) -> Encoder:
         sublayers=tuple(sublayers),
         embed=lambda inputs: names.embed(backbone, inputs),
         head=lambda hidden: names.heads[name](model, hidden),
+        last=model.qa_outputs if name.endswith("QuestionAnswering") else model.classifier,
     )
 
 

@@ -24,7 +24,7 @@ from kprune.speed import LatencyTable, measure_latencies
 from kprune.states import HiddenStates, give_back_memory
 from kprune.surgery import feature_mask, keep_units, sharing_weights
 from kprune.tasks import Task, nearest
-from kprune.weight_tuning import Tuning, gather, gather_inputs, kpwt
+from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, gather_inputs, kpwt
 
 
 def prune(
@@ -361,6 +361,9 @@ def _sublayerwise(
                 advance(target, student_hidden, parts)
             steps.update(2 * len(parts))
             give_back_memory()
+        if "head" in refit and "tuning" not in without:
+            with timed(report.seconds, "tuning"):
+                tune_head(student, teacher_logits, student_hidden, parts, "ridge" in refit)
 
 
 @torch.no_grad()
@@ -398,10 +401,10 @@ def tune(
         hold_out="ridge" in refit,
     )
     output = target.output
-    tuned, result = kpwt(equations, _with_bias(output) if bias else output.weight.T)
-    output.weight.copy_(tuned[: output.in_features].T)
     if bias:
-        output.bias.copy_(tuned[-1])
+        return _refit([output], equations)
+    tuned, result = kpwt(equations, output.weight.T)
+    output.weight.copy_(tuned.T)
     return result
 
 
@@ -431,10 +434,40 @@ def tune_inputs(
     equations = gather_inputs(
         source, target, feature_mask(source, keep), teacher_hidden, student_hidden, parts, hold_out
     )
-    tuned, result = kpwt(equations, torch.cat([_with_bias(linear) for linear in target.inputs], 1))
-    for linear, part in zip(target.inputs, tuned.chunk(len(target.inputs), 1), strict=True):
-        linear.weight.copy_(part[:-1].T)
-        linear.bias.copy_(part[-1])
+    return _refit(target.inputs, equations)
+
+
+@torch.no_grad()
+def tune_head(
+    student: Encoder,
+    teacher_logits: Sequence[Tensor],
+    student_hidden: Sequence[Tensor],
+    parts: Sequence[Batch],
+    hold_out: bool = False,
+) -> Tuning:
+    """Refit the last projection of a pruned model's head to the teacher's logits.
+
+    Args:
+        student: the pruned encoder.
+        teacher_logits: of each batch.
+        student_hidden: hidden states at the student's head.
+        parts: the batches.
+        hold_out: choose the regularisation on held-out sequences.
+
+    Returns:
+        What tuning did.
+    """
+    equations = gather_head(student, teacher_logits, student_hidden, parts, hold_out)
+    return _refit([student.last], equations)
+
+
+def _refit(linears: Sequence[nn.Linear], equations: NormalEquations) -> Tuning:
+    """KPWT of projections that share their input, side by side and with their biases."""
+    tuned, result = kpwt(equations, torch.cat([_with_bias(linear) for linear in linears], 1))
+    for linear, part in zip(linears, tuned.chunk(len(linears), 1), strict=True):
+        # New ones: the student's head still is the teacher's own.
+        linear.weight = nn.Parameter(part[:-1].T.clone(), requires_grad=False)
+        linear.bias = nn.Parameter(part[-1].clone(), requires_grad=False)
     return result
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kprune.encoders import Sublayer
+from kprune.encoders import Encoder, Sublayer
 from kprune.sampling import Batch
 from kprune.states import HiddenStates
 
@@ -163,6 +163,39 @@ def gather_inputs(
     for x_teacher, x_student, batch in zip(teacher_hidden, student_hidden, parts, strict=True):
         wanted = F.linear(x_teacher.to(weight.dtype), weight, bias)
         found.add_batch(F.pad(x_student, (0, 1), value=1.0), wanted, batch)
+    return found
+
+
+@torch.no_grad()
+def gather_head(
+    encoder: Encoder,
+    teacher_logits: Sequence[Tensor],
+    student_hidden: Sequence[Tensor],
+    parts: Sequence[Batch],
+    hold_out: bool = False,
+) -> NormalEquations:
+    """The least-squares problem that matches a student's logits to its teacher's.
+
+    Args:
+        encoder: the student; P is what its last projection is given, and ones.
+        teacher_logits: the teacher's logits, one [batch, labels] or [batch, length, 2] per batch.
+        student_hidden: hidden states at the student's head, one per batch.
+        parts, hold_out: as in `gather`.
+    """
+    last, given = encoder.last, []
+    found = NormalEquations.zeros(
+        last.in_features + 1, last.out_features, last.weight.device, hold_out
+    )
+    hook = last.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    try:
+        for x, logits, batch in zip(student_hidden, teacher_logits, parts, strict=True):
+            encoder.head(x)
+            features = F.pad(given.pop(), (0, 1), value=1.0)
+            if logits.dim() == 2:  # one row per sequence
+                features, logits = features[:, None], logits[:, None]
+            found.add_batch(features, logits, batch)
+    finally:
+        hook.remove()
     return found
 
 

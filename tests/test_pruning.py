@@ -26,11 +26,12 @@ def pruned(family="bert", kind="classification", rate=0.6, **options):
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rate", RATES)
-def test_the_limit_holds_and_the_model_still_works(family, kind, rate):
+@pytest.mark.parametrize("method", ["kprune", "kprune+"])
+def test_the_limit_holds_and_the_model_still_works(family, kind, rate, method):
     model = tiny(family, kind)
     before = copy.deepcopy(model.state_dict())
     sample = tiny_sample(kind, 60)
-    smaller, report = kprune.prune(model, sample, rate=rate, precision="full", progress=False)
+    smaller, report = kprune.prune(model, sample, rate, method, precision="full", progress=False)
     assert report.flops <= report.limit
     assert report.flops == kprune.flops(smaller, sample.length)
     assert report.dense_flops == kprune.flops(model, sample.length)
