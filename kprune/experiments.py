@@ -67,7 +67,8 @@ class Experiment(BaseModel):
         fixed: parameters that all runs share.
         grid: axes; the runs are their product. An entry of an axis is a value of the parameter that
             the axis is named after, or a mapping that sets several parameters together.
-        exclude: runs to leave out: those whose parameters equal all of an entry's.
+        exclude: runs to leave out: those whose parameters equal all of an entry's, or where the
+            entry lists several, one of them.
         runs: another experiment's file, beside this one, whose runs and records this one reports
             on; it then has no fixed parameters and no grid of its own.
     """
@@ -177,7 +178,13 @@ def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
         return expand(source, outputs)
     notebook = find_notebook(experiment.notebook)
     defaults = notebook_parameters(notebook)
-    excluded = [_check(values, defaults, f"{path}: exclude") for values in experiment.exclude]
+    excluded = [
+        _check(dict(zip(entry, values, strict=True)), defaults, f"{path}: exclude")
+        for entry in experiment.exclude
+        for values in itertools.product(
+            *(value if isinstance(value, list) else [value] for value in entry.values())
+        )
+    ]
     runs = []
     for entries in itertools.product(*experiment.grid.values()):
         chosen, names = dict(experiment.fixed), []

@@ -236,12 +236,12 @@ def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
     candidates = [RIDGE * 10**k for k in range(round(math.log10(STIFFEST / RIDGE)) + 1)]
     errors = {}
     for ridge in candidates:
-        tuned = _solve(others, weight.double(), ridge)
+        tuned = solve(others, weight.double(), ridge)
         errors[ridge] = math.inf if tuned is None else equations.held_out.error(tuned)
     return min(candidates, key=errors.__getitem__)
 
 
-def _solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
+def solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
     """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure."""
     diagonal = equations.gram.diagonal()
     scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
@@ -249,7 +249,7 @@ def _solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | 
     if not (torch.isfinite(rest).all() and scale.min() > 0):
         return None
     factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
-    return None if failed else start + torch.cholesky_solve(rest, factor)
+    return None if failed else start + torch.choleskysolve(rest, factor)
 
 
 def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
@@ -276,7 +276,7 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     start = weight.double()
     ridge = chosen = choose_ridge(equations, weight)
     while ridge <= STIFFEST:
-        if (tuned := _solve(equations, start, ridge)) is not None:
+        if (tuned := solve(equations, start, ridge)) is not None:
             tuned = tuned.to(weight.dtype)
             after = equations.error(tuned)
             if torch.isfinite(tuned).all() and after <= before:

@@ -42,6 +42,13 @@ def test_the_grid_is_a_product(write, tmp_path):
     assert {"outputs", "exercises"}.isdisjoint(runs[0].wanted)
 
 
+def test_an_entry_of_exclude_may_list_several_values(write):
+    grid = {"task": ["sst2", "mrpc", "squad"], "method": ["kprune", "kwon", "kcm"]}
+    exclude = [{"task": ["mrpc", "squad"], "method": ["kwon", "kcm"]}]
+    names = [run.name for run in expand(write(grid=grid, exclude=exclude))]
+    assert names == ["sst2_kprune", "sst2_kwon", "sst2_kcm", "mrpc_kprune", "squad_kprune"]
+
+
 def test_an_axis_may_set_parameters_together(write):
     both = [{"task": "sst2", "data": "../some/glue"}, {"task": "squad", "every": 10}]
     methods = [{"method": "kprune", "lam": 0}, {"method": "kwon", "samples": 2048}]
