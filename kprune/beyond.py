@@ -1,11 +1,17 @@
 """K-prune+: what makes K-prune more accurate without a hyperparameter to tune.
 
-Three ingredients, each of which can be left out (see `INGREDIENTS` and `08_beyond`):
+Each ingredient can be left out (see `08_beyond`). Three choose units (`INGREDIENTS`), here:
 
 - "fisher": predictive knowledge as Fisher information, which is not zero where the student still
   equals the teacher;
 - "elimination": representational knowledge as the error that remains *after* weight-tuning;
 - "scale": both on one scale, shares of their total, in place of λ and μ.
+
+Four tune what is left (`REFIT`), in `pruning.tune`, `tune_inputs` and `tune_head`:
+
+- "ridge": the least squares' regularisation, chosen on held-out sequences of the sample;
+- "bias", "inputs", "head": the bias of the output projection, the input projections and the head's
+  last projection are refit as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +27,7 @@ from kprune.sampling import Batch
 from kprune.tasks import Task
 
 INGREDIENTS = ("fisher", "elimination", "scale")
-REFIT = ("ridge", "bias", "inputs", "head")  # what tuning does beyond the paper, see `pruning.tune`
+REFIT = ("ridge", "bias", "inputs", "head")
 RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
 

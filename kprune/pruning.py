@@ -240,7 +240,7 @@ def kprune_plus(
     progress: bool = True,
     table: LatencyTable | None = None,
 ) -> None:
-    """K-prune+: K-prune's loop with the scores of `beyond.importance`; arguments as in `kprune`.
+    """K-prune+: K-prune's loop with `beyond.Importance` and more refits; arguments as in `kprune`.
 
     No hyperparameter is left to tune: γ softens the teacher's distribution as in the paper, λ and μ
     are used only where the option `without` leaves "scale" out.
@@ -274,7 +274,7 @@ def _sublayerwise(
     importance: Callable[..., list[Tensor]],
     refit: Sequence[str],
 ) -> None:
-    """The loop of both methods, with the scores of either; `refit` as in `tune`."""
+    """The loop of both methods, with the scores of either; tuning's `refit` of `beyond.REFIT`."""
     without, reuse = left_out(report), report.options["reuse"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
     parts = on_device(sample, student.model.device)

@@ -315,6 +315,25 @@ def dask(*arguments) -> subprocess.Popen:
     )
 
 
+@pytest.mark.parametrize(
+    ("workers", "gpus", "expected"),
+    [
+        (1, 0, [{}]),
+        (0, 0, [{}]),
+        (2, 0, [{"OMP_NUM_THREADS": "4"}] * 2),
+        (0, 2, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        (3, 1, [{"CUDA_VISIBLE_DEVICES": "0"}] * 3),
+    ],
+)
+def test_parallel_runs_share_cores_and_gpus(workers, gpus, expected, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(batch.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(batch.torch.cuda, "device_count", lambda: gpus)
+    with batch._Local(workers) as pool:
+        assert [pool.slots.get_nowait() for _ in expected] == expected
+        assert pool.slots.empty()
+
+
 def test_dask_completes_the_table_when_a_worker_is_killed(lab, tmp_path):
     path = lab(seconds=1.0)
     file = tmp_path / "scheduler.json"
