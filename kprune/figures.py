@@ -434,17 +434,16 @@ def inference(table: pd.DataFrame) -> Figure:
 
 
 def losses(runs: pd.DataFrame) -> Figure:
-    """Points that each variant loses against the whole method, on each task."""
-    done = runs[runs["state"] == "done"].astype({"score": float})
-    whole = done[done["without"] == ""].set_index(["task", "rate", "seed"])["score"]
-    variants = done[done["without"] != ""]
-    keys = pd.MultiIndex.from_frame(variants[["task", "rate", "seed"]])
-    several = variants["rate"].nunique() > 1
-    variants = variants.assign(
-        loss=100 * (whole.reindex(keys).to_numpy() - variants["score"]),
+    """Points that each variant loses against the whole method, on each task.
+
+    Args:
+        runs: what `tables.losses` gave.
+    """
+    several = runs["rate"].nunique() > 1
+    variants = runs.assign(
         task=[
             TASK_NAMES.get(task, task) + (f" at {rate:.0%}" if several else "")
-            for task, rate in zip(variants["task"], variants["rate"], strict=True)
+            for task, rate in zip(runs["task"], runs["rate"], strict=True)
         ],
     )
     tasks = list(dict.fromkeys(variants["task"]))
@@ -466,36 +465,47 @@ def losses(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def variants(runs: pd.DataFrame) -> Figure:
-    """Score of each method and variant by task and rate: a point per run, a bar at the mean.
+def beside(runs: pd.DataFrame) -> Figure:
+    """Score of each method on each task, a panel per rate: a point per run, the teacher a dash.
 
     Args:
         runs: what `tables.collect` gave; runs that are not done leave gaps.
     """
-    labels = list(dict.fromkeys(runs["label"]))
-    panels = list(runs.groupby(["task", "rate"], sort=False))
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
+    done = runs[runs["state"] == "done"]
+    tasks, labels = (list(dict.fromkeys(done[name])) for name in ("task", "label"))
+    rates = sorted(set(done["rate"]))
     figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(1.35 * WIDTH, 0.5 + lines * (0.7 + 0.3 * len(labels))),
+        1,
+        len(rates),
+        figsize=(1.25 * WIDTH, 1.2 + 0.45 * len(tasks)),
         squeeze=False,
+        sharex=True,
         sharey=True,
     )
-    for axis, ((task, rate), here) in zip(axes.flat, panels, strict=False):
-        here = here[here["state"] == "done"]
-        for place, label in enumerate(labels):
-            scores = 100 * here.loc[here["label"] == label, "score"].astype(float)
-            axis.plot(scores, [place] * len(scores), "o", color=BLUE, alpha=0.5, markersize=5)
-            axis.plot([scores.mean()], [place], "|", color="black", markersize=16)
-        axis.axvline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
-        axis.set_yticks(range(len(labels)), labels)
-        axis.set(title=f"{TASK_NAMES.get(task, task)}, {rate:.0%}", xlabel=_score_name(here))
+    for axis, rate in zip(axes.flat, rates, strict=True):
+        here = done[done["rate"] == rate]
+        for number, label in enumerate(labels):
+            some = here[here["label"] == label]
+            height = [tasks.index(task) + 0.3 * (number + 1) / len(labels) for task in some["task"]]
+            axis.plot(
+                100 * some["score"].astype(float),
+                height,
+                MARKERS[number],
+                color=sns.color_palette()[number],
+                alpha=0.6,
+                label=label,
+            )
+        teacher = 100 * here.astype({"dense": float}).groupby("task")["dense"].mean()
+        places = [tasks.index(task) + 0.2 for task in teacher.index]
+        axis.plot(teacher, places, "|", color="black", markersize=18, label="teacher")
+        axis.set(title=f"{rate:.0%} of the FLOPs gone", xlabel="score × 100")
         axis.title.set_fontsize("medium")
-    axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
+    axes[0, 0].set_yticks(
+        [place + 0.2 for place in range(len(tasks))],
+        [TASK_NAMES.get(task, task) for task in tasks],
+    )
+    axes[0, 0].set_ylim(len(tasks) - 0.3, -0.3)
+    _share_legend(figure, axes, len(rates), len(labels) + 1)
     return figure
 
 

@@ -215,6 +215,24 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(rate=[f"{rate:.0%}" for rate in joined["rate"]])
 
 
+def losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Points that each variant of a method loses against the whole method, seed by seed.
+
+    Args:
+        runs: what `collect` gave, of one method.
+
+    Returns:
+        The runs of the variants, with `loss` (points; none where either is not done).
+    """
+    keys = [*named_by(runs), "task", "rate", "seed"]
+    scores = pd.to_numeric(runs["score"], errors="coerce").where(runs["state"] == "done")
+    whole = runs["without"] == ""
+    by = scores[whole].set_axis(pd.MultiIndex.from_frame(runs.loc[whole, keys]))
+    variants = runs[~whole]
+    wanted = by.reindex(pd.MultiIndex.from_frame(variants[keys])).to_numpy()
+    return variants.assign(loss=100 * (wanted - scores[~whole].to_numpy()))
+
+
 def recovered(runs: pd.DataFrame) -> pd.DataFrame:
     """The share of K-prune's loss that K-prune+ recovers, from the seeds that both have done.
 

@@ -220,4 +220,8 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
     assert found["seeds"].to_dict() == {0.5: 1, 0.3: 1}
     assert found.loc[0.5, "recovered (%)"] == pytest.approx(50)
     assert pd.isna(found.loc[0.3, "recovered (%)"])
-    figures.variants(tables.collect(tmp_path))
+    table = tables.collect(tmp_path)
+    assert len(figures.beside(table[table["without"] == ""]).axes) == 2
+    lost = tables.losses(table[table["method"] == "kprune+"])
+    assert lost["loss"].round(6).tolist() == [65.0]  # 0.85 less 0.20, of the same seed and rate
+    assert len(figures.losses(lost).axes) == 1
