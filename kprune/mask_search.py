@@ -72,6 +72,31 @@ def search(
     return list(mask.split([len(score) for score in scores])), threshold
 
 
+def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tensor:
+    """The mask with the nearest number of units that is a multiple, the best-scored ones.
+
+    Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs.
+
+    Args:
+        keep: the mask, bool [units].
+        scores: importance of the units, [units].
+        multiple: 1 leaves the mask as it is.
+        most: units that the remaining budget affords.
+
+    Returns:
+        A mask, bool [units]. One that keeps every unit, or none, stays.
+    """
+    units, wanted = len(keep), int(keep.sum())
+    if multiple == 1 or wanted in (0, units):
+        return keep
+    count = round(wanted / multiple) * multiple
+    if count > min(most, units):
+        count = wanted // multiple * multiple
+    found = torch.zeros_like(keep)
+    found[scores.topk(count).indices] = True
+    return found
+
+
 def unit_seconds(seconds: Tensor, scores: Tensor) -> Tensor:
     """What each unit of a sublayer costs, if units leave in ascending order of their scores.
 

@@ -15,7 +15,7 @@ from kprune.competitors.magnitude import magnitude
 from kprune.competitors.random import random
 from kprune.encoders import Encoder, Sublayer, advance, view
 from kprune.evaluation import latencies
-from kprune.mask_search import search
+from kprune.mask_search import search, to_multiple
 from kprune.progress import bar, timed
 from kprune.report import Report
 from kprune.sampling import Batch, Sample, on_device
@@ -38,6 +38,7 @@ def prune(
     mu: float = 64.0,
     without: str = "",
     reuse: float = 0.0,
+    multiple: int = 1,
     speedup: float | None = None,
     batch_size: int = 32,
     length: int = 128,
@@ -65,6 +66,8 @@ def prune(
             a positive number it keeps them until the student has moved by more: the relative
             output errors that tuning leaves (`Tuning.after`), summed over the sublayers pruned
             since. 0.4 takes about two thirds of the time, `math.inf` a third (two measurements).
+        multiple: each layer keeps a multiple of so many neurons, as matrix units like it (8 in half
+            precision on a GPU); what rounding frees or takes, the layers above get or give.
         speedup: a limit in time in place of `rate`: how many times as fast as the model the pruned
             one shall be on this machine. Latency is measured first (`speed.measure_latencies`),
             at batches of `batch_size` sequences of `length` tokens, and again at the end.
@@ -84,7 +87,7 @@ def prune(
             or precision, bad hyperparameters, weights that are not finite, or a sample without
             labels for a method that needs them.
     """
-    check_options(rate, method, gamma, lam, mu, without, reuse)
+    check_options(rate, method, gamma, lam, mu, without, reuse, multiple)
     if speedup is not None and method not in INGREDIENTS:
         raise ValueError(
             f"speedup is a limit for the methods {', '.join(INGREDIENTS)}; {method!r} takes a rate."
@@ -113,6 +116,7 @@ def prune(
             "precision": precision,
             "without": without,
             "reuse": reuse,
+            "multiple": multiple,
         },
         seed=sample.seed,
         tokens=sample.tokens,
@@ -159,6 +163,7 @@ def check_options(
     mu: float = 64.0,
     without: str = "",
     reuse: float = 0.0,
+    multiple: int = 1,
 ) -> None:
     """Raise ValueError, in one sentence, when an argument of `prune` makes no sense."""
     if not 0 < rate < 1:
@@ -182,6 +187,11 @@ def check_options(
         raise ValueError(
             "reuse is the error up to which K-prune keeps its scores, at least 0; got "
             f"{reuse} for {method!r}."
+        )
+    if multiple < 1 or (multiple > 1 and not known):
+        raise ValueError(
+            f"multiple is the number of neurons to round to, at least 1, for the methods "
+            f"{', '.join(INGREDIENTS)}; got {multiple} for {method!r}."
         )
 
 
@@ -340,6 +350,10 @@ def _sublayerwise(
                         table and table.sublayers[t:],
                     )
             keep, *masks = masks
+            if target.kind == "FFN":
+                cost = target.unit_flops(sample.length)
+                most = int((table.sublayers[t] <= budget).sum()) - 1 if table else budget // cost
+                keep = to_multiple(keep, scores[0], report.options["multiple"], int(most))
             scores = scores[1:]
             report.kept.append(keep.nonzero().flatten().tolist())
             report.thresholds.append(threshold)

@@ -249,7 +249,7 @@ def solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | N
     if not (torch.isfinite(rest).all() and scale.min() > 0):
         return None
     factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
-    return None if failed else start + torch.choleskysolve(rest, factor)
+    return None if failed else start + torch.cholesky_solve(rest, factor)
 
 
 def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from kprune.mask_search import kpms
+from kprune.mask_search import kpms, to_multiple
 
 
 def brute_force(scores, costs, budget):
@@ -56,3 +56,16 @@ def test_order_of_the_units_does_not_matter():
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="1 of 2 importance scores"):
         kpms(torch.tensor([1.0, float("nan")]), torch.ones(2), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most", "expected"),
+    [(0, 9, 0), (1, 9, 0), (3, 9, 4), (5, 9, 4), (7, 9, 8), (7, 7, 4), (10, 10, 10)],
+)
+def test_neurons_are_rounded_to_a_multiple_that_the_budget_affords(wanted, most, expected):
+    scores = torch.tensor([5.0, 1, 9, 3, 8, 2, 7, 4, 6, 0])
+    keep = scores > 9 - wanted
+    assert keep.sum() == wanted
+    found = to_multiple(keep, scores, 4, most)
+    assert found.equal(scores > 9 - expected), "the best-scored ones"
+    assert to_multiple(keep, scores, 1, most).equal(keep)

@@ -266,6 +266,8 @@ def test_progress_reaches_the_end(capsys):
         ({"lam": -1}, "lam not negative"),
         ({"mu": float("nan")}, "gamma and mu must be positive"),
         ({"precision": "fp8"}, "precision is"),
+        ({"multiple": 0}, "multiple is the number of neurons"),
+        ({"multiple": 8, "method": "random"}, "multiple is the number of neurons"),
         ({"sample": "sts"}, "no task 'sts'; did you mean 'stsb'"),
         ({"sample": "sst2", "tokens": -5}, "No tokenizer found|positive number of tokens"),
     ],
@@ -289,6 +291,19 @@ def test_weights_that_are_not_finite_are_refused():
 def test_a_model_without_a_tokenizer_is_refused():
     with pytest.raises(ValueError, match="No tokenizer found beside the model"):
         find_tokenizer(tiny("bert", "classification"))
+
+
+@pytest.mark.parametrize("method", ["kprune", "kprune+"])
+def test_neurons_in_multiples(method):
+    """Every layer keeps a multiple, the limit holds, and hardly less is kept."""
+    model, sample = tiny("bert", "classification"), tiny_sample(count=60)
+    plain = kprune.prune(model, sample, 0.4, method, progress=False)[1]
+    tidy = kprune.prune(model, sample, 0.4, method, multiple=4, progress=False)[1]
+    assert all(count % 4 == 0 for count in tidy.neurons)
+    assert any(count % 4 for count in plain.neurons)
+    assert tidy.flops <= tidy.limit
+    # the last layer rounds down, and may have no unit left to give to
+    assert plain.flops - tidy.flops < 12 * view(model).sublayers[1].unit_flops(sample.length)
 
 
 def test_precision():
