@@ -287,7 +287,7 @@ def _sublayerwise(
     """The loop of both methods, with the scores of either; tuning's `refit` of `beyond.REFIT`."""
     without, reuse = left_out(report), report.options["reuse"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
-    parts = on_device(sample, student.model.device)
+    parts = on_device(sample, student.model.device, len(student.sublayers) // 2)
     student_hidden, teacher_hidden = (
         HiddenStates(
             parts,
@@ -479,8 +479,9 @@ def _refit(linears: Sequence[nn.Linear], equations: NormalEquations) -> Tuning:
     """KPWT of projections that share their input, side by side and with their biases."""
     tuned, result = kpwt(equations, torch.cat([_with_bias(linear) for linear in linears], 1))
     for linear, part in zip(linears, tuned.chunk(len(linears), 1), strict=True):
-        # New ones: the student's head still is the teacher's own.
-        linear.weight = nn.Parameter(part[:-1].T.clone(), requires_grad=False)
+        # New ones, since the student's head still is the teacher's own; in the layout that they
+        # will have when reloaded, since products of another one differ in their last bits.
+        linear.weight = nn.Parameter(part[:-1].T.contiguous(), requires_grad=False)
         linear.bias = nn.Parameter(part[-1].clone(), requires_grad=False)
     return result
 

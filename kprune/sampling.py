@@ -20,6 +20,7 @@ Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
 # Tokens per batch: enough to keep the device busy, few enough that activations stay small.
 BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
+DEPTH = 6  # layers, up to which batches have that size
 
 
 @dataclass(frozen=True)
@@ -305,9 +306,18 @@ def batches(
     ]
 
 
-def on_device(sample: Sample, device: torch.device) -> list[Batch]:
-    """A sample's batches, of a size that suits the device, moved to it."""
-    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+def on_device(sample: Sample, device: torch.device, layers: int = DEPTH) -> list[Batch]:
+    """A sample's batches, of a size that suits the device, moved to it.
+
+    A pass back keeps intermediate results of every layer, so deeper models take smaller batches:
+    memory then hardly grows with their number.
+
+    Args:
+        sample: the sample.
+        device: where to.
+        layers: of the model.
+    """
+    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) * DEPTH // max(layers, DEPTH)
     parts = batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=size)
     return [part.to(device) for part in parts]
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import examples
+from conftest import examples, tiny_sample
 from datasets import Dataset
 
 import kprune
+from kprune import sampling
 from kprune.evaluation import dev_set
 from kprune.sampling import batches, tokenize
 from kprune.tasks import Task
@@ -170,3 +171,14 @@ def test_a_sample_knows_its_labels(tokenizer):
 def test_sequences_must_be_positive(sequences, tokenizer):
     with pytest.raises(ValueError, match="positive number of sequences"):
         kprune.sample("opinions", tokenizer, sequences=sequences)
+
+
+def test_deeper_models_take_smaller_batches(monkeypatch):
+    monkeypatch.setitem(sampling.BATCH_TOKENS, "cpu", 120)
+    largest = {}
+    for layers in (1, 6, 12, 24):
+        parts = sampling.on_device(tiny_sample(count=60), torch.device("cpu"), layers)
+        assert sum(len(part.index) for part in parts) == 60
+        largest[layers] = max(part.inputs["input_ids"].numel() for part in parts)
+    assert largest[1] == largest[6] <= 120 and largest[12] <= 60 and largest[24] <= 30
+    assert largest[6] > 60 >= largest[12] > 30

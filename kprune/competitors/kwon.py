@@ -46,7 +46,8 @@ def kwon(
             "Kwon et al. need labels, and the sample has none; draw it from a task's training data."
         )
     dtype = ranking_dtype(report.options["precision"], student.model)
-    parts, kind = on_device(sample, student.model.device), sample.task.kind
+    kind = sample.task.kind
+    parts = on_device(sample, student.model.device, len(student.sublayers) // 2)
     labels = torch.tensor(sample.labels, device=student.model.device)
     count = len(student.sublayers)
     with bar(4 * count * len(parts), "pruning", progress) as steps:
