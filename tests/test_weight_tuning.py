@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny, tiny_sample
+from conftest import KINDS, tiny, tiny_sample
 
-from kprune.encoders import view
-from kprune.pruning import tune, tune_inputs
+from kprune.encoders import forward, view
+from kprune.pruning import tune, tune_head, tune_inputs
 from kprune.sampling import batches, collate
 from kprune.surgery import feature_mask, keep_units
 from kprune.weight_tuning import HELD_OUT, RIDGE, NormalEquations, choose_ridge, kpwt
@@ -136,6 +136,34 @@ def test_units_get_the_inputs_that_the_teachers_get(distorted):
             np.testing.assert_allclose(ours(X_S).numpy(), expected, atol=1e-4)
             assert not ours.weight.allclose(before)
     assert result.after < result.before
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_head_is_refit_to_the_teachers_logits(family, kind):
+    """`tune_head` equals lstsq from what the last projection is given to the teacher's logits."""
+    teacher, student = (view(tiny(family, kind, dtype=torch.float64)) for _ in "ts")
+    parts = batches(tiny_sample(kind, 400).examples, max_tokens=64)
+    keep_units(student.sublayers[0], torch.tensor([True, False, True, False]))
+    wanted, hidden, rows = [], [], []
+    student.last.register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+    with torch.no_grad():
+        for part in parts:
+            wanted.append(forward(teacher, part.inputs, part.mask))
+            x = student.embed(part.inputs)
+            for sublayer in student.sublayers:
+                x = sublayer(x, part.mask)
+            hidden.append(x)
+            student.head(x)
+    if kind == "span":
+        real = [part.attention_mask.bool() for part in parts]
+        P, Z = (torch.cat([x[r] for x, r in zip(xs, real, strict=True)]) for xs in (rows, wanted))
+    else:
+        P, Z = torch.cat(rows), torch.cat(wanted)
+    result = tune_head(student, wanted, hidden, parts)
+    least = np.square(fitted(P, Z) - Z.numpy()).sum() / Z.square().sum().item()
+    assert result.after == pytest.approx(least, rel=1e-3)  # features of tanh are hardly independent
+    assert result.after < 0.9 * result.before
 
 
 def held_out_system(noise, tokens=40, features=30):
