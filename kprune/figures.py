@@ -472,8 +472,8 @@ def beside(runs: pd.DataFrame) -> Figure:
         runs: what `tables.collect` gave; runs that are not done leave gaps.
     """
     done = runs[runs["state"] == "done"]
-    tasks, labels = (list(dict.fromkeys(done[name])) for name in ("task", "label"))
-    rates = sorted(set(done["rate"]))
+    tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
+    rates = sorted(set(runs["rate"]))
     figure, axes = plt.subplots(
         1,
         len(rates),

@@ -91,7 +91,7 @@ def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tenso
         return keep
     count = round(wanted / multiple) * multiple
     if count > min(most, units):
-        count = wanted // multiple * multiple
+        count = min(wanted, most) // multiple * multiple
     found = torch.zeros_like(keep)
     found[scores.topk(count).indices] = True
     return found

@@ -66,8 +66,9 @@ def prune(
             a positive number it keeps them until the student has moved by more: the relative
             output errors that tuning leaves (`Tuning.after`), summed over the sublayers pruned
             since. 0.4 takes about two thirds of the time, `math.inf` a third (two measurements).
-        multiple: each layer keeps a multiple of so many neurons, as matrix units like it (8 in half
-            precision on a GPU); what rounding frees or takes, the layers above get or give.
+        multiple: K-prune and K-prune+ keep a multiple of so many neurons in each layer that loses
+            any, as matrix units like it (8 in half precision on a GPU); what rounding frees or
+            takes, the layers above get or give.
         speedup: a limit in time in place of `rate`: how many times as fast as the model the pruned
             one shall be on this machine. Latency is measured first (`speed.measure_latencies`),
             at batches of `batch_size` sequences of `length` tokens, and again at the end.
@@ -100,6 +101,10 @@ def prune(
         sample = draw(sample, tokenizer or find_tokenizer(model), tokens, seed)
     student = sharing_weights(model).eval()
     encoder = view(student)
+    if multiple > 1 and multiple > max(encoder.units("FFN")):
+        raise ValueError(
+            f"multiple is {multiple}, and the widest layer has {max(encoder.units('FFN'))} neurons."
+        )
     dense = encoder.flops(sample.length)
     table = None
     if speedup is not None:
@@ -353,6 +358,8 @@ def _sublayerwise(
             if target.kind == "FFN":
                 cost = target.unit_flops(sample.length)
                 most = int((table.sublayers[t] <= budget).sum()) - 1 if table else budget // cost
+                if "sublayerwise" in without:  # what is left is promised to the layers above
+                    most = keep.sum()
                 keep = to_multiple(keep, scores[0], report.options["multiple"], int(most))
             scores = scores[1:]
             report.kept.append(keep.nonzero().flatten().tolist())
@@ -366,8 +373,10 @@ def _sublayerwise(
                 steps.set_postfix_str(f"{where}: tuning")
                 with timed(report.seconds, "tuning"):
                     source, states = teacher.sublayers[t], (teacher_hidden, student_hidden)
-                    if "inputs" in refit:
-                        tune_inputs(source, target, keep, *states, parts, "ridge" in refit)
+                    # At the first sublayer the student's inputs still are the teacher's.
+                    if "inputs" in refit and t and target.units:
+                        found = tune_inputs(source, target, keep, *states, parts, "ridge" in refit)
+                        note_trouble(report, f"inputs of the {where}", found)
                     tuned = tune(source.cast(dtype), target, *states, parts, refit)
                     report.tuning.append(tuned)
                     moved += tuned.after
@@ -377,7 +386,8 @@ def _sublayerwise(
             give_back_memory()
         if "head" in refit and "tuning" not in without:
             with timed(report.seconds, "tuning"):
-                tune_head(student, teacher_logits, student_hidden, parts, "ridge" in refit)
+                found = tune_head(student, teacher_logits, student_hidden, parts, "ridge" in refit)
+                note_trouble(report, "head", found)
 
 
 @torch.no_grad()
@@ -484,6 +494,15 @@ def _refit(linears: Sequence[nn.Linear], equations: NormalEquations) -> Tuning:
         linear.weight = nn.Parameter(part[:-1].T.contiguous(), requires_grad=False)
         linear.bias = nn.Parameter(part[-1].clone(), requires_grad=False)
     return result
+
+
+def note_trouble(report: Report, what: str, tuned: Tuning) -> None:
+    """Say in the report where a refit took more than the usual ridge, or gave up."""
+    if tuned.status in ("stiffened", "untuned"):
+        report.notes.append(
+            f"{what}: the least-squares system was ill-conditioned; {tuned.status} "
+            f"(ridge {tuned.ridge:g})"
+        )
 
 
 def _with_bias(linear: nn.Linear) -> Tensor:

@@ -57,20 +57,30 @@ class NormalEquations:
 
         `tokens` says how many of the rows are real, where the others are zero.
         """
+        # Half precision would overflow or round the sums over a batch.
+        features, target = (
+            rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (features, target)
+        )
         self.gram += features.T @ features
         self.moment += features.T @ target
         self.target += torch.linalg.vector_norm(target).double().square()
         self.tokens += len(target) if tokens is None else tokens
 
     def add_batch(self, features: Tensor, target: Tensor, batch: Batch) -> None:
-        """Add the real tokens of a batch: P [batch, length, features] and Y [batch, length, d]."""
+        """Add the real tokens of a batch: P [batch, length, features] and Y [batch, length, d].
+
+        A length of 1 stands for the first token of each sequence.
+        """
         if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
             real = batch.mask[:, : features.shape[1], None]
             features, target = features * real, target * real
-        self.add(features.flatten(0, 1), target.flatten(0, 1), batch.tokens)
+        whole = features.shape[1] == batch.inputs["input_ids"].shape[1]
+        count = batch.tokens if whole else features.shape[0] * features.shape[1]
+        self.add(features.flatten(0, 1), target.flatten(0, 1), count)
         if self.held_out is not None:
             some = slice(-self.sequences % HELD_OUT, None, HELD_OUT)
-            self.held_out.add(features[some].flatten(0, 1), target[some].flatten(0, 1))
+            if len(features[some]):
+                self.held_out.add(features[some].flatten(0, 1), target[some].flatten(0, 1))
         self.sequences += len(features)
 
     def without(self, part: "NormalEquations") -> "NormalEquations":
@@ -206,13 +216,14 @@ class Tuning:
     `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖².
     `ridge` is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
     "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
-    solution was finite and better, so the weights stay) or "empty" (no unit survives).
+    solution was finite and better, so the weights stay), "kept" (held-out sequences are fitted best
+    by the weights as they are) or "empty" (no feature is left to fit with).
     """
 
     before: float
     after: float
     ridge: float
-    status: Literal["tuned", "stiffened", "untuned", "empty"]
+    status: Literal["tuned", "stiffened", "untuned", "kept", "empty"]
 
 
 RIDGE = 1e-7
@@ -223,26 +234,36 @@ HELD_OUT = 10  # every tenth sequence, where the ridge is chosen
 def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
     """The ridge with the least error on the held-out sequences, when fitted on the others.
 
+    Where the sample holds repeats, or overlapping windows of one text, held-out sequences are not
+    all unseen, and the ridge comes out too small.
+
     Args:
         equations: the sums, `held_out` among them.
         weight: the projection before tuning, [features, d].
 
     Returns:
-        A power of ten from `RIDGE` to `STIFFEST`; `RIDGE` where nothing is held out.
+        A power of ten from `RIDGE` to `STIFFEST`, or infinity where the weights do best as they
+        are; `RIDGE` where nothing is held out.
     """
     if equations.held_out is None or not equations.held_out.target > 0:
         return RIDGE
     others = equations.without(equations.held_out)
     candidates = [RIDGE * 10**k for k in range(round(math.log10(STIFFEST / RIDGE)) + 1)]
-    errors = {}
+    errors = {math.inf: equations.held_out.error(weight)}
     for ridge in candidates:
         tuned = solve(others, weight.double(), ridge)
         errors[ridge] = math.inf if tuned is None else equations.held_out.error(tuned)
-    return min(candidates, key=errors.__getitem__)
+    return min([*candidates, math.inf], key=errors.__getitem__)
 
 
 def solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
-    """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure."""
+    """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure.
+
+    Args:
+        equations: the sums.
+        start: the weights to stay near, float64 [features, d].
+        ridge: ε; the larger, the nearer.
+    """
     diagonal = equations.gram.diagonal()
     scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
     rest = equations.moment - equations.gram @ start
@@ -275,6 +296,8 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
         return weight, Tuning(before, before, 0.0, "empty")
     start = weight.double()
     ridge = chosen = choose_ridge(equations, weight)
+    if ridge == math.inf:
+        return weight, Tuning(before, before, ridge, "kept")
     while ridge <= STIFFEST:
         if (tuned := solve(equations, start, ridge)) is not None:
             tuned = tuned.to(weight.dtype)

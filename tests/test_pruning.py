@@ -266,6 +266,7 @@ def test_progress_reaches_the_end(capsys):
         ({"lam": -1}, "lam not negative"),
         ({"mu": float("nan")}, "gamma and mu must be positive"),
         ({"precision": "fp8"}, "precision is"),
+        ({"multiple": 999}, "the widest layer has"),
         ({"multiple": 0}, "multiple is the number of neurons"),
         ({"multiple": 8, "method": "random"}, "multiple is the number of neurons"),
         ({"sample": "sts"}, "no task 'sts'; did you mean 'stsb'"),
@@ -294,11 +295,12 @@ def test_a_model_without_a_tokenizer_is_refused():
 
 
 @pytest.mark.parametrize("method", ["kprune", "kprune+"])
-def test_neurons_in_multiples(method):
+@pytest.mark.parametrize("without", ["", "sublayerwise"])
+def test_neurons_in_multiples(method, without):
     """Every layer keeps a multiple, the limit holds, and hardly less is kept."""
     model, sample = tiny("bert", "classification"), tiny_sample(count=60)
-    plain = kprune.prune(model, sample, 0.4, method, progress=False)[1]
-    tidy = kprune.prune(model, sample, 0.4, method, multiple=4, progress=False)[1]
+    plain = kprune.prune(model, sample, 0.4, method, without=without, progress=False)[1]
+    tidy = kprune.prune(model, sample, 0.4, method, without=without, multiple=4, progress=False)[1]
     assert all(count % 4 == 0 for count in tidy.neurons)
     assert any(count % 4 for count in plain.neurons)
     assert tidy.flops <= tidy.limit

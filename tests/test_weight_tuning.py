@@ -177,7 +177,7 @@ def held_out_system(noise, tokens=40, features=30):
 
 
 def test_the_ridge_is_that_of_the_least_error_on_held_out_sequences():
-    equations, P, Y, start = held_out_system(noise=3.0)
+    equations, P, Y, start = held_out_system(noise=0.03)
     held = torch.arange(len(P)) % HELD_OUT == 0
     assert equations.held_out.gram.allclose(P[held].T @ P[held])
     errors = {}
@@ -189,7 +189,19 @@ def test_the_ridge_is_that_of_the_least_error_on_held_out_sequences():
     best = min(errors, key=errors.get)
     assert choose_ridge(equations, start) == pytest.approx(10.0**best)
     assert kpwt(equations, start)[1].ridge == pytest.approx(10.0**best)
-    assert best > -2, "with more noise than data, weights stay near where they were"
+    assert -7 < best < 0, "noise wants some ridge, and not all of it"
+
+
+def test_weights_stay_where_held_out_sequences_want_no_change():
+    """All noise: every fit of the others is worse on what is held out than the weights it had."""
+    _, P, Y, _ = held_out_system(noise=0.0, tokens=40, features=38)
+    truth = torch.linalg.lstsq(P, Y).solution
+    noisy = NormalEquations.zeros(38, Y.shape[1], hold_out=True)
+    E = 3 * random_system(40, 38, seed=5)[1]
+    noisy.add_batch(P[:, None], (Y + E)[:, None], collate([{"input_ids": [1]}] * 40))
+    assert choose_ridge(noisy, truth) == float("inf")
+    kept, result = kpwt(noisy, truth)
+    assert kept.equal(truth) and result.status == "kept" and result.after == result.before
 
 
 def test_without_noise_or_without_held_out_rows_the_ridge_is_small():
