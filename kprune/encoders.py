@@ -24,8 +24,8 @@ class NameMap:
     """Where one architecture keeps the parts of a post-LayerNorm encoder.
 
     `layers` and the fields up to `ffn_norm` are dotted paths, the latter from one layer.
-    `embed(backbone, inputs)` gives hidden states; `heads` maps a model class to
-    `head(model, hidden)`, which gives logits.
+    `embed(backbone, inputs)` gives hidden states; `heads` maps a model class to the name of the
+    projection that gives its logits, and `readout(model, hidden)`, which gives the input of that.
     """
 
     layers: str
@@ -39,7 +39,7 @@ class NameMap:
     ffn_output: str
     ffn_norm: str
     embed: Callable[[nn.Module, dict[str, Tensor]], Tensor]
-    heads: dict[str, Callable[[PreTrainedModel, Tensor], Tensor]]
+    heads: dict[str, tuple[str, Callable[[PreTrainedModel, Tensor], Tensor]]]
 
 
 NAME_MAPS = {
@@ -58,10 +58,11 @@ NAME_MAPS = {
             input_ids=inputs["input_ids"], token_type_ids=inputs.get("token_type_ids")
         ),
         heads={
-            "BertForSequenceClassification": lambda model, hidden: model.classifier(
-                model.dropout(model.bert.pooler(hidden))
+            "BertForSequenceClassification": (
+                "classifier",
+                lambda model, hidden: model.dropout(model.bert.pooler(hidden)),
             ),
-            "BertForQuestionAnswering": lambda model, hidden: model.qa_outputs(hidden),
+            "BertForQuestionAnswering": ("qa_outputs", lambda model, hidden: hidden),
         },
     ),
     "distilbert": NameMap(
@@ -77,11 +78,13 @@ NAME_MAPS = {
         ffn_norm="output_layer_norm",
         embed=lambda distilbert, inputs: distilbert.embeddings(inputs["input_ids"]),
         heads={
-            "DistilBertForSequenceClassification": lambda model, hidden: model.classifier(
-                model.dropout(F.relu(model.pre_classifier(hidden[:, 0])))
+            "DistilBertForSequenceClassification": (
+                "classifier",
+                lambda model, hidden: model.dropout(F.relu(model.pre_classifier(hidden[:, 0]))),
             ),
-            "DistilBertForQuestionAnswering": lambda model, hidden: model.qa_outputs(
-                model.dropout(hidden)
+            "DistilBertForQuestionAnswering": (
+                "qa_outputs",
+                lambda model, hidden: model.dropout(hidden),
             ),
         },
     ),
@@ -162,14 +165,18 @@ class Sublayer:
 class Encoder:
     """The uniform view: `embed`, then `sublayers` from the embedding upwards, then `head`.
 
-    `last` is the head's last projection, which gives the logits.
+    The head is `readout`, then the projection `last`.
     """
 
     model: PreTrainedModel
     sublayers: tuple[Sublayer, ...]
     embed: Callable[[dict[str, Tensor]], Tensor]
-    head: Callable[[Tensor], Tensor]
+    readout: Callable[[Tensor], Tensor]
     last: nn.Linear
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states at the top: [batch, labels], or [batch, length, 2] of spans."""
+        return self.last(self.readout(hidden))
 
     def flops(self, length: float) -> float:
         """FLOPs of all units on one sequence of `length` tokens, by the paper's count."""
@@ -204,6 +211,7 @@ def view(model: PreTrainedModel) -> Encoder:
     if getattr(model.config, "is_decoder", False):
         raise ValueError(f"kprune prunes encoders, and this {name} is configured as a decoder.")
     names = NAME_MAPS[family]
+    last, readout = names.heads[name]
     backbone = model.base_model
     d_h = model.config.hidden_size // model.config.num_attention_heads
     sublayers = []
@@ -232,8 +240,8 @@ def view(model: PreTrainedModel) -> Encoder:
         model=model,
         sublayers=tuple(sublayers),
         embed=lambda inputs: names.embed(backbone, inputs),
-        head=lambda hidden: names.heads[name](model, hidden),
-        last=model.qa_outputs if name.endswith("QuestionAnswering") else model.classifier,
+        readout=lambda hidden: readout(model, hidden),
+        last=getattr(model, last),
     )
 
 

@@ -192,20 +192,15 @@ def gather_head(
         student_hidden: hidden states at the student's head, one per batch.
         parts, hold_out: as in `gather`.
     """
-    last, given = encoder.last, []
+    last = encoder.last
     found = NormalEquations.zeros(
         last.in_features + 1, last.out_features, last.weight.device, hold_out
     )
-    hook = last.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-    try:
-        for x, logits, batch in zip(student_hidden, teacher_logits, parts, strict=True):
-            encoder.head(x)
-            features = F.pad(given.pop(), (0, 1), value=1.0)
-            if logits.dim() == 2:  # one row per sequence
-                features, logits = features[:, None], logits[:, None]
-            found.add_batch(features, logits, batch)
-    finally:
-        hook.remove()
+    for x, logits, batch in zip(student_hidden, teacher_logits, parts, strict=True):
+        features = F.pad(encoder.readout(x), (0, 1), value=1.0)
+        if logits.dim() == 2:  # one row per sequence
+            features, logits = features[:, None], logits[:, None]
+        found.add_batch(features, logits, batch)
     return found
 
 
