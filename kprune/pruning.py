@@ -498,11 +498,8 @@ def _refit(linears: Sequence[nn.Linear], equations: NormalEquations) -> Tuning:
 
 def note_trouble(report: Report, what: str, tuned: Tuning) -> None:
     """Say in the report where a refit took more than the usual ridge, or gave up."""
-    if tuned.status in ("stiffened", "untuned"):
-        report.notes.append(
-            f"{what}: the least-squares system was ill-conditioned; {tuned.status} "
-            f"(ridge {tuned.ridge:g})"
-        )
+    if tuned.trouble:
+        report.notes.append(f"{what}: {tuned.trouble}")
 
 
 def _with_bias(linear: nn.Linear) -> Tensor:

@@ -77,9 +77,8 @@ class Report:
                 "at batches of {batch_size} × {length} tokens".format(**self.speed)
             )
         lines += [
-            f"sublayer {t + 1}: the least-squares system was ill-conditioned; {tuned.status} "
-            f"(ridge {tuned.ridge:g})"
+            f"sublayer {t + 1}: {tuned.trouble}"
             for t, tuned in enumerate(self.tuning)
-            if tuned.status in ("stiffened", "untuned")
+            if tuned.trouble
         ]
         return "\n".join(lines + self.notes)

@@ -220,6 +220,13 @@ class Tuning:
     ridge: float
     status: Literal["tuned", "stiffened", "untuned", "kept", "empty"]
 
+    @property
+    def trouble(self) -> str:
+        """What to tell the reader where the system was ill-conditioned; else empty."""
+        if self.status not in ("stiffened", "untuned"):
+            return ""
+        return f"the least-squares system was ill-conditioned; {self.status} (ridge {self.ridge:g})"
+
 
 RIDGE = 1e-7
 STIFFEST = 1.0
