@@ -1,6 +1,7 @@
 """Sublayer-wise pruning: the loop that ties knowledge, mask search, surgery and tuning together."""
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -20,11 +21,14 @@ from kprune.progress import bar, timed
 from kprune.report import Report
 from kprune.sampling import Batch, Sample, on_device
 from kprune.sampling import sample as draw
-from kprune.speed import LatencyTable, measure_latencies
+from kprune.speed import LatencyTable, measure_candidate, measure_latencies
 from kprune.states import HiddenStates, give_back_memory
 from kprune.surgery import feature_mask, keep_units, sharing_weights
 from kprune.tasks import Task, nearest
 from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, gather_inputs, kpwt
+
+CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
+TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 
 def prune(
@@ -38,7 +42,7 @@ def prune(
     mu: float = 64.0,
     without: str = "",
     reuse: float = 0.0,
-    multiple: int = 1,
+    multiple: int | None = None,
     speedup: float | None = None,
     batch_size: int = 32,
     length: int = 128,
@@ -67,11 +71,12 @@ def prune(
             output errors that tuning leaves (`Tuning.after`), summed over the sublayers pruned
             since. 0.4 takes about two thirds of the time, `math.inf` a third (two measurements).
         multiple: K-prune and K-prune+ keep a multiple of so many neurons in each layer that loses
-            any, as matrix units like it (8 in half precision on a GPU); what rounding frees or
-            takes, the layers above get or give.
+            any, as matrix units like it; what rounding frees or takes, the layers above get or
+            give. None means 16 with `speedup` and 1, no rounding, without.
         speedup: a limit in time in place of `rate`: how many times as fast as the model the pruned
             one shall be on this machine. Latency is measured first (`speed.measure_latencies`),
-            at batches of `batch_size` sequences of `length` tokens, and again at the end.
+            at batches of `batch_size` sequences of `length` tokens, again with a candidate of
+            each layer, to correct the budget, and at the end.
         batch_size, length: where `speedup` shall hold.
         seed: of the draw, when `sample` is not a `Sample` already.
         tokens: size of the draw, likewise.
@@ -88,7 +93,7 @@ def prune(
             or precision, bad hyperparameters, weights that are not finite, or a sample without
             labels for a method that needs them.
     """
-    check_options(rate, method, gamma, lam, mu, without, reuse, multiple)
+    check_options(rate, method, gamma, lam, mu, without, reuse, 1 if multiple is None else multiple)
     if speedup is not None and method not in INGREDIENTS:
         raise ValueError(
             f"speedup is a limit for the methods {', '.join(INGREDIENTS)}; {method!r} takes a rate."
@@ -101,10 +106,11 @@ def prune(
         sample = draw(sample, tokenizer or find_tokenizer(model), tokens, seed)
     student = sharing_weights(model).eval()
     encoder = view(student)
-    if multiple > 1 and multiple > max(encoder.units("FFN")):
-        raise ValueError(
-            f"multiple is {multiple}, and the widest layer has {max(encoder.units('FFN'))} neurons."
-        )
+    widest = max(encoder.units("FFN"))
+    if multiple is None:
+        multiple = TILE if speedup is not None and widest > TILE else 1
+    if multiple > 1 and multiple > widest:
+        raise ValueError(f"multiple is {multiple}, and the widest layer has {widest} neurons.")
     dense = encoder.flops(sample.length)
     table = None
     if speedup is not None:
@@ -141,7 +147,7 @@ def prune(
         report.speed["predicted"] = table.whole / table.predict(
             [s.units for s in encoder.sublayers]
         )
-        found = latencies({"dense": model, "pruned": student}, batch_size, length)
+        found = latencies({"dense": model, "pruned": student}, batch_size, length, repeats=15)
         report.speed["measured"] = found["dense"] / found["pruned"]
     if earlier := getattr(model.config, "kprune", None):  # units keep their first numbers
         report.kept = [
@@ -290,7 +296,7 @@ def _sublayerwise(
     refit: Sequence[str],
 ) -> None:
     """The loop of both methods, with the scores of either; tuning's `refit` of `beyond.REFIT`."""
-    without, reuse = left_out(report), report.options["reuse"]
+    without, reuse, multiple = left_out(report), report.options["reuse"], report.options["multiple"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
     parts = on_device(sample, student.model.device, len(student.sublayers) // 2)
     student_hidden, teacher_hidden = (
@@ -316,6 +322,7 @@ def _sublayerwise(
     masks: list[Tensor] = []
     scores: list[Tensor] = []
     moved = math.inf  # since the scores were measured
+    factors: list[float] = []  # by which timed candidates were slower than the table's sums
     with steps:
         for t, target in enumerate(student.sublayers):
             where = f"{target.kind} of layer {target.layer + 1}"
@@ -347,20 +354,30 @@ def _sublayerwise(
                 steps.update(work[t] * len(parts))
             if t == 0 or "sublayerwise" not in without:
                 with timed(report.seconds, "mask search"):
-                    masks, threshold = search(
-                        student.sublayers[t:],
-                        scores,
-                        budget,
-                        sample.length,
-                        table and table.sublayers[t:],
-                    )
+                    find = partial(search, student.sublayers[t:], scores, length=sample.length)
+                    masks, threshold = find(budget, seconds=table and table.sublayers[t:])
+                if table and (t == 0 or target.kind == "FFN"):
+                    steps.set_postfix_str(f"{where}: timing")
+                    with timed(report.seconds, "timing"):
+                        for _ in range(CORRECTIONS if t == 0 else 1):
+                            speed = measure_candidate(
+                                table, teacher.model, student.model, masks, multiple
+                            )
+                            factors.append(table.factor(*speed))
+                            # Timings scatter: the median of all candidates so far does less.
+                            budget = table.left(
+                                report.speed["asked"],
+                                statistics.median(factors),
+                                [sublayer.units for sublayer in student.sublayers[:t]],
+                            )
+                            masks, threshold = find(budget, seconds=table.sublayers[t:])
             keep, *masks = masks
             if target.kind == "FFN":
                 cost = target.unit_flops(sample.length)
                 most = int((table.sublayers[t] <= budget).sum()) - 1 if table else budget // cost
                 if "sublayerwise" in without:  # what is left is promised to the layers above
                     most = keep.sum()
-                keep = to_multiple(keep, scores[0], report.options["multiple"], int(most))
+                keep = to_multiple(keep, scores[0], multiple, int(most))
             scores = scores[1:]
             report.kept.append(keep.nonzero().flatten().tolist())
             report.thresholds.append(threshold)

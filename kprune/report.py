@@ -73,8 +73,10 @@ class Report:
         ]
         if self.speed:
             lines.append(
-                "speed-up {asked:g}× asked, {predicted:.2f}× predicted, {measured:.2f}× measured "
-                "at batches of {batch_size} × {length} tokens".format(**self.speed)
+                "speed-up {asked:g}× asked, {measured:.2f}× measured at batches of "
+                "{batch_size} × {length} tokens ({predicted:.2f}× by the table)".format(
+                    **self.speed
+                )
             )
         lines += [
             f"sublayer {t + 1}: {tuned.trouble}"

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.encoders import view
 from kprune.evaluation import latencies
+from kprune.mask_search import to_multiple
 from kprune.surgery import keep_units, sharing_weights
 
 SHARES = tuple(eighth / 8 for eighth in range(9))  # of the units, at which a model is timed
@@ -62,6 +63,64 @@ class LatencyTable:
             )
         return self.whole / speedup - self.fixed
 
+    def factor(self, measured: float, units: Sequence[int]) -> float:
+        """By how much a model's units take longer than the table's sum says.
+
+        Sublayers timed apart, at even numbers of units, do not quite add up.
+
+        Args:
+            measured: how many times as fast as the whole model this one is.
+            units: of its sublayers.
+        """
+        summed = self.predict(units) - self.fixed
+        if not summed:
+            return 1.0
+        # A candidate as fast as no units at all is a bad measurement.
+        return min(max((self.whole / measured - self.fixed) / summed, 0.25), 4.0)
+
+    def left(self, speedup: float, factor: float, units: Sequence[int]) -> float:
+        """Of the `budget`, what is left for the last sublayers; at least 0 seconds of the table.
+
+        Args:
+            speedup: how many times as fast as the whole model the pruned one shall be.
+            factor: by which units take longer than the table says.
+            units: of the first sublayers, which are pruned already.
+        """
+        taken = sum(row[n].item() for row, n in zip(self.sublayers, units, strict=False))
+        return max(self.budget(speedup) / factor - taken, 0.0)
+
+
+def measure_candidate(
+    table: LatencyTable,
+    dense: PreTrainedModel,
+    student: PreTrainedModel,
+    masks: Sequence[Tensor],
+    multiple: int = 1,
+    repeats: int = 5,
+) -> tuple[float, list[int]]:
+    """How many times as fast as the dense model a half-pruned one will be under these masks.
+
+    Args:
+        table: gives batch size and length.
+        dense: the whole model.
+        student: the model being pruned; it is not changed.
+        masks: of its last sublayers, those that are not pruned yet; bool [units] each.
+        multiple: to which their numbers of neurons will be rounded.
+        repeats: timed passes of each of the two.
+
+    Returns:
+        The measured speed-up, and the units of all its sublayers.
+    """
+    candidate = sharing_weights(student)
+    sublayers = view(candidate).sublayers
+    for sublayer, keep in zip(sublayers[len(sublayers) - len(masks) :], masks, strict=True):
+        if sublayer.kind == "FFN":  # which neurons they are makes no difference to time
+            keep = to_multiple(keep, keep.float(), multiple, sublayer.units)
+        keep_units(sublayer, keep)
+    models = {"dense": dense, "candidate": candidate}
+    found = latencies(models, table.batch_size, table.length, repeats)
+    return found["dense"] / found["candidate"], [sublayer.units for sublayer in sublayers]
+
 
 def measure_latencies(
     model: PreTrainedModel,
@@ -73,7 +132,8 @@ def measure_latencies(
     """Time a model with fewer and fewer units, on the device that it is on.
 
     Copies of the model with no, an eighth, … all heads, and the same for neurons, pass in turns;
-    what is measured is shared out evenly over the sublayers, and linear in between.
+    what is measured is shared out evenly over the sublayers, and linear in between. Where an eighth
+    is no whole number of heads it stands at the share that the copy really has.
 
     Args:
         model: dense or pruned; it is not changed.
@@ -96,6 +156,15 @@ def measure_latencies(
     wanted = [("MHA", share) for share in SHARES] + [("FFN", share) for share in SHARES[1:]]
     models = {"whole": model.eval()}
     models |= {f"{kind} {share}": _cut_to(model, kind, share) for kind, share in wanted}
+    units = {
+        kind: {
+            share: sum(
+                round(share * sublayer.units) for sublayer in sublayers if sublayer.kind == kind
+            )
+            for share in SHARES
+        }
+        for kind in ("MHA", "FFN")
+    }
     found = latencies(models, batch_size, length, repeats, progress)
     empty = found[f"MHA {SHARES[0]}"]
     curves = {}
@@ -105,9 +174,10 @@ def measure_latencies(
     scale = (found["whole"] - empty) / max(curves["MHA"][-1] + curves["FFN"][-1], 1e-12)
     rows = []
     for sublayer in sublayers:
-        alike = sum(other.units for other in sublayers if other.kind == sublayer.kind)
+        alike = units[sublayer.kind][1.0]
         share = np.linspace(0, 1, sublayer.units + 1) if sublayer.units else np.zeros(1)
-        seconds = np.interp(share, SHARES, curves[sublayer.kind])
+        counts, which = np.unique([*units[sublayer.kind].values()], return_index=True)
+        seconds = np.interp(share, counts / max(alike, 1), curves[sublayer.kind][which])
         rows.append(torch.from_numpy(scale * seconds * sublayer.units / max(alike, 1)))
     return LatencyTable(batch_size, length, found["whole"], tuple(rows))
 
