@@ -1,12 +1,14 @@
 """What pruning and the pruned model cost on this machine: time, memory, and the limit by count."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -14,12 +16,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kprune.encoders import Encoder, view
+from kprune.attention import attend, attention_backward, attention_forward
+from kprune.encoders import Encoder, Sublayer, view
 from kprune.evaluation import latencies
+from kprune.knowledge import first_only, measuring_steps
+from kprune.passes import Step, measure
 from kprune.progress import median_seconds
-from kprune.sampling import Sample
+from kprune.sampling import Batch, Sample, batches, on_device
 from kprune.states import give_back_memory
+from kprune.surgery import sharing_weights
 from kprune.tasks import Task
+from kprune.weight_tuning import gather, kpwt
 
 HEAD_SIZE = 32
 
@@ -94,6 +101,135 @@ def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> 
     x = torch.randn(rows, width, device=device).to(dtype)
     weight = torch.randn(width, 4 * width, device=device).to(dtype)
     return 2 * rows * width * 4 * width / median_seconds({"": lambda: x @ weight}, 50)[""]
+
+
+@torch.no_grad()
+def gains(
+    model: PreTrainedModel, sample: Sample, dtype: torch.dtype | None = None, tokens: int = 2000
+) -> dict[str, float]:
+    """How many times as long pruning's parts take without each of the things that make them fast.
+
+    Each is measured alone, on the first sequences of the sample, against the same work with it:
+
+    - "batches by length": a measurement of all sublayers, against batches as drawn;
+    - "products in bf16": against the model's own precision (where `dtype` is not None);
+    - "passes spelled out": against autograd through the same sublayers;
+    - "first token only": against differentiating all tokens in a classifier's last layer;
+    - "attention by products": attention there and back, against the fused kernel (CPU only);
+    - "cached hidden states": a measurement at the middle sublayer, against one that runs the lower
+      sublayers again;
+    - "normal equations": weight-tuning of the first feed-forward sublayer, against least squares on
+      the explicit matrices.
+
+    Args:
+        model: the dense model.
+        sample: the sample.
+        dtype: precision of the passes that rank.
+        tokens: of the slice.
+    """
+    lengths = torch.tensor([len(example["input_ids"]) for example in sample.examples])
+    count = max(1, int((lengths.cumsum(0) <= tokens).sum()))
+    some = replace(sample, examples=sample.examples[:count], labels=None)
+    encoder, task = view(sharing_weights(model)), sample.task
+    sublayers, half = encoder.sublayers, len(encoder.sublayers) // 2
+    parts = on_device(some, model.device, half)
+    largest = max(part.inputs["input_ids"].numel() for part in parts)
+    as_drawn = [
+        part.to(model.device)
+        for part in batches(some.examples, sample.tokenizer.pad_token_id, largest, by_length=False)
+    ]
+
+    def loss(logits: Tensor) -> Tensor:
+        return logits.flatten(1).square().sum(1)
+
+    def measuring(
+        steps: Sequence[Step], parts: Sequence[Batch] = parts, lower: Sequence[Sublayer] = ()
+    ) -> Callable[[], None]:
+        def run() -> None:
+            for part in parts:
+                x = encoder.embed(part.inputs)
+                for sublayer in lower:
+                    x = sublayer(x, part.mask)
+                measure(encoder, steps, x, part, loss)
+
+        return run
+
+    def with_autograd() -> None:
+        cast = [sublayer.cast(dtype) for sublayer in sublayers]
+        for part in parts:
+            x, kept = encoder.embed(part.inputs), []
+            with torch.enable_grad():
+                for sublayer in cast:
+                    features = sublayer.features(x, part.mask)
+                    if not features.requires_grad:
+                        features.requires_grad_()
+                    kept.append(features)
+                    x = sublayer.norm(x + sublayer.output(features))
+                torch.autograd.grad(loss(encoder.head(x)).sum(), kept)
+
+    source = next(sublayer for sublayer in sublayers if sublayer.kind == "FFN")
+    hidden = [encoder.embed(part.inputs) for part in parts]
+
+    def normal_equations() -> None:
+        kpwt(gather(source, source, list(hidden), hidden, parts), source.output.weight.T)
+
+    def explicit() -> None:
+        rows = [source.features(x, part.mask) for x, part in zip(hidden, parts, strict=True)]
+        real = [part.attention_mask.bool() for part in parts]
+        features = torch.cat([row[mask] for row, mask in zip(rows, real, strict=True)])
+        driver = "gelsd" if features.device.type == "cpu" else "gels"
+        torch.linalg.lstsq(features, source.output(features), driver=driver)
+
+    steps = measuring_steps(sublayers, dtype, task)
+    upper = measuring_steps(sublayers[half:], dtype, task)
+    pairs = {
+        "batches by length": (measuring(steps, as_drawn), measuring(steps)),
+        "passes spelled out": (with_autograd, measuring(steps)),
+        "cached hidden states": (
+            measuring(upper, lower=sublayers[:half]),
+            measuring(upper),
+        ),
+        "normal equations": (explicit, normal_equations),
+    }
+    if dtype:
+        pairs["products in bf16"] = (
+            measuring(measuring_steps(sublayers, None, task)),
+            measuring(steps),
+        )
+    if any(first_only(sublayers, task)):
+        everywhere = [Step(sublayer, dtype, False) for sublayer in sublayers]
+        pairs["first token only"] = (measuring(everywhere), measuring(steps))
+    if model.device.type == "cpu":
+        pairs["attention by products"] = _attention_pair(sublayers[0], parts, dtype)
+    found = {}
+    for name, (without, given) in pairs.items():
+        seconds = median_seconds({"without": without, "with": given}, 3)
+        found[name] = seconds["without"] / seconds["with"]
+    return found
+
+
+def _attention_pair(
+    sublayer: Sublayer, parts: Sequence[Batch], dtype: torch.dtype | None
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Attention of all batches there and back: fused kernel with autograd, and plain products."""
+    inputs = []
+    for part in parts:
+        rows, length = part.inputs["input_ids"].shape
+        shape = (3, rows, sublayer.units, length, sublayer.unit_size)
+        inputs.append((torch.randn(shape, dtype=dtype or torch.float32), part.mask))
+
+    def fused() -> None:
+        for given, mask in inputs:
+            with torch.enable_grad():
+                given = given.clone().requires_grad_()
+                torch.autograd.grad(attend(*given, mask).sum(), given)
+
+    def products() -> None:
+        for given, mask in inputs:
+            attended, kept = attention_forward(*given, mask)
+            attention_backward(torch.ones_like(attended), mask, *kept)
+
+    return fused, products
 
 
 @contextmanager

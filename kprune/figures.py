@@ -411,15 +411,33 @@ def growth(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def gains(table: pd.DataFrame) -> Figure:
+    """A bar per idea and task: time without it over time with it; from `tables.gains`."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
+    order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
+    sns.barplot(table, y="idea", x="ratio", hue="task", order=order, palette=COLOURS, ax=axes)
+    axes.axvline(1, color=GREY, linewidth=1.2)
+    axes.set(
+        title="What each idea brings, measured alone",
+        xlabel="time without it over time with it (logarithmic)",
+        ylabel="",
+        xscale="log",
+    )
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.legend(title=None)
+    return figure
+
+
 def inference(table: pd.DataFrame) -> Figure:
-    """Speed-up against batch size, a line per length; from `tables.inference`."""
+    """Speed-up against batch size, a line per length and rounding; from `tables.inference`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for number, (length, here) in enumerate(table.groupby("length")):
+    for number, ((length, multiple), here) in enumerate(table.groupby(["length", "multiple"])):
         axes.plot(
             here["batch size"].astype(str),
             here["speed-up"],
             marker=MARKERS[number],
-            label=f"{length} tokens",
+            label=f"{length} tokens" + (f", neurons in {multiple}s" if multiple > 1 else ""),
         )
     ideal = 1 / (1 - table["rate"].iloc[0])
     axes.axhline(ideal, color=GREY, linestyle="--", linewidth=1.2, label="ideal, 1/(1 − rate)")

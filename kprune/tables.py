@@ -84,8 +84,9 @@ def performance(records: str | Path) -> pd.DataFrame:
         of finished runs, `F` (time of pruning in plain forward passes over the sample), `seconds`,
         `limit` (F that the matrix products of the faithful method alone would take; none where
         scores are kept), `memory` (MB above the loaded model),
-        `score` and `dense` (of a real task), `steps` (F of each) and `inference` (a list of
-        batch size, length, and seconds of both models).
+        `score` and `dense` (of a real task), `steps` (F of each), `gains` (how many times as long
+        without each idea) and `inference` (a list of batch size, length, and seconds of both
+        models).
     """
     table = collect(records)
     for number, row in table[table["state"] == "done"].iterrows():
@@ -98,6 +99,7 @@ def performance(records: str | Path) -> pd.DataFrame:
             else limit["passes"] * limit["operations"] / limit["rate"] / one_pass,
             "memory": extra["peak above the model (MB)"],
             "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
+            "gains": extra["gains"],
             "inference": extra["inference"],
         }
         for name, value in found.items():
@@ -119,7 +121,7 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[runs["state"] == "done"]
     real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
     parts = []
-    real = real[real["reuse"] == 0]
+    real = real[(real["reuse"] == 0) & (real["multiple"] == 1)]
     if len(real):
         groups = [some for _, some in real.groupby(["task", "rate"], sort=False)]
         most = max(groups, key=lambda some: some["tokens"].nunique())
@@ -135,11 +137,22 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
     return by[kept].reset_index(drop=True)
 
 
+def gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """How many times as long pruning's parts take without each idea: `idea`, `task`, `ratio`."""
+    rows = [
+        {"idea": idea, "task": run["task"], "ratio": ratio}
+        for _, run in runs.iterrows()
+        for idea, ratio in run["gains"].items()
+    ]
+    return pd.DataFrame(rows, columns=["idea", "task", "ratio"])
+
+
 def inference(runs: pd.DataFrame) -> pd.DataFrame:
     """Speed-up of pruned models by batch size and length, mean over runs of `performance`."""
     rows = [
         {
             "rate": run["rate"],
+            "multiple": run["multiple"],
             "length": int(work["length"]),
             "batch size": int(work["batch size"]),
             "speed-up": work["dense"] / work["pruned"],
@@ -147,7 +160,7 @@ def inference(runs: pd.DataFrame) -> pd.DataFrame:
         for _, run in runs.iterrows()
         for work in run["inference"]
     ]
-    keys = ["rate", "length", "batch size"]
+    keys = ["rate", "multiple", "length", "batch size"]
     return pd.DataFrame(rows).groupby(keys, as_index=False)["speed-up"].mean()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import tiny, tiny_sample
 
 from kprune import benchmark
 from kprune.encoders import view
@@ -44,3 +45,22 @@ def test_inference_is_timed_for_each_size():
     assert [(row["batch size"], row["length"]) for row in rows] == [(1, 8), (2, 8)]
     assert all(row["dense"] > row["pruned"] > 0 for row in rows)
     assert benchmark.product_rate(torch.float32, CPU) > 1e8
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_each_gain_is_measured_alone(dtype):
+    sample = tiny_sample()
+    found = benchmark.gains(tiny("bert", "classification"), sample, dtype, tokens=200)
+    expected = {
+        "batches by length",
+        "passes spelled out",
+        "cached hidden states",
+        "normal equations",
+        "first token only",
+        "attention by products",
+    }
+    assert set(found) == expected | ({"products in bf16"} if dtype else set())
+    assert all(ratio > 0 for ratio in found.values())
+    # Spans are read off all tokens.
+    spans = benchmark.gains(tiny("bert", "span"), tiny_sample("span"), dtype, tokens=200)
+    assert "first token only" not in spans
