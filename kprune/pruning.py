@@ -1,5 +1,6 @@
 """Sublayer-wise pruning: the loop that ties knowledge, mask search, surgery and tuning together."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from kprune.surgery import feature_mask, keep_units, sharing_weights
 from kprune.tasks import Task, nearest
 from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, gather_inputs, kpwt
 
+TIDY = 16  # batches measured between two times that freed memory goes back
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
@@ -319,6 +321,13 @@ def _sublayerwise(
     # pass needs no gradient.
     work = [(3 if t else 1) * (count - t) for t in range(count)]
     steps = bar((sum(work) + 2 * count) * len(parts), "pruning", progress)
+    measured = itertools.count(1)
+
+    def passed(work: int) -> None:
+        steps.update(work)
+        if next(measured) % TIDY == 0:
+            give_back_memory()
+
     masks: list[Tensor] = []
     scores: list[Tensor] = []
     moved = math.inf  # since the scores were measured
@@ -339,7 +348,7 @@ def _sublayerwise(
                         sample.task,
                         sample.length,
                         dtype=dtype,
-                        tick=lambda t=t: steps.update(work[t]),
+                        tick=partial(passed, work[t]),
                     )
                 if table:  # per second in place of per FLOP
                     scores = [

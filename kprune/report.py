@@ -62,8 +62,9 @@ class Report:
         return {**asdict(self), "achieved_rate": self.achieved_rate}
 
     def __str__(self) -> str:
+        limit = f"at rate {self.rate:g}" if not self.speed else "to a limit in time"
         lines = [
-            f"{self.method} at rate {self.rate:g}: {self.flops / 1e6:,.1f} of "
+            f"{self.method} {limit}: {self.flops / 1e6:,.1f} of "
             f"{self.dense_flops / 1e6:,.1f} MFLOPs per sequence left "
             f"({self.achieved_rate:.1%} gone), {self.parameters / 1e6:.1f}M of "
             f"{self.dense_parameters / 1e6:.1f}M parameters",
