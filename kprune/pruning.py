@@ -28,7 +28,7 @@ from kprune.surgery import feature_mask, keep_units, sharing_weights
 from kprune.tasks import Task, nearest
 from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, gather_inputs, kpwt
 
-TIDY = 16  # batches measured between two times that freed memory goes back
+TIDY = 8  # batches measured between two times that freed memory goes back
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
