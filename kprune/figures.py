@@ -415,7 +415,7 @@ def gains(table: pd.DataFrame) -> Figure:
     """A bar per idea and task: time without it over time with it; from `tables.gains`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
-    sns.barplot(table, y="idea", x="ratio", hue="task", order=order, palette=COLOURS, ax=axes)
+    sns.barplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes)
     axes.axvline(1, color=GREY, linewidth=1.2)
     axes.set(
         title="What each idea brings, measured alone",

@@ -170,6 +170,7 @@ def test_tables_and_figures_are_the_same_bytes_each_time(records, tmp_path):
 def test_time_and_memory_of_a_benchmark(tmp_path):
     """Real runs and random shapes side by side; what is missing stays out of the curves."""
     shape = {"layers": 0, "width": 0, "length": 0, "reuse": 0.0, "rate": 0.8, "tokens": 1000}
+    shape["multiple"] = 1
     cases = [
         shape,
         shape | {"tokens": 2000},
@@ -177,6 +178,7 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
         shape | {"layers": 2, "width": 32, "length": 8},
         shape | {"layers": 4, "width": 32, "length": 8},
         shape | {"layers": 2, "width": 64, "length": 8},
+        shape | {"multiple": 16, "tokens": 4000},
     ]
     runs = [write(tmp_path, f"r{i}", 0.8, seconds=2.0 + i, **c) for i, c in enumerate(cases)]
     runs.append(write(tmp_path, "gone", None, **shape | {"layers": 2, "width": 32, "length": 16}))
@@ -185,21 +187,25 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
         extra = {
             "limit": {"passes": 3.0, "operations": 8e9, "rate": 1e9},
             "peak above the model (MB)": 100.0 + i,
+            "gains": {"batches by length": 2.0, "products in bf16": 0.5} if i < 2 else {},
             "inference": [{"batch size": 1, "length": 8, "dense": 4.0, "pruned": 2.0}],
         }
         path.write_text(json.dumps(json.loads(path.read_text()) | extra))
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     table = tables.performance(tmp_path)
     assert table.loc[0, "F"] == pytest.approx(2.001 / 4) and table.loc[0, "limit"] == 6.0
-    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[6, "state"] == "missing"
+    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[7, "state"] == "missing"
     growth = tables.growth(table)
     found = {axis: list(part["value"]) for axis, part in growth.groupby("axis")}
     assert found == {"tokens": [1000.0, 2000.0], "layers": [2.0, 4.0], "width": [32.0, 64.0]}
     assert list(growth["axis"].unique()) == ["tokens", "layers", "width"]
     speed = tables.inference(table[table["state"] == "done"])
     assert speed.to_dict("records") == [
-        {"rate": 0.8, "length": 8, "batch size": 1, "speed-up": 2.0}
+        {"rate": 0.8, "multiple": multiple, "length": 8, "batch size": 1, "speed-up": 2.0}
+        for multiple in (1, 16)
     ]
+    brings = tables.gains(table[table["state"] == "done"])
+    assert brings["ratio"].tolist() == [2.0, 0.5] * 2 and figures.gains(brings).axes
     assert len(figures.growth(growth).axes) == 6
     assert len(figures.steps(table.loc[:2]).axes) == 1 and figures.inference(speed).axes
 
