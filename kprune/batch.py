@@ -116,7 +116,7 @@ def reproduce(
         with _executor(workers, scheduler, say) as (pool, stop):
             failed = _all_done(pool, todo, stop, say, force)
     drawn = home / REPORT
-    made = [source / EXPECTED, *source.glob(f"*/{RESULT}")]
+    made = [source / EXPECTED, *source.glob(f"*/{RESULT}"), *([report] if report else [])]
     newest = max(path.stat().st_mtime for path in made)
     if report and (todo or not drawn.is_file() or drawn.stat().st_mtime < newest):
         values = {"records": str(source), "outputs": str(home)}

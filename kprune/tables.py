@@ -14,7 +14,7 @@ MEASURED = (
     *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory"),
     *("heads", "neurons", "steps", "search"),
 )
-FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "commit", "extra")
+FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "threads", "commit", "extra")
 HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
@@ -48,7 +48,8 @@ def collect(records: str | Path) -> pd.DataFrame:
         (share of FLOPs gone), `speedup` (dense over pruned latency), `parameters_left` (share),
         `seconds` (of pruning), `passes` (the same in F), `memory` (MB), `heads`, `neurons`
         and `dense_heads`, `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds
-        of the mask search), `device`, `commit`, and `extra`, what only some notebooks record.
+        of the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks
+        record.
         `label` names the method as tables do.
 
     Raises:
@@ -74,6 +75,18 @@ def collect(records: str | Path) -> pd.DataFrame:
     if not (table["state"] == "done").any():
         raise ValueError(f"None of the {len(table)} runs in {records} is done: nothing to draw.")
     return table
+
+
+def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
+    """What `collect` gave, without the runs whose seconds do not compare with most others'.
+
+    Returns:
+        All runs that are not done, and of the finished ones those on the device, and with the
+        number of threads, that most of them had.
+    """
+    done = runs[runs["state"] == "done"]
+    same = done.groupby(["device", "threads"], dropna=False)["run"].transform("count")
+    return runs.drop(index=same.index[same < same.max()]).reset_index(drop=True)
 
 
 def performance(records: str | Path) -> pd.DataFrame:
@@ -459,6 +472,7 @@ def _numbers(path: Path, parameters: dict) -> dict:
         "steps": report["seconds"],
         "search": report["seconds"].get("mask search", 0.0),
         "device": record.environment.get("device"),
+        "threads": record.environment.get("threads"),
         "commit": record.environment.get("commit"),
         "extra": extra,
     }

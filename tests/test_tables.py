@@ -167,6 +167,19 @@ def test_tables_and_figures_are_the_same_bytes_each_time(records, tmp_path):
     assert found[0]["table.csv"].decode().startswith("task,label,rate,mean,std,seeds,expected\n")
 
 
+def test_seconds_of_another_machine_stay_out(tmp_path):
+    runs = [write(tmp_path, f"r{i}", 0.8, seed=i) for i in range(4)]
+    runs.append(write(tmp_path, "gone", None, seed=4))
+    for i, threads in enumerate([2, 1, 2, 2]):
+        path = tmp_path / f"r{i}" / "result.json"
+        record = json.loads(path.read_text())
+        record["environment"] |= {"device": "cpu", "threads": threads}
+        path.write_text(json.dumps(record))
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    found = tables.collect(tmp_path)
+    assert tables.one_machine(found)["run"].tolist() == ["r0", "r2", "r3", "gone"]
+
+
 def test_time_and_memory_of_a_benchmark(tmp_path):
     """Real runs and random shapes side by side; what is missing stays out of the curves."""
     shape = {"layers": 0, "width": 0, "length": 0, "reuse": 0.0, "rate": 0.8, "tokens": 1000}
