@@ -366,6 +366,7 @@ def steps(runs: pd.DataFrame) -> Figure:
     names = [
         f"{TASK_NAMES.get(run['task'], run['task'])}, {run['rate']:g}, "
         f"{run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
+        f"{', in {}s'.format(run['multiple']) if run['multiple'] > 1 else ''}"
         for _, run in runs.iterrows()
     ]
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
@@ -414,6 +415,7 @@ def growth(table: pd.DataFrame) -> Figure:
 def gains(table: pd.DataFrame) -> Figure:
     """A bar per idea and task: time without it over time with it; from `tables.gains`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
+    table = table.assign(task=[TASK_NAMES.get(task, task) for task in table["task"]])
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
     sns.barplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes)
     axes.axvline(1, color=GREY, linewidth=1.2)
@@ -422,6 +424,7 @@ def gains(table: pd.DataFrame) -> Figure:
         xlabel="time without it over time with it (logarithmic)",
         ylabel="",
         xscale="log",
+        xlim=(min(1.0, 0.95 * table["ratio"].min()), None),
     )
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
