@@ -164,7 +164,7 @@ def gains(
                     if not features.requires_grad:
                         features.requires_grad_()
                     kept.append(features)
-                    x = sublayer.norm(x + sublayer.output(features))
+                    x = sublayer.finish(x, features)
                 torch.autograd.grad(loss(encoder.head(x)).sum(), kept)
 
     source = next(sublayer for sublayer in sublayers if sublayer.kind == "FFN")

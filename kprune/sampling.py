@@ -18,8 +18,7 @@ from kprune.tasks import Task, check_columns, get_task, load_split
 Example = dict[str, list[int]]
 Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
-# Tokens per batch: enough to keep the device busy, few enough that activations stay small. 768 has
-# a divisor near most lengths, so that nearly all batches hold just as many.
+# Tokens per batch: enough to keep the device busy, few enough that activations stay small.
 BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
 DEPTH = 6  # layers, up to which batches have that size
 
@@ -292,7 +291,7 @@ def batches(
         order = sorted(order, key=lambda i: -lengths[i])
     groups, widths = [], []
     for i in order:
-        width = min(_rounded(lengths[i], max_tokens), most)
+        width = min(_rounded(lengths[i]), most)
         if groups:
             both = max(widths[-1], width)
             if (len(groups[-1]) + 1) * both <= max_tokens:
@@ -323,16 +322,10 @@ def on_device(sample: Sample, device: torch.device, layers: int = DEPTH) -> list
     return [part.to(device) for part in parts]
 
 
-def _rounded(length: int, size: int) -> int:
-    """Up to a length of which a batch of `size` tokens holds a whole number, or one near enough.
-
-    Kernels are prepared for each shape that occurs, and take more memory than the batches: with the
-    same number of tokens in all of them, products with weights have one shape. Where no divisor is
-    near, one of four lengths per octave.
-    """
-    near = [width for width in range(length, length * 5 // 4 + 1) if size % width == 0]
+def _rounded(length: int) -> int:
+    """Up to one of four lengths per octave: kernels are prepared for each shape that occurs."""
     step = max(1, 2 ** (length.bit_length() - 3))
-    return near[0] if near else -(-length // step) * step
+    return -(-length // step) * step
 
 
 def collate(

@@ -75,7 +75,7 @@ def test_pruned_to_a_speed():
     smaller, report = kprune.prune(
         model, sample, speedup=1.5, batch_size=8, length=64, progress=False
     )
-    assert report.speed["measured"] > 1 and report.seconds["timing"] > 0
+    assert report.speed["measured"] > 1.1 and report.seconds["timing"] > 0
     assert 0 < report.achieved_rate < 1 and "1.5× asked" in str(report)
     assert report.options["multiple"] == 16 and all(n % 16 == 0 for n in report.neurons)
     assert smaller.num_parameters() < model.num_parameters()
