@@ -29,15 +29,19 @@ from kprune.tasks import Task
 from kprune.weight_tuning import gather, kpwt
 
 HEAD_SIZE = 32
+VOCABULARY = 1000  # of random sequences
 
 
-def random_encoder(layers: int, width: int, seed: int = 0) -> PreTrainedModel:
+def random_encoder(
+    layers: int, width: int, seed: int = 0, vocabulary: int = VOCABULARY
+) -> PreTrainedModel:
     """A BERT classifier with random weights, for timings: heads of 32 features, 4 · width neurons.
 
     Args:
         layers: number of layers.
         width: hidden size, a multiple of 32.
         seed: of the weights.
+        vocabulary: number of token ids that it embeds.
 
     Raises:
         ValueError: when the width is no multiple of 32, or there is no layer.
@@ -48,7 +52,7 @@ def random_encoder(layers: int, width: int, seed: int = 0) -> PreTrainedModel:
             f"{HEAD_SIZE}; got {layers} layers of width {width}."
         )
     config = BertConfig(
-        vocab_size=1000,
+        vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=width // HEAD_SIZE,
@@ -73,7 +77,7 @@ def random_sample(
         raise ValueError(f"Random sequences need a positive length; got {length}.")
     count = max(1, tokens // length)
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, 1000, (count, length), generator=generator).tolist()
+    ids = torch.randint(1, VOCABULARY, (count, length), generator=generator).tolist()
     task = Task("random", ("text",), average_length=float(length), max_length=length)
     return Sample([{"input_ids": row} for row in ids], task, tokenizer, seed)
 

@@ -142,7 +142,9 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
             parts.append(most.assign(axis="tokens", value=most["tokens"]))
     if len(shaped):
         axes = ["layers", "width", "length"]
-        parts.append(one_at_a_time(shaped, axes).rename(columns={"parameter": "axis"}))
+        varied = one_at_a_time(shaped, axes).rename(columns={"parameter": "axis"})
+        # A length of 0 stands for those of the task's own sequences.
+        parts.append(varied[(varied["axis"] != "length") | (varied["value"] > 0)])
     kept = ["axis", "value", "seconds", "F", "memory"]
     table = pd.concat(parts)[kept].astype(dict.fromkeys(kept[1:], float))
     order = {name: place for place, name in enumerate(("tokens", "layers", "width", "length"))}

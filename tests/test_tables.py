@@ -188,10 +188,11 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
         shape,
         shape | {"tokens": 2000},
         shape | {"reuse": 10.0},
-        shape | {"layers": 2, "width": 32, "length": 8},
-        shape | {"layers": 4, "width": 32, "length": 8},
-        shape | {"layers": 2, "width": 64, "length": 8},
+        shape | {"layers": 2, "width": 32},
+        shape | {"layers": 4, "width": 32},
+        shape | {"layers": 2, "width": 64},
         shape | {"multiple": 16, "tokens": 4000},
+        shape | {"layers": 2, "width": 32, "length": 8},
     ]
     runs = [write(tmp_path, f"r{i}", 0.8, seconds=2.0 + i, **c) for i, c in enumerate(cases)]
     runs.append(write(tmp_path, "gone", None, **shape | {"layers": 2, "width": 32, "length": 16}))
@@ -207,11 +208,11 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     table = tables.performance(tmp_path)
     assert table.loc[0, "F"] == pytest.approx(2.001 / 4) and table.loc[0, "limit"] == 6.0
-    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[7, "state"] == "missing"
+    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[8, "state"] == "missing"
     growth = tables.growth(table)
     found = {axis: list(part["value"]) for axis, part in growth.groupby("axis")}
-    assert found == {"tokens": [1000.0, 2000.0], "layers": [2.0, 4.0], "width": [32.0, 64.0]}
-    assert list(growth["axis"].unique()) == ["tokens", "layers", "width"]
+    assert found == {"tokens": [1000.0, 2000.0], "layers": [2.0, 4.0], "width": [32.0, 64.0], "length": [8.0]}
+    assert list(growth["axis"].unique()) == ["tokens", "layers", "width", "length"]
     speed = tables.inference(table[table["state"] == "done"])
     assert speed.to_dict("records") == [
         {"rate": 0.8, "multiple": multiple, "length": 8, "batch size": 1, "speed-up": 2.0}
@@ -219,7 +220,7 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
     ]
     brings = tables.gains(table[table["state"] == "done"])
     assert brings["ratio"].tolist() == [2.0, 0.5] * 2 and figures.gains(brings).axes
-    assert len(figures.growth(growth).axes) == 6
+    assert len(figures.growth(growth).axes) == 8
     assert len(figures.steps(table.loc[:2]).axes) == 1 and figures.inference(speed).axes
 
 
