@@ -13,7 +13,8 @@ CPU = torch.device("cpu")
 def test_random_encoders_have_the_shape_asked_for():
     encoder = view(benchmark.random_encoder(3, 64))
     assert encoder.units("MHA") == [2, 2, 2] and encoder.units("FFN") == [256] * 3
-    assert benchmark.random_encoder(1, 32, vocabulary=77).get_input_embeddings().num_embeddings == 77
+    embeddings = benchmark.random_encoder(1, 32, vocabulary=77).get_input_embeddings()
+    assert embeddings.num_embeddings == 77
     with pytest.raises(ValueError, match="multiple of 32"):
         benchmark.random_encoder(2, 50)
 
