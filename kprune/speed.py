@@ -156,28 +156,20 @@ def measure_latencies(
     wanted = [("MHA", share) for share in SHARES] + [("FFN", share) for share in SHARES[1:]]
     models = {"whole": model.eval()}
     models |= {f"{kind} {share}": _cut_to(model, kind, share) for kind, share in wanted}
-    units = {
-        kind: {
-            share: sum(
-                round(share * sublayer.units) for sublayer in sublayers if sublayer.kind == kind
-            )
-            for share in SHARES
-        }
-        for kind in ("MHA", "FFN")
-    }
     found = latencies(models, batch_size, length, repeats, progress)
     empty = found[f"MHA {SHARES[0]}"]
-    curves = {}
+    curves, counts = {}, {}
     for kind in ("MHA", "FFN"):
-        more = [found[f"{kind} {share}"] - empty for share in SHARES[1:]]
-        curves[kind] = np.maximum.accumulate([0.0, *more])
+        copies = [f"{kind} {share}" for share in SHARES[1:]]
+        curves[kind] = np.maximum.accumulate([0.0, *(found[name] - empty for name in copies)])
+        counts[kind] = [0, *(sum(view(models[name]).units(kind)) for name in copies)]
     scale = (found["whole"] - empty) / max(curves["MHA"][-1] + curves["FFN"][-1], 1e-12)
     rows = []
     for sublayer in sublayers:
-        alike = units[sublayer.kind][1.0]
+        alike = counts[sublayer.kind][-1]
         share = np.linspace(0, 1, sublayer.units + 1) if sublayer.units else np.zeros(1)
-        counts, which = np.unique([*units[sublayer.kind].values()], return_index=True)
-        seconds = np.interp(share, counts / max(alike, 1), curves[sublayer.kind][which])
+        different, which = np.unique(counts[sublayer.kind], return_index=True)
+        seconds = np.interp(share, different / max(alike, 1), curves[sublayer.kind][which])
         rows.append(torch.from_numpy(scale * seconds * sublayer.units / max(alike, 1)))
     return LatencyTable(batch_size, length, found["whole"], tuple(rows))
 
