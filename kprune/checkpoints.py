@@ -54,6 +54,8 @@ def save(
         state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
         (part / "README.md").write_text(NOTE)
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
+        # safetensors makes files that nobody else may read.
+        (part / WEIGHTS).chmod((part / "README.md").stat().st_mode)
     return Path(folder)
 
 

@@ -202,11 +202,15 @@ def view(model: PreTrainedModel) -> Encoder:
         ValueError: for any other family or head.
     """
     family, name = getattr(model.config, "model_type", None), type(model).__name__
-    heads = sorted(head for names in NAME_MAPS.values() for head in names.heads)
-    if family not in NAME_MAPS or name not in NAME_MAPS[family].heads:
+    if family not in NAME_MAPS:
         raise ValueError(
-            f"kprune cannot open a {name} (model type {family!r}); load the model as one of "
-            f"{', '.join(heads)}."
+            f"kprune cannot open a {name}: it knows the architectures {', '.join(NAME_MAPS)}, and "
+            f"this one is {family!r}."
+        )
+    if name not in NAME_MAPS[family].heads:
+        raise ValueError(
+            f"kprune cannot open a {name}; load the model as one of "
+            f"{', '.join(NAME_MAPS[family].heads)}."
         )
     if getattr(model.config, "is_decoder", False):
         raise ValueError(f"kprune prunes encoders, and this {name} is configured as a decoder.")

@@ -57,10 +57,11 @@ def dev_set(
         every: take every k-th row only, for a quicker estimate.
 
     Raises:
-        ValueError: when a column is missing or no row is left.
+        ValueError: when a column is missing, no row is left, or a class is not a whole number below
+            the task's number of labels.
     """
     task = get_task(task)
-    rows = data if isinstance(data, Dataset) else load_split(task, "validation", data)
+    rows = load_split(task, "validation", data)
     if task.label not in rows.column_names:
         raise ValueError(
             f"The dev set of {task.name!r} lacks the label column {task.label!r}; it has "
@@ -69,6 +70,14 @@ def dev_set(
     rows = rows.select(range(0, len(rows), every))
     if len(rows) == 0:
         raise ValueError(f"The dev set of {task.name!r} is empty.")
+    if task.kind == "classification":
+        odd = {*rows[task.label][:]} - {*range(task.labels)}
+        if odd:
+            raise ValueError(
+                f"The labels of {task.name!r} must be whole numbers from 0 to {task.labels - 1}, "
+                f"in the order of the model's outputs; its dev set has "
+                f"{', '.join(sorted(map(repr, odd))[:3])}."
+            )
     wanted = {name: rows[name][:] for name in task.columns}
     return DevSet(task, rows, tokenize(task, tokenizer, wanted), tokenizer.pad_token_id)
 
@@ -87,6 +96,9 @@ def evaluate(
     Returns:
         The task's metrics, all on a scale of 0 to 1 (correlations −1 to 1): `accuracy`, `spearman`,
         `matthews`, or `f1` and `exact_match`. `dev.task.metric` names the primary one.
+
+    Raises:
+        ValueError: when the model's head does not fit the task.
     """
     predictions = predict(model, dev, precision, progress)
     labels = dev.rows[dev.task.label][:]
@@ -103,6 +115,15 @@ def evaluate(
     return {"accuracy": float(accuracy_score(labels, choices))}
 
 
+def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") -> None:
+    """Raise ValueError when a model's head does not fit a task."""
+    if task.kind != "span" and model.config.num_labels != task.labels:
+        raise ValueError(
+            f"{which} has {model.config.num_labels} outputs, and the task {task.name!r} needs "
+            f"{task.labels}."
+        )
+
+
 @torch.inference_mode()
 def predict(
     model: PreTrainedModel, dev: DevSet, precision: str = "full", progress: bool = False
@@ -112,6 +133,7 @@ def predict(
     Returns:
         Tensors [labels], or [length, 2] for spans.
     """
+    check_outputs(model, dev.task)
     encoder = view(model.eval()).cast(torch.bfloat16 if precision == "bf16" else None)
     examples = as_examples(dev.columns)
     parts = batches(examples, dev.pad)

@@ -28,7 +28,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kprune.checkpoints import write_json, written_whole
 from kprune.encoders import view
-from kprune.evaluation import dev_set, evaluate
+from kprune.evaluation import check_outputs, dev_set, evaluate
 from kprune.experiments import output_folder
 from kprune.knowledge import ranking_dtype
 from kprune.progress import bar, quiet
@@ -162,11 +162,7 @@ def load_teacher(
     task = get_task(task)
     with quiet():
         model = _auto(task).from_pretrained(folder).eval()
-    if task.kind != "span" and model.config.num_labels != task.labels:
-        raise ValueError(
-            f"The model in {folder} has {model.config.num_labels} outputs, and the task "
-            f"{task.name!r} needs {task.labels}."
-        )
+    check_outputs(model, task, f"The model in {folder}")
     return model, AutoTokenizer.from_pretrained(folder)
 
 

@@ -30,6 +30,7 @@ from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, g
 
 TIDY = 8  # batches measured between two times that freed memory goes back
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
+ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 
@@ -100,9 +101,17 @@ def prune(
         raise ValueError(
             f"speedup is a limit for the methods {', '.join(INGREDIENTS)}; {method!r} takes a rate."
         )
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"prune takes a loaded model, then a sample; got a {type(model).__name__} in place of "
+            "the model."
+        )
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
-        raise ValueError(f"The model's weight {broken[0]} holds NaN or infinite values.")
+        raise ValueError(
+            f"The model's weight {broken[0]} holds NaN or infinite values; load or fine-tune the "
+            "model again."
+        )
     view(model)  # refuses an unknown family before any work is done
     if not isinstance(sample, Sample):
         sample = draw(sample, tokenizer or find_tokenizer(model), tokens, seed)
@@ -159,6 +168,12 @@ def prune(
     report.flops = encoder.flops(sample.length)
     report.parameters = student.num_parameters()
     report.heads, report.neurons = encoder.units("MHA"), encoder.units("FFN")
+    if report.tuning and sample.tokens < ENOUGH * max(report.neurons):
+        report.notes.append(
+            f"{sample.tokens:,} tokens are fewer than {ENOUGH} for each of the "
+            f"{max(report.neurons):,} neurons left in the widest layer: tuning may fit chance; "
+            "take a larger sample"
+        )
     for pruned, original in zip(student.parameters(), model.parameters(), strict=True):
         if pruned.data_ptr() == original.data_ptr():
             pruned.data = pruned.data.clone()
@@ -179,9 +194,10 @@ def check_options(
     multiple: int = 1,
 ) -> None:
     """Raise ValueError, in one sentence, when an argument of `prune` makes no sense."""
-    if not 0 < rate < 1:
+    if isinstance(rate, str) or not 0 < rate < 1:
         raise ValueError(
-            f"rate is the share of FLOPs to remove and lies between 0 and 1; got {rate}."
+            "rate is the share of FLOPs to remove (60% is 0.6), a number between 0 and 1; got "
+            f"{rate!r}."
         )
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; {nearest(method, METHODS)}")
@@ -198,13 +214,17 @@ def check_options(
         )
     if not reuse >= 0 or (reuse and not known):
         raise ValueError(
-            "reuse is the error up to which K-prune keeps its scores, at least 0; got "
-            f"{reuse} for {method!r}."
+            f"reuse is the error up to which the methods {', '.join(INGREDIENTS)} keep their "
+            f"scores, at least 0; got {reuse} for {method!r}."
         )
-    if multiple < 1 or (multiple > 1 and not known):
+    if reuse and "tuning" in without:
         raise ValueError(
-            f"multiple is the number of neurons to round to, at least 1, for the methods "
-            f"{', '.join(INGREDIENTS)}; got {multiple} for {method!r}."
+            "reuse goes by the errors that tuning leaves; leave it out where without names tuning."
+        )
+    if multiple != int(multiple) or multiple < 1 or (multiple > 1 and not known):
+        raise ValueError(
+            f"multiple is the number of neurons to round to, a whole number of at least 1, for the "
+            f"methods {', '.join(INGREDIENTS)}; got {multiple} for {method!r}."
         )
 
 
@@ -335,7 +355,9 @@ def _sublayerwise(
     with steps:
         for t, target in enumerate(student.sublayers):
             where = f"{target.kind} of layer {target.layer + 1}"
-            again = t == 0 or ("sublayerwise" not in without and moved > reuse)
+            # Without reuse always, even where tuning left no error or was left out.
+            stale = reuse == 0 or moved > reuse
+            again = t == 0 or ("sublayerwise" not in without and stale)
             if again:
                 steps.set_postfix_str(f"{where}: measuring")
                 with timed(report.seconds, "knowledge"):

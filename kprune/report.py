@@ -79,9 +79,12 @@ class Report:
                     **self.speed
                 )
             )
+        troubles: dict[str, list[str]] = {}
+        for t, tuned in enumerate(self.tuning):
+            if tuned.trouble:
+                troubles.setdefault(tuned.trouble, []).append(str(t + 1))
         lines += [
-            f"sublayer {t + 1}: {tuned.trouble}"
-            for t, tuned in enumerate(self.tuning)
-            if tuned.trouble
+            f"sublayer{'s' * (len(where) > 1)} {', '.join(where)}: {trouble}"
+            for trouble, where in troubles.items()
         ]
         return "\n".join(lines + self.notes)

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kprune.tasks import Task, check_columns, get_task, load_split
+from kprune.tasks import Task, get_task, load_split
 
 Example = dict[str, list[int]]
 Label = int | float | tuple[int, int]
@@ -23,7 +23,7 @@ BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
 DEPTH = 6  # layers, up to which batches have that size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """Tokenised examples in the order they were drawn.
 
@@ -41,6 +41,12 @@ class Sample:
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     seed: int = 0
     labels: list[Label] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Sample({self.tokens:,} tokens in {len(self.examples):,} sequences of "
+            f"{self.task.name!r}, seed {self.seed})"
+        )
 
     @property
     def tokens(self) -> int:
@@ -184,8 +190,7 @@ def sample(
         raise ValueError(f"The sample needs a positive number of tokens; got {tokens}.")
     if isinstance(task, (str, Task)):
         task = get_task(task)
-        rows = data if isinstance(data, Dataset) else load_split(task, "train", data)
-        check_columns(task, rows)
+        rows = load_split(task, "train", data)
     else:
         task, rows = _own_texts(task, tokenizer)
     if len(rows) == 0:
@@ -220,15 +225,29 @@ def sample(
 def _own_texts(
     texts: Sequence[str] | Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Task, Dataset]:
-    texts = list(texts)
+    if hasattr(texts, "column_names") or hasattr(texts, "columns"):
+        raise ValueError(
+            f"A sample of your own is a list of texts or of pairs of texts, not a "
+            f"{type(texts).__name__}; pass its column of texts, or a kprune.Task with data=."
+        )
+    texts = list(texts) if isinstance(texts, Iterable) else []
     if texts and all(isinstance(text, str) for text in texts):
         columns = {"text": texts}
-    elif texts and all(not isinstance(text, str) and len(text) == 2 for text in texts):
+    elif texts and all(_is_pair(text) for text in texts):
         columns = {"text": [a for a, _ in texts], "pair": [b for _, b in texts]}
     else:
-        raise ValueError("A sample of your own needs texts or pairs of texts, and at least one.")
+        raise ValueError(
+            "A sample of your own needs a list of texts or of pairs of texts, and at least one."
+        )
+    if not any(text.strip() for column in columns.values() for text in column):
+        raise ValueError("All texts of the sample are empty.")
     task = Task("texts", tuple(columns), max_length=min(tokenizer.model_max_length, 512))
     return task, Dataset.from_dict(columns)
+
+
+def _is_pair(texts: object) -> bool:
+    right = isinstance(texts, (tuple, list)) and len(texts) == 2
+    return right and all(isinstance(text, str) for text in texts)
 
 
 def _in_order(

@@ -49,6 +49,10 @@ class Task:
     unanswerable: bool = False
     minibatch: int = 32
 
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, str):  # ("text") is no tuple
+            object.__setattr__(self, "columns", (self.columns,))
+
 
 def _glue(name: str, columns: tuple[str, ...], average_length: float, **fields) -> Task:
     return Task(
@@ -132,7 +136,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def load_split(
-    task: str | Task, split: Literal["train", "validation"], data: str | Path | None = None
+    task: str | Task,
+    split: Literal["train", "validation"],
+    data: str | Path | Dataset | None = None,
 ) -> Dataset:
     """One split of a task's data.
 
@@ -140,7 +146,8 @@ def load_split(
         task: a task or its name.
         split: "train", or "validation" for the split that the task is scored on.
         data: a Hub id or a local folder laid out like the Hub's repository; None takes the task's
-            own Hub id (or generates the data, for the tasks in `GENERATED`).
+            own Hub id (or generates the data, for the tasks in `GENERATED`). A loaded split is
+            checked and given back.
 
     Returns:
         The split, with the task's columns.
@@ -150,6 +157,14 @@ def load_split(
         ConnectionError: when the data is neither local nor within reach on the Hub.
     """
     task = get_task(task)
+    if isinstance(data, Dataset):
+        check_columns(task, data)
+        return data
+    if not (data is None or isinstance(data, (str, Path))):
+        raise ValueError(
+            f"The data of {task.name!r} must be a Hub id, a folder or one loaded split (a Dataset, "
+            f"such as load_dataset(…, split='train')); got a {type(data).__name__}."
+        )
     if task.dataset is None and data is None:
         if task.name not in GENERATED:
             raise ValueError(f"The task {task.name!r} names no data set; pass data=<id or folder>.")

@@ -10,6 +10,8 @@ import torch
 from conftest import KINDS, batch_of, logits, tiny, tiny_sample
 
 import kprune
+from kprune import knowledge
+from kprune.beyond import Importance
 from kprune.competitors import kcm as kcm_module
 from kprune.competitors import kwon as kwon_module
 from kprune.competitors.kcm import data_driven, representative
@@ -296,6 +298,22 @@ def test_without_tuning_the_projections_stay():
     for sub, old, units in zip(view(smaller).sublayers, dense, report.kept, strict=True):
         features = [u * sub.unit_size + i for u in units for i in range(sub.unit_size)]
         assert torch.equal(sub.output.weight, old.output.weight[:, features])
+
+
+@pytest.mark.parametrize("method", kprune.pruning.INGREDIENTS)
+def test_without_tuning_every_sublayer_is_measured(method, monkeypatch):
+    """Leaving one ingredient out leaves the others in."""
+    measured = []
+    where, name = (knowledge, "importance") if method == "kprune" else (Importance, "__call__")
+    whole = getattr(where, name)
+
+    def counting(*given, **options):
+        measured.append(next(x for x in given if isinstance(x, int)))
+        return whole(*given, **options)
+
+    monkeypatch.setattr(where, name, counting)
+    pruned(method, without="tuning")
+    assert measured == list(range(6))
 
 
 def test_without_one_kind_of_knowledge_the_other_ranks():

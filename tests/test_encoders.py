@@ -119,7 +119,9 @@ def test_a_mask_of_the_wrong_shape_is_refused():
 
 def test_an_unknown_family_is_refused():
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=9, n_positions=8))
-    with pytest.raises(ValueError, match="cannot open a GPT2LMHeadModel"):
+    with pytest.raises(ValueError, match=r"the architectures bert, distilbert, and this .* 'gpt2'"):
         view(model)
+    with pytest.raises(ValueError, match="open a BertModel; load the model as one of BertFor"):
+        view(tiny("bert", "span").bert)
     with pytest.raises(ValueError, match="cannot open a GPT2LMHeadModel"):
         kprune.prune(model, tiny_sample(), rate=0.5)

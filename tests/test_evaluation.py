@@ -132,6 +132,21 @@ def test_metrics_by_hand(monkeypatch, metric, logits, labels, expected):
     assert evaluate(None, DevSet(task, rows, {}, 0))[metric] == pytest.approx(expected)
 
 
+def test_labels_and_heads_must_fit_the_task(teacher):
+    model, tokenizer = teacher
+    texts = ["good", "bad", "fine"]
+    for labels, named in (([1, 2, 1], "2"), (["pos", "neg", "pos"], "'neg', 'pos'")):
+        rows = Dataset.from_dict({"text": texts, "label": labels})
+        with pytest.raises(ValueError, match=f"numbers from 0 to 1, .* has {named}."):
+            dev_set(Task("mine", ("text",)), tokenizer, rows)
+    with pytest.raises(ValueError, match="lacks the column 'txt'; it has text, label"):
+        dev_set(Task("mine", "txt"), tokenizer, rows)
+    rows = Dataset.from_dict({"text": texts, "label": [0, 1, 2]})
+    three = dev_set(Task("mine", ("text"), labels=3), tokenizer, rows)
+    with pytest.raises(ValueError, match="model has 2 outputs, and the task 'mine' needs 3"):
+        evaluate(model, three)
+
+
 def test_scores_on_real_text(teacher):
     model, tokenizer = teacher
     dev = dev_set("opinions", tokenizer)

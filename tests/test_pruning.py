@@ -14,6 +14,7 @@ from kprune.encoders import view
 from kprune.knowledge import ranking_dtype
 from kprune.mask_search import search
 from kprune.pruning import find_tokenizer
+from kprune.weight_tuning import Tuning
 
 RATES = (0.1, 0.4, 0.8, 0.99)
 
@@ -187,8 +188,10 @@ def test_kept_scores_save_measurements():
     assert kept.kept[:2] == base.kept[:2] and kept.kept != base.kept
     with pytest.raises(ValueError, match="reuse"):
         pruned(reuse=-1.0)
-    with pytest.raises(ValueError, match="reuse"):
+    with pytest.raises(ValueError, match=r"methods kprune, kprune.*got 1\.0 for 'random'"):
         pruned(method="random", reuse=1.0)
+    with pytest.raises(ValueError, match="leave it out where without names tuning"):
+        pruned(without="tuning", reuse=1.0)
 
 
 def test_the_pruned_model_shares_no_memory_with_its_teacher():
@@ -199,6 +202,17 @@ def test_the_pruned_model_shares_no_memory_with_its_teacher():
         for weight in smaller.parameters():
             weight.fill_(7.0)
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_a_small_sample_and_ill_conditioned_systems_are_said():
+    """In one line each, however many sublayers."""
+    model, sample = tiny("bert", "classification"), tiny_sample(count=8)
+    report = kprune.prune(model, sample, 0.1, progress=False)[1]
+    widest = max(report.neurons)
+    assert sample.tokens < 10 * widest
+    assert f"{sample.tokens} tokens are fewer than 10 for each of the {widest} neur" in str(report)
+    report.tuning = [Tuning(1.0, 0.5, 1e-3, "stiffened")] * 3 + [Tuning(1.0, 0.5, 1e-7, "tuned")]
+    assert "sublayers 1, 2, 3: the least-squares system was ill-conditioned" in str(report)
 
 
 def test_tuning_matters_and_is_reported():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import examples, tiny_sample
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 import kprune
 from kprune import sampling
@@ -38,6 +38,12 @@ def test_without_replacement(tokenizer):
         tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in sample.examples
     )
     assert drawn == sorted(texts)
+
+
+def test_a_column_is_a_list_of_texts_and_a_sample_is_short_in_print(tokenizer):
+    with pytest.warns(UserWarning, match="all of it"):
+        sample = kprune.sample(Dataset.from_dict({"text": ["one", "two"]})["text"], tokenizer)
+    assert repr(sample) == "Sample(6 tokens in 2 sequences of 'texts', seed 0)"
 
 
 def test_pairs_of_your_own(tokenizer):
@@ -120,10 +126,16 @@ def test_bad_samples_are_refused(tokenizer):
         kprune.sample("sst2", tokenizer, data=rows)
     with pytest.raises(ValueError, match="is empty"):
         kprune.sample("sst2", tokenizer, data=Dataset.from_dict({"sentence": []}))
-    with pytest.raises(ValueError, match="texts or pairs of texts"):
-        kprune.sample([], tokenizer)
-    with pytest.raises(ValueError, match="texts or pairs of texts"):
-        kprune.sample([("a", "b", "c")], tokenizer)
+    for wrong in ([], [("a", "b", "c")], [{"a": 1, "b": 2}], [None, "a"], 5):
+        with pytest.raises(ValueError, match="a list of texts or of pairs of texts, and at least"):
+            kprune.sample(wrong, tokenizer)
+    for table in (rows, rows.to_pandas()):
+        with pytest.raises(ValueError, match=r"not a .*; pass its column of texts"):
+            kprune.sample(table, tokenizer)
+    with pytest.raises(ValueError, match="are empty"):
+        kprune.sample(["", " "], tokenizer)
+    with pytest.raises(ValueError, match=r"one loaded split .* got a DatasetDict"):
+        kprune.sample("sst2", tokenizer, data=DatasetDict(train=rows))
     with pytest.raises(ValueError, match="lacks the label column 'label'"):
         dev_set("sst2", tokenizer, Dataset.from_dict({"sentence": ["a"]}))
 
