@@ -196,7 +196,7 @@ def check_options(
     """Raise ValueError, in one sentence, when an argument of `prune` makes no sense."""
     if isinstance(rate, str) or not 0 < rate < 1:
         raise ValueError(
-            "rate is the share of FLOPs to remove (60% is 0.6), a number between 0 and 1; got "
+            f"rate is the share of FLOPs to remove (60% is 0.6) and lies between 0 and 1; got "
             f"{rate!r}."
         )
     if method not in METHODS:
