@@ -266,7 +266,7 @@ def recovered(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         For each task and rate `seeds`, the mean `teacher`, `K-prune` and `K-prune+` (× 100) and
-        `recovered` (%), empty where no seed has both, or where K-prune loses nothing.
+        `recovered` (%), empty where K-prune loses less than a point: a share of so little is noise.
     """
     rows = named_by(runs, "task", "rate")
     whole = runs[(runs["without"] == "") & (runs["state"] == "done")]
@@ -279,7 +279,7 @@ def recovered(runs: pd.DataFrame) -> pd.DataFrame:
     means = groups.mean().assign(seeds=groups.size())[["seeds", "teacher", *names]]
     lost = means["teacher"] - means[names[0]]
     gained = means[names[1]] - means[names[0]]
-    means["recovered (%)"] = (100 * gained / lost).where(lost > 0)
+    means["recovered (%)"] = (100 * gained / lost).where(lost >= 1)
     return means.reset_index()
 
 

@@ -233,7 +233,7 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
         write(tmp_path, "c", 0.85, seed=0, **better),
         write(tmp_path, "d", None, seed=1, **better),
         write(tmp_path, "e", 0.20, seed=0, **better | {"without": "fisher"}),
-        write(tmp_path, "f", 0.92, seed=0, rate=0.3, **plain),  # better than the teacher
+        write(tmp_path, "f", 0.895, seed=0, rate=0.3, **plain),  # half a point lost
         write(tmp_path, "g", 0.93, seed=0, rate=0.3, **better),
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
