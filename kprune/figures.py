@@ -519,7 +519,7 @@ def beside(runs: pd.DataFrame) -> Figure:
         teacher = 100 * here.astype({"dense": float}).groupby("task")["dense"].mean()
         places = [tasks.index(task) + 0.2 for task in teacher.index]
         axis.plot(teacher, places, "|", color="black", markersize=18, label="teacher")
-        axis.set(title=f"{rate:.0%} of the FLOPs gone", xlabel="score × 100")
+        axis.set(title=f"−{rate:.0%} FLOPs", xlabel="score × 100")
         axis.title.set_fontsize("medium")
     axes[0, 0].set_yticks(
         [place + 0.2 for place in range(len(tasks))],
