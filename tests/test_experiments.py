@@ -117,7 +117,8 @@ def test_every_experiment_of_ours_is_sound(path):
 
 
 def test_each_paper_size_has_a_laptop_size():
-    sizes = {path.stem for path in PARAMS} - {"quick"}
+    # The authors' codes were run on the checkpoints of the laptop size only.
+    sizes = {path.stem for path in PARAMS} - {"quick", "reference-laptop"}
     assert sizes == {s for s in sizes if "-" not in s} | {
         f"{s}-laptop" for s in sizes if "-" not in s
     }
