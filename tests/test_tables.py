@@ -233,16 +233,18 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
         write(tmp_path, "c", 0.85, seed=0, **better),
         write(tmp_path, "d", None, seed=1, **better),
         write(tmp_path, "e", 0.20, seed=0, **better | {"without": "fisher"}),
-        write(tmp_path, "f", 0.895, seed=0, rate=0.3, **plain),  # half a point lost
+        write(tmp_path, "f", 0.92, seed=0, rate=0.3, **plain),  # better than the teacher
         write(tmp_path, "g", 0.93, seed=0, rate=0.3, **better),
+        write(tmp_path, "h", 0.895, seed=0, rate=0.2, **plain),  # half a point lost
+        write(tmp_path, "i", 0.93, seed=0, rate=0.2, **better),
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     found = tables.recovered(tables.collect(tmp_path)).set_index("rate")
-    assert found["seeds"].to_dict() == {0.5: 1, 0.3: 1}
+    assert found["seeds"].to_dict() == {0.5: 1, 0.3: 1, 0.2: 1}
     assert found.loc[0.5, "recovered (%)"] == pytest.approx(50)
-    assert pd.isna(found.loc[0.3, "recovered (%)"])
+    assert found.loc[[0.3, 0.2], "recovered (%)"].isna().all()
     table = tables.collect(tmp_path)
-    assert len(figures.beside(table[table["without"] == ""]).axes) == 2
+    assert len(figures.beside(table[table["without"] == ""]).axes) == 3
     lost = tables.losses(table[table["method"] == "kprune+"])
     assert lost["loss"].round(6).tolist() == [65.0]  # 0.85 less 0.20, of the same seed and rate
     assert len(figures.losses(lost).axes) == 1
