@@ -47,8 +47,10 @@ def attention_forward(
     if mask is not None:
         value *= mask[:, None, :, None].to(value.dtype)
     attended, total = (weights @ value).split([query.shape[-1], 1], -1)
-    attended = attended / total
-    return attended, (query, key, value, weights, attended, total)
+    # Laid out as the output projection takes it, so that putting heads side by side copies nothing.
+    merged = torch.empty_like(attended.transpose(1, 2), memory_format=torch.contiguous_format)
+    attended = torch.div(attended, total, out=merged.transpose(1, 2))
+    return attended, (query, key, value, weights, attended, total.clone())
 
 
 def attention_backward(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kprune.attention import attend, attention_backward, attention_forward
 from kprune.encoders import Encoder, Sublayer
@@ -47,8 +47,9 @@ class Step:
     def __init__(self, sublayer: Sublayer, dtype: torch.dtype | None, first_only: bool):
         dtype = dtype or sublayer.output.weight.dtype
         self.sublayer, self.first_only = sublayer, first_only
-        self.weight_in = torch.cat([linear.weight for linear in sublayer.inputs]).to(dtype)
-        self.bias_in = torch.cat([linear.bias for linear in sublayer.inputs]).to(dtype)
+        # Each in this precision before they are joined: no whole copy in the model's own.
+        self.weight_in = torch.cat([linear.weight.to(dtype) for linear in sublayer.inputs])
+        self.bias_in = torch.cat([linear.bias.to(dtype) for linear in sublayer.inputs])
         self.weight_out = sublayer.output.weight.to(dtype)
         self.bias_out = sublayer.output.bias.to(dtype)
 
@@ -63,15 +64,15 @@ class Step:
         if not differentiate:
             return self.sublayer.norm(hidden + self._output(features)), squares, None
         if not first:
-            out, norm = _with_graph(self.sublayer.norm, hidden + self._output(features))
+            out, norm = _norm(self.sublayer.norm, hidden + self._output(features))
             return out, squares, (features, mix, norm)
         # The gradient reaches the first token of this output only: keep the way back from there.
         if self.sublayer.kind == "FFN":
             features, mix = self._mix(projected[:, :1], None, True)
-            out, norm = _with_graph(self.sublayer.norm, hidden[:, :1] + self._output(features))
+            out, norm = _norm(self.sublayer.norm, hidden[:, :1] + self._output(features))
             return out, squares, (features, mix, norm)
         summed = hidden + self._output(features)
-        out, norm = _with_graph(self.sublayer.norm, summed[:, :1])
+        _, norm = _norm(self.sublayer.norm, summed[:, :1].clone())
         features, mix = self._mix(projected, mask, True, queries=1)
         return self.sublayer.norm(summed), squares, (features, mix, norm)
 
@@ -80,7 +81,7 @@ class Step:
     ) -> tuple[Tensor | None, Tensor]:
         """Gradient at the input (None unless `further`), and mask gradients per sequence."""
         features, mix, norm = kept
-        (residual,) = norm(gradient[:, : features.shape[1]])
+        residual = norm(gradient[:, : features.shape[1]])
         gradient = residual.to(features.dtype) @ self.weight_out
         products = gradient * features
         one = features.shape[1] == 1
@@ -182,8 +183,10 @@ def _attention(
             return _joined(changes, length)
 
         return _merged(attended), back
-    query, key, value = parts.contiguous()
-    attended, kept = attention_forward(query[:, :, :queries], key, value, mask)
+    query, key, value = parts
+    attended, kept = attention_forward(
+        query[:, :, :queries].contiguous(), key.contiguous(), value, mask
+    )
     if not differentiate:
         return _merged(attended), None
     return _merged(attended), lambda gradient: _joined(
@@ -204,6 +207,19 @@ def _joined(changes: Sequence[Tensor], length: int) -> Tensor:
     query, key, value = changes
     query = F.pad(query, (0, 0, 0, length - query.shape[2]))
     return torch.stack([query, key, value]).permute(1, 3, 0, 2, 4).flatten(2)
+
+
+def _norm(norm: nn.LayerNorm, summed: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A LayerNorm's output, and the way back, which keeps its input but not its output."""
+    shape, affine = norm.normalized_shape, (norm.weight, norm.bias)
+    out, *moments = torch.native_layer_norm(summed, shape, *affine, norm.eps)
+
+    def back(gradient: Tensor) -> Tensor:
+        return torch.ops.aten.native_layer_norm_backward(
+            gradient, summed, shape, *moments, *affine, [True, False, False]
+        )[0]
+
+    return out, back
 
 
 def _with_graph(
