@@ -21,7 +21,7 @@ from kprune.encoders import Encoder, Sublayer, view
 from kprune.evaluation import latencies
 from kprune.knowledge import first_only, measuring_steps
 from kprune.passes import Step, measure
-from kprune.progress import median_seconds
+from kprune.progress import seconds_in_turns
 from kprune.sampling import Batch, Sample, batches, on_device
 from kprune.states import give_back_memory
 from kprune.surgery import sharing_weights
@@ -104,7 +104,7 @@ def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> 
     rows = 1024 if device.type == "cpu" else 16384
     x = torch.randn(rows, width, device=device).to(dtype)
     weight = torch.randn(width, 4 * width, device=device).to(dtype)
-    return 2 * rows * width * 4 * width / median_seconds({"": lambda: x @ weight}, 50)[""]
+    return 2 * rows * width * 4 * width / seconds_in_turns({"": lambda: x @ weight}, 50)[""]
 
 
 @torch.no_grad()
@@ -207,7 +207,7 @@ def gains(
         pairs["attention by products"] = _attention_pair(sublayers[0], parts, dtype)
     found = {}
     for name, (without, given) in pairs.items():
-        seconds = median_seconds({"without": without, "with": given}, 3)
+        seconds = seconds_in_turns({"without": without, "with": given}, 3)
         found[name] = seconds["without"] / seconds["with"]
     return found
 

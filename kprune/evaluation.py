@@ -5,7 +5,7 @@ import re
 import statistics
 import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.encoders import forward, view
-from kprune.progress import bar, median_seconds, timed
+from kprune.progress import bar, seconds_in_turns, timed
 from kprune.sampling import Sample, as_examples, batches, collate, tokenize
 from kprune.tasks import Task, get_task, load_split
 
@@ -250,6 +250,7 @@ def latencies(
     length: int = 128,
     repeats: int = 5,
     progress: bool = False,
+    of: Callable[[Iterable[float]], float] = statistics.median,
 ) -> dict[str, float]:
     """`latency` of several models, in turns: what else the machine does then meets all alike.
 
@@ -259,6 +260,8 @@ def latencies(
         length: tokens per sequence.
         repeats: timed rounds, after two that are not.
         progress: whether to show a progress bar.
+        of: what is taken of the rounds. `min` is the time that a quiet machine would take: whatever
+            else runs can only add to it.
 
     Returns:
         Seconds by name.
@@ -272,7 +275,7 @@ def latencies(
         return lambda: model.eval()(input_ids=ids, attention_mask=mask)
 
     calls = {name: prepare(model) for name, model in models.items()}
-    return median_seconds(calls, repeats, progress)
+    return seconds_in_turns(calls, repeats, progress, of)
 
 
 @torch.inference_mode()

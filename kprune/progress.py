@@ -4,7 +4,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import datasets
@@ -82,10 +82,13 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start
 
 
-def median_seconds(
-    calls: dict[str, Callable[[], object]], repeats: int, show: bool = False
+def seconds_in_turns(
+    calls: dict[str, Callable[[], object]],
+    repeats: int,
+    show: bool = False,
+    of: Callable[[Iterable[float]], float] = statistics.median,
 ) -> dict[str, float]:
-    """Median wall-clock time of each of the calls, made in turns, after two uncounted rounds."""
+    """Median, or what `of` takes, of each call's seconds, in turns, after two uncounted rounds."""
     rounds: list[dict[str, float]] = []
     with bar((repeats + 2) * len(calls), "timing", show) as steps:
         for _ in range(repeats + 2):
@@ -94,4 +97,4 @@ def median_seconds(
                 with timed(rounds[-1], name):
                     call()
                 steps.update()
-    return {name: statistics.median(seconds[name] for seconds in rounds[2:]) for name in calls}
+    return {name: of([seconds[name] for seconds in rounds[2:]]) for name in calls}

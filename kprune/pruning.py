@@ -31,6 +31,7 @@ from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, g
 TIDY = 8  # batches measured between two times that freed memory goes back
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
 ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
+RECENT = 5  # candidates whose timings count
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 
@@ -158,7 +159,7 @@ def prune(
         report.speed["predicted"] = table.whole / table.predict(
             [s.units for s in encoder.sublayers]
         )
-        found = latencies({"dense": model, "pruned": student}, batch_size, length, repeats=15)
+        found = latencies({"dense": model, "pruned": student}, batch_size, length, 15, of=min)
         report.speed["measured"] = found["dense"] / found["pruned"]
     if earlier := getattr(model.config, "kprune", None):  # units keep their first numbers
         report.kept = [
@@ -395,10 +396,11 @@ def _sublayerwise(
                                 table, teacher.model, student.model, masks, multiple
                             )
                             factors.append(table.factor(*speed))
-                            # Timings scatter: the median of all candidates so far does less.
+                            # Timings scatter: a median does less. Those of long ago were of
+                            # other shapes, and of a machine that was busy otherwise.
                             budget = table.left(
                                 report.speed["asked"],
-                                statistics.median(factors),
+                                statistics.median(factors[-RECENT:]),
                                 [sublayer.units for sublayer in student.sublayers[:t]],
                             )
                             masks, threshold = find(budget, seconds=table.sublayers[t:])

@@ -19,8 +19,9 @@ Example = dict[str, list[int]]
 Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
 # Tokens per batch: enough to keep the device busy, few enough that activations stay small.
-BATCH_TOKENS = {"cpu": 768, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 384, "cuda": 16384}
 DEPTH = 6  # layers, up to which batches have that size
+FEWEST = 192  # tokens per batch of the deepest models: products of fewer rows are slow
 
 
 @dataclass(frozen=True, repr=False)
@@ -337,6 +338,7 @@ def on_device(sample: Sample, device: torch.device, layers: int = DEPTH) -> list
         layers: of the model.
     """
     size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) * DEPTH // max(layers, DEPTH)
+    size = max(size, FEWEST)
     parts = batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=size)
     return [part.to(device) for part in parts]
 
