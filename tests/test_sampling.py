@@ -185,12 +185,13 @@ def test_sequences_must_be_positive(sequences, tokenizer):
         kprune.sample("opinions", tokenizer, sequences=sequences)
 
 
-def test_deeper_models_take_smaller_batches(monkeypatch):
+def test_deeper_models_take_smaller_batches_down_to_a_fewest(monkeypatch):
     monkeypatch.setitem(sampling.BATCH_TOKENS, "cpu", 120)
+    monkeypatch.setattr(sampling, "FEWEST", 30)
     largest = {}
-    for layers in (1, 6, 12, 24):
+    for layers in (1, 6, 12, 24, 96):
         parts = sampling.on_device(tiny_sample(count=60), torch.device("cpu"), layers)
         assert sum(len(part.index) for part in parts) == 60
         largest[layers] = max(part.inputs["input_ids"].numel() for part in parts)
     assert largest[1] == largest[6] <= 120 and largest[12] <= 60 and largest[24] <= 30
-    assert largest[6] > 60 >= largest[12] > 30
+    assert largest[6] > 60 >= largest[12] > 30 >= largest[24] == largest[96]
