@@ -117,7 +117,7 @@ def test_every_experiment_of_ours_is_sound(path):
 
 
 def test_each_paper_size_has_a_laptop_size():
-    # The authors' codes were run on the checkpoints of the laptop size only, and at the paper's size
+    # The authors' codes were run on the checkpoints of the laptop size only; at the paper's size
     # K-prune+ has 100K tokens anyway.
     sizes = {path.stem for path in PARAMS} - {"quick", "reference-laptop", "beyond-100k-laptop"}
     assert sizes == {s for s in sizes if "-" not in s} | {
