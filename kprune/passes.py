@@ -167,9 +167,8 @@ def _attention(
     """Attention of [batch, length, 3 · heads · d_h]: features, and the way back."""
     length = projected.shape[1]
     # [3, batch, heads, length, d_h]
-    parts = projected.unflatten(-1, (3, -1, d_h)).permute(2, 0, 3, 1, 4)
+    query, key, value = projected.unflatten(-1, (3, -1, d_h)).permute(2, 0, 3, 1, 4)
     if projected.device.type != "cpu":
-        query, key, value = parts
 
         def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return attend(query, key, value, mask)
@@ -183,7 +182,6 @@ def _attention(
             return _joined(changes, length)
 
         return _merged(attended), back
-    query, key, value = parts
     attended, kept = attention_forward(
         query[:, :, :queries].contiguous(), key.contiguous(), value, mask
     )

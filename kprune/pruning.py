@@ -31,7 +31,7 @@ from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, g
 TIDY = 8  # batches measured between two times that freed memory goes back
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
 ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
-RECENT = 5  # candidates whose timings count
+RECENT = 5  # latest candidates, whose timings correct the budget
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 

@@ -330,7 +330,7 @@ def on_device(sample: Sample, device: torch.device, layers: int = DEPTH) -> list
     """A sample's batches, of a size that suits the device, moved to it.
 
     A pass back keeps intermediate results of every layer, so deeper models take smaller batches:
-    memory then hardly grows with their number.
+    memory then hardly grows with their number, until a batch has the `FEWEST` tokens.
 
     Args:
         sample: the sample.
@@ -338,8 +338,7 @@ def on_device(sample: Sample, device: torch.device, layers: int = DEPTH) -> list
         layers: of the model.
     """
     size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) * DEPTH // max(layers, DEPTH)
-    size = max(size, FEWEST)
-    parts = batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=size)
+    parts = batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=max(size, FEWEST))
     return [part.to(device) for part in parts]
 
 

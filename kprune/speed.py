@@ -132,8 +132,9 @@ def measure_latencies(
     """Time a model with fewer and fewer units, on the device that it is on.
 
     Copies of the model with no, an eighth, … all heads, and the same for neurons, pass in turns;
-    what is measured is shared out evenly over the sublayers, and linear in between. Where an eighth
-    is no whole number of heads it stands at the share that the copy really has.
+    the shortest of each one's passes is shared out evenly over the sublayers, and linear in
+    between. Where an eighth is no whole number of heads it stands at the share that the copy really
+    has.
 
     Args:
         model: dense or pruned; it is not changed.
