@@ -19,8 +19,7 @@ from transformers import (
 from kprune.attention import attend, attention_backward, attention_forward
 from kprune.encoders import Encoder, Sublayer, view
 from kprune.evaluation import latencies
-from kprune.knowledge import first_only, measuring_steps
-from kprune.passes import Step, measure
+from kprune.passes import Step, first_only, make_steps, measure
 from kprune.progress import seconds_in_turns
 from kprune.sampling import Batch, Sample, batches, on_device
 from kprune.states import give_back_memory
@@ -136,7 +135,7 @@ def gains(
     some = replace(sample, examples=sample.examples[:count], labels=None)
     encoder, task = view(sharing_weights(model)), sample.task
     sublayers, half = encoder.sublayers, len(encoder.sublayers) // 2
-    parts = on_device(some, model.device, half)
+    parts = on_device(some, model.device)
     largest = max(part.inputs["input_ids"].numel() for part in parts)
     as_drawn = [
         part.to(model.device)
@@ -184,8 +183,9 @@ def gains(
         driver = "gelsd" if features.device.type == "cpu" else "gels"
         torch.linalg.lstsq(features, source.output(features), driver=driver)
 
-    steps = measuring_steps(sublayers, dtype, task)
-    upper = measuring_steps(sublayers[half:], dtype, task)
+    first = first_only(sublayers, task)
+    steps = make_steps(sublayers, dtype, first)
+    upper = steps[half:]
     pairs = {
         "batches by length": (measuring(steps, as_drawn), measuring(steps)),
         "passes spelled out": (with_autograd, measuring(steps)),
@@ -197,11 +197,11 @@ def gains(
     }
     if dtype:
         pairs["products in bf16"] = (
-            measuring(measuring_steps(sublayers, None, task)),
+            measuring(make_steps(sublayers, None, first)),
             measuring(steps),
         )
-    if any(first_only(sublayers, task)):
-        everywhere = [Step(sublayer, dtype, False) for sublayer in sublayers]
+    if any(first):
+        everywhere = make_steps(sublayers, dtype, [False] * len(sublayers))
         pairs["first token only"] = (measuring(everywhere), measuring(steps))
     if model.device.type == "cpu":
         pairs["attention by products"] = _attention_pair(sublayers[0], parts, dtype)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from kprune.encoders import Encoder, Sublayer
-from kprune.knowledge import Sums, by_unit, first_only, measuring_steps, predictive_loss
-from kprune.passes import measure
+from kprune.knowledge import Sums, by_unit, predictive_loss
+from kprune.passes import first_only, measurements
 from kprune.sampling import Batch
 from kprune.tasks import Task
 
@@ -259,19 +259,18 @@ class Importance:
             squares.new_zeros(sublayer.units)
             for sublayer, squares in zip(sublayers, sums.squares, strict=True)
         ]
-        steps = measuring_steps(sublayers, dtype, task)
         generator = torch.Generator().manual_seed(self.seed)
-        for number, (x, batch) in enumerate(zip(hidden, batches, strict=True)):
 
-            def loss(logits: Tensor, number: int = number, batch: Batch = batch) -> Tensor:
-                if same:
-                    teacher.append(logits.detach())
-                options = task.kind, self.gamma, batch.mask
-                if "fisher" in self.without:
-                    return predictive_loss(logits, teacher[number], *options)
-                return fisher_probe(logits, teacher[number], *options, generator)
+        def loss(number: int, logits: Tensor) -> Tensor:
+            if same:
+                teacher.append(logits.detach())
+            options = task.kind, self.gamma, batches[number].mask
+            if "fisher" in self.without:
+                return predictive_loss(logits, teacher[number], *options)
+            return fisher_probe(logits, teacher[number], *options, generator)
 
-            found = measure(encoder, steps, x, batch, loss)
+        passes = measurements(encoder, sublayers, hidden, batches, task, dtype, loss)
+        for batch, found in zip(batches, passes, strict=True):
             sums.add(batch, found)
             for total, sublayer, own in zip(fisher, sublayers, found.gradients, strict=True):
                 total += by_unit(sublayer, own.double()).square().sum(0)

@@ -1,7 +1,6 @@
 """Predictive and representational knowledge, and the importance of units that follows from them."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder, Sublayer
-from kprune.passes import Measured, Step, measure
+from kprune.passes import Measured, measurements
 from kprune.sampling import Batch
 from kprune.tasks import Task
 
@@ -123,17 +122,15 @@ def importance(
         Scores [units] of sublayers `start` … 2L − 1, float64.
     """
     same = not teacher  # no gradient to take: the student is the teacher
-    wanted = [None] * len(batches) if same or not predictive else teacher
     sublayers = encoder.sublayers[start:]
-    steps = measuring_steps(sublayers, dtype, task)
     sums = Sums(sublayers, batches, task.minibatch)
-    for x, batch, logits in zip(hidden, batches, wanted, strict=True):
-        loss = None
-        if logits is not None:
-            loss = partial(
-                predictive_loss, teacher=logits, kind=task.kind, gamma=gamma, mask=batch.mask
-            )
-        found = measure(encoder, steps, x, batch, loss)
+
+    def lost(number: int, logits: Tensor) -> Tensor:
+        return predictive_loss(logits, teacher[number], task.kind, gamma, batches[number].mask)
+
+    loss = None if same or not predictive else lost
+    passes = measurements(encoder, sublayers, hidden, batches, task, dtype, loss)
+    for batch, found in zip(batches, passes, strict=True):
         sums.add(batch, found)
         if same:
             teacher.append(found.logits)
@@ -170,13 +167,18 @@ def mask_gradients(
     Returns:
         For each sublayer the gradients, [minibatches, units].
     """
-    steps = measuring_steps(encoder.sublayers, dtype, task)
     sums = Sums(encoder.sublayers, batches, task.minibatch)
-
-    for batch in batches:
-        with torch.no_grad():
-            hidden = encoder.embed(batch.inputs)
-        sums.add(batch, measure(encoder, steps, hidden, batch, partial(loss, batch=batch)))
+    passes = measurements(
+        encoder,
+        encoder.sublayers,
+        (encoder.embed(batch.inputs) for batch in batches),
+        batches,
+        task,
+        dtype,
+        lambda number, logits: loss(logits, batches[number]),
+    )
+    for batch, found in zip(batches, passes, strict=True):
+        sums.add(batch, found)
         tick()
     return [
         by_unit(sublayer, gradients)
@@ -214,22 +216,6 @@ def check_precision(precision: str) -> None:
 def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
     """Sums over the features of each unit: [..., features] to [..., units]."""
     return per_feature.unflatten(-1, (-1, sublayer.unit_size)).sum(-1)
-
-
-def measuring_steps(
-    sublayers: Sequence[Sublayer], dtype: torch.dtype | None, task: Task
-) -> list[Step]:
-    """The steps that `passes.measure` takes."""
-    return [
-        Step(sublayer, dtype, first)
-        for sublayer, first in zip(sublayers, first_only(sublayers, task), strict=True)
-    ]
-
-
-def first_only(sublayers: Sequence[Sublayer], task: Task) -> list[bool]:
-    """Whether the head reads only the first token of each one's layer: a classifier's last."""
-    last = max(sublayer.layer for sublayer in sublayers)
-    return [task.kind != "span" and sublayer.layer == last for sublayer in sublayers]
 
 
 class Sums:

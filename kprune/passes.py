@@ -5,8 +5,10 @@ get no gradient, the target's input gets none, only mask gradients leave, and a 
 layer is differentiated at the first token alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor, nn
 from kprune.attention import attend, attention_backward, attention_forward
 from kprune.encoders import Encoder, Sublayer
 from kprune.sampling import Batch
+from kprune.tasks import Task
+
+STRETCH = 12  # sublayers, up to which a pass keeps all that the way down needs
+GROUP = 8  # batches that pass a stretch of a deeper model in one go: its weights are converted once
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,53 @@ class Step:
         return _attention(projected, sublayer.unit_size, mask, differentiate, queries)
 
 
+@torch.no_grad()
+def measurements(
+    encoder: Encoder,
+    sublayers: Sequence[Sublayer],
+    hidden: Iterable[Tensor],
+    batches: Sequence[Batch],
+    task: Task,
+    dtype: torch.dtype | None = None,
+    loss: Callable[[int, Tensor], Tensor] | None = None,
+) -> Iterator[Measured]:
+    """Measure the batches one after the other, in memory that the number of sublayers hardly moves.
+
+    Up to `STRETCH` sublayers keep what the way down needs, and weights in the precision of the
+    pass. Of more, `GROUP` batches at a time go up stretch by stretch and leave only their hidden
+    states at the input of each; on the way down a lower stretch runs again.
+
+    Args:
+        encoder: gives the head.
+        sublayers: from the target upwards.
+        hidden: hidden states at the target's input, one [batch, length, d] per batch.
+        batches: the batches.
+        task: gives the kind of prediction.
+        dtype: precision of matrix products; None keeps the model's.
+        loss: gives one loss per sequence, [batch], from the number of the batch and its logits.
+
+    Yields:
+        What each batch tells.
+    """
+    first = first_only(sublayers, task)
+
+    def build(part: slice) -> list[Step]:
+        return make_steps(sublayers[part], dtype, first[part])
+
+    starts = [0, *range(len(sublayers) - STRETCH, 0, -STRETCH)[::-1]]  # the topmost is a whole one
+    stretches = [slice(*ends) for ends in pairwise([*starts, len(sublayers)])]
+    shallow = len(stretches) == 1
+    steps = build(stretches[0]) if shallow else []
+    numbered = enumerate(zip(hidden, batches, strict=True))
+    while group := list(islice(numbered, 1 if shallow else GROUP)):
+        losses = loss and [partial(loss, number) for number, _ in group]
+        given, parts = zip(*(pair for _, pair in group), strict=True)
+        yield from _measure(
+            encoder, (lambda _: steps) if shallow else build, stretches, given, parts, losses
+        )
+
+
+@torch.no_grad()
 def measure(
     encoder: Encoder,
     steps: Sequence[Step],
@@ -136,29 +189,98 @@ def measure(
         batch: the batch.
         loss: gives one loss per sequence, [batch], from the logits.
     """
+    (found,) = _measure(encoder, lambda _: steps, [slice(None)], [hidden], [batch], loss and [loss])
+    return found
+
+
+def _measure(
+    encoder: Encoder,
+    build: Callable[[slice], Sequence[Step]],
+    stretches: Sequence[slice],
+    hidden: Sequence[Tensor],
+    batches: Sequence[Batch],
+    losses: Sequence[Callable[[Tensor], Tensor]] | None,
+) -> list[Measured]:
+    """A group of batches up through the stretches, which `build` makes, and down again."""
+    count = range(len(batches))
+    at, logits, slopes = [list(hidden)], [None for _ in count], [None for _ in count]
+    squares, gradients = [[] for _ in count], [[] for _ in count]
+    for stretch in stretches[:-1] if losses else stretches:
+        steps = build(stretch)
+        at.append([])
+        for i in count:
+            out, own, _ = _up(steps, at[-2][i], batches[i], False)
+            at[-1].append(out)
+            if not losses:
+                squares[i] += own
+    if not losses:
+        return [
+            Measured(encoder.head(out), own, []) for out, own in zip(at[-1], squares, strict=True)
+        ]
+    for number in reversed(range(len(stretches))):
+        steps, given = build(stretches[number]), at.pop()
+        for i in count:
+            out, own, kept = _up(steps, given[i], batches[i], True)
+            squares[i] = own + squares[i]
+            if slopes[i] is None:
+                logits[i], slopes[i] = _turn(encoder, out, losses[i])
+            slopes[i], own = _down(steps, slopes[i], kept, batches[i], number > 0)
+            gradients[i] = own + gradients[i]
+    return [Measured(*found) for found in zip(logits, squares, gradients, strict=True)]
+
+
+def _up(
+    steps: Sequence[Step], hidden: Tensor, batch: Batch, differentiate: bool
+) -> tuple[Tensor, list[Tensor], list[Any]]:
+    """Hidden states above the steps, and of each step the squares and what `_down` needs."""
     rows, length = hidden.shape[:2]
-    dtype, device = steps[0].weight_out.dtype, hidden.device
-    mask = torch.ones(rows, length, device=device) if batch.mask is None else batch.mask
+    mask = torch.ones(rows, length, device=hidden.device) if batch.mask is None else batch.mask
     # Sums over tokens as matrix products, which beat reductions by far.
-    real = mask.flatten()[None].to(dtype)
+    real = mask.flatten()[None].to(steps[0].weight_out.dtype)
     squares, kept = [], []
-    with torch.no_grad():
-        for step in steps:
-            hidden, square, needed = step.up(hidden, batch.mask, real, loss is not None)
-            squares.append(square)
-            kept.append(needed)
-        if loss is None:
-            return Measured(encoder.head(hidden), squares, [])
-        with torch.enable_grad():
-            hidden.requires_grad_()
-            logits = encoder.head(hidden)
-            (gradient,) = torch.autograd.grad(loss(logits).sum(), hidden)
-        sequences = torch.eye(rows, dtype=dtype, device=device).repeat_interleave(length, 1)
-        gradients = []
-        for number in range(len(steps) - 1, -1, -1):
-            gradient, own = steps[number].down(gradient, kept.pop(), sequences, number > 0)
-            gradients.append(own)
-        return Measured(logits.detach(), squares, gradients[::-1])
+    for step in steps:
+        hidden, own, needed = step.up(hidden, batch.mask, real, differentiate)
+        squares.append(own)
+        kept.append(needed)
+    return hidden, squares, kept
+
+
+def _turn(
+    encoder: Encoder, hidden: Tensor, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The logits, and the gradient of the summed loss at the hidden states that gave them."""
+    with torch.enable_grad():
+        hidden = hidden.detach().requires_grad_()
+        logits = encoder.head(hidden)
+        (gradient,) = torch.autograd.grad(loss(logits).sum(), hidden)
+    return logits.detach(), gradient
+
+
+def _down(
+    steps: Sequence[Step], gradient: Tensor, kept: list[Any], batch: Batch, further: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Gradient below the steps (None unless `further`), and mask gradients; uses up `kept`."""
+    rows, length = batch.inputs["input_ids"].shape
+    sequences = torch.eye(rows, dtype=steps[0].weight_out.dtype, device=gradient.device)
+    sequences = sequences.repeat_interleave(length, 1)
+    gradients = []
+    for number in range(len(steps) - 1, -1, -1):
+        gradient, own = steps[number].down(gradient, kept.pop(), sequences, further or number > 0)
+        gradients.append(own)
+    return gradient, gradients[::-1]
+
+
+def make_steps(
+    sublayers: Sequence[Sublayer], dtype: torch.dtype | None, first: Sequence[bool]
+) -> list[Step]:
+    """A step for each sublayer, all in one precision."""
+    return [Step(sublayer, dtype, only) for sublayer, only in zip(sublayers, first, strict=True)]
+
+
+def first_only(sublayers: Sequence[Sublayer], task: Task) -> list[bool]:
+    """Whether the head reads only the first token of each one's layer: a classifier's last."""
+    last = max(sublayer.layer for sublayer in sublayers)
+    return [task.kind != "span" and sublayer.layer == last for sublayer in sublayers]
 
 
 def _attention(

@@ -321,7 +321,7 @@ def _sublayerwise(
     """The loop of both methods, with the scores of either; tuning's `refit` of `beyond.REFIT`."""
     without, reuse, multiple = left_out(report), report.options["reuse"], report.options["multiple"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
-    parts = on_device(sample, student.model.device, len(student.sublayers) // 2)
+    parts = on_device(sample, student.model.device)
     student_hidden, teacher_hidden = (
         HiddenStates(
             parts,

@@ -20,8 +20,6 @@ Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
 # Tokens per batch: enough to keep the device busy, few enough that activations stay small.
 BATCH_TOKENS = {"cpu": 384, "cuda": 16384}
-DEPTH = 6  # layers, up to which batches have that size
-FEWEST = 192  # tokens per batch of the deepest models: products of fewer rows are slow
 
 
 @dataclass(frozen=True, repr=False)
@@ -326,19 +324,16 @@ def batches(
     ]
 
 
-def on_device(sample: Sample, device: torch.device, layers: int = DEPTH) -> list[Batch]:
-    """A sample's batches, of a size that suits the device, moved to it.
-
-    A pass back keeps intermediate results of every layer, so deeper models take smaller batches:
-    memory then hardly grows with their number, until a batch has the `FEWEST` tokens.
+def on_device(sample: Sample, device: torch.device) -> list[Batch]:
+    """A sample's batches, moved to a device and of a size that suits it: two sequences at least.
 
     Args:
         sample: the sample.
         device: where to.
-        layers: of the model.
     """
-    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]) * DEPTH // max(layers, DEPTH)
-    parts = batches(sample.examples, sample.tokenizer.pad_token_id, max_tokens=max(size, FEWEST))
+    longest = max(len(example["input_ids"]) for example in sample.examples)
+    size = max(BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]), 2 * _rounded(longest))
+    parts = batches(sample.examples, sample.tokenizer.pad_token_id, size)
     return [part.to(device) for part in parts]
 
 

@@ -1,12 +1,14 @@
 """Importance is what its formulas say, however the passes are batched and wherever they start."""
 
 import math
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import KINDS, TASKS, tiny, tiny_sample
 
+from kprune import passes
 from kprune.encoders import forward, view
 from kprune.knowledge import importance, predictive_loss, representational_loss
 from kprune.sampling import batches, collate
@@ -93,6 +95,37 @@ def test_scores_equal_their_definition(family, kind, start):
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-16)
             assert ours.min() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stretch", [1, 2, 4])
+def test_deep_models_pass_in_stretches_with_the_same_scores(kind, stretch, monkeypatch):
+    expected = measured("bert", kind, 1, 40)
+    alive = []
+    make = passes.make_steps
+
+    def watched(*arguments):
+        alive.append(len([step for step in made if step() is not None]))
+        steps = make(*arguments)
+        made.extend(map(weakref.ref, steps))
+        return steps
+
+    made = []
+    monkeypatch.setattr(passes, "make_steps", watched)
+    monkeypatch.setattr(passes, "STRETCH", stretch)
+    monkeypatch.setattr(passes, "GROUP", 2)
+    found = measured("bert", kind, 1, 40)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    assert max(alive) <= stretch and len(alive) > 2  # one stretch's weights at a time
+    # The first measurement takes no gradient, and gives the teacher's logits.
+    encoder = view(tiny("bert", kind, dtype=torch.float64))
+    parts = batches(tiny_sample(kind).examples, max_tokens=40)
+    hidden, logits = run_to(encoder, parts, 0)
+    filled = []
+    importance(encoder, 0, hidden, parts, filled, TASKS[kind], LENGTH)
+    for ours, theirs in zip(filled, logits, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_both_kinds_of_knowledge_count():

@@ -47,7 +47,7 @@ def kwon(
         )
     dtype = ranking_dtype(report.options["precision"], student.model)
     kind = sample.task.kind
-    parts = on_device(sample, student.model.device, len(student.sublayers) // 2)
+    parts = on_device(sample, student.model.device)
     labels = torch.tensor(sample.labels, device=student.model.device)
     count = len(student.sublayers)
     with bar(4 * count * len(parts), "pruning", progress) as steps:
