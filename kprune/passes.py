@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from kprune.attention import attend, attention_backward, attention_forward
 from kprune.encoders import Encoder, Sublayer
 from kprune.sampling import Batch
+from kprune.states import give_back_memory
 from kprune.tasks import Task
 
 STRETCH = 12  # sublayers, up to which a pass keeps all that the way down needs
-GROUP = 8  # batches that pass a stretch of a deeper model in one go: its weights are converted once
+GROUP = 4  # batches that pass a stretch of a deeper model in one go: its weights are converted once
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def measurements(
     first = first_only(sublayers, task)
 
     def build(part: slice) -> list[Step]:
+        give_back_memory()  # what the last stretch has freed
         return make_steps(sublayers[part], dtype, first[part])
 
     starts = [0, *range(len(sublayers) - STRETCH, 0, -STRETCH)[::-1]]  # the topmost is a whole one
@@ -213,6 +215,7 @@ def _measure(
             at[-1].append(out)
             if not losses:
                 squares[i] += own
+        del steps  # before the next ones are made
     if not losses:
         return [
             Measured(encoder.head(out), own, []) for out, own in zip(at[-1], squares, strict=True)
@@ -226,6 +229,7 @@ def _measure(
                 logits[i], slopes[i] = _turn(encoder, out, losses[i])
             slopes[i], own = _down(steps, slopes[i], kept, batches[i], number > 0)
             gradients[i] = own + gradients[i]
+        del steps
     return [Measured(*found) for found in zip(logits, squares, gradients, strict=True)]
 
 
