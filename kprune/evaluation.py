@@ -5,7 +5,7 @@ import re
 import statistics
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,7 +250,7 @@ def latencies(
     length: int = 128,
     repeats: int = 5,
     progress: bool = False,
-    of: Callable[[Iterable[float]], float] = statistics.median,
+    quiet: bool = False,
 ) -> dict[str, float]:
     """`latency` of several models, in turns: what else the machine does then meets all alike.
 
@@ -260,8 +260,8 @@ def latencies(
         length: tokens per sequence.
         repeats: timed rounds, after two that are not.
         progress: whether to show a progress bar.
-        of: what is taken of the rounds. `min` is the time that a quiet machine would take: whatever
-            else runs can only add to it.
+        quiet: the time that a quiet machine would take in place of the median: see
+            `progress.seconds_in_turns`.
 
     Returns:
         Seconds by name.
@@ -275,7 +275,7 @@ def latencies(
         return lambda: model.eval()(input_ids=ids, attention_mask=mask)
 
     calls = {name: prepare(model) for name, model in models.items()}
-    return seconds_in_turns(calls, repeats, progress, of)
+    return seconds_in_turns(calls, repeats, progress, quiet)
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import datasets
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.2, 15.0
+AGREE, MOST = 0.01, 4  # when timings of a quiet machine count as such
 
 
 def bar(total: float, what: str, show: bool = True, unit: str = "step") -> tqdm:
@@ -86,15 +87,33 @@ def seconds_in_turns(
     calls: dict[str, Callable[[], object]],
     repeats: int,
     show: bool = False,
-    of: Callable[[Iterable[float]], float] = statistics.median,
+    quiet: bool = False,
 ) -> dict[str, float]:
-    """Median, or what `of` takes, of each call's seconds, in turns, after two uncounted rounds."""
+    """Seconds of each call, timed in turns after two uncounted rounds: medians, or quiet times.
+
+    Args:
+        calls: the calls by name.
+        repeats: timed rounds.
+        show: whether to show a progress bar.
+        quiet: take the shortest round of each, which is the time of a quiet machine: whatever else
+            runs can only add to it. One short round may be chance, so rounds go on, up to `MOST`
+            times as many, until the two shortest of each agree to a share of `AGREE`.
+    """
     rounds: list[dict[str, float]] = []
+
+    def of(name: str) -> list[float]:
+        return sorted(seconds[name] for seconds in rounds[2:])
+
+    def settled() -> bool:
+        return all(of(name)[1] <= (1 + AGREE) * of(name)[0] for name in calls)
+
     with bar((repeats + 2) * len(calls), "timing", show) as steps:
-        for _ in range(repeats + 2):
+        most = repeats * (MOST if quiet and repeats > 1 else 1) + 2
+        while len(rounds) < repeats + 2 or (len(rounds) < most and not settled()):
             rounds.append({})
+            steps.total = max(steps.total, len(rounds) * len(calls))
             for name, call in calls.items():
                 with timed(rounds[-1], name):
                     call()
                 steps.update()
-    return {name: of([seconds[name] for seconds in rounds[2:]]) for name in calls}
+    return {name: of(name)[0] if quiet else statistics.median(of(name)) for name in calls}

@@ -118,7 +118,7 @@ def measure_candidate(
             keep = to_multiple(keep, keep.float(), multiple, sublayer.units)
         keep_units(sublayer, keep)
     models = {"dense": dense, "candidate": candidate}
-    found = latencies(models, table.batch_size, table.length, repeats, of=min)
+    found = latencies(models, table.batch_size, table.length, repeats, quiet=True)
     return found["dense"] / found["candidate"], [sublayer.units for sublayer in sublayers]
 
 
@@ -157,7 +157,7 @@ def measure_latencies(
     wanted = [("MHA", share) for share in SHARES] + [("FFN", share) for share in SHARES[1:]]
     models = {"whole": model.eval()}
     models |= {f"{kind} {share}": _cut_to(model, kind, share) for kind, share in wanted}
-    found = latencies(models, batch_size, length, repeats, progress, of=min)
+    found = latencies(models, batch_size, length, repeats, progress, quiet=True)
     empty = found[f"MHA {SHARES[0]}"]
     curves, counts = {}, {}
     for kind in ("MHA", "FFN"):

@@ -1,11 +1,13 @@
 """A limit in time: the table adds up, the search keeps within it, the model gets faster."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import tiny, tiny_sample
 
 import kprune
-from kprune import benchmark
+from kprune import benchmark, progress, pruning
 from kprune.encoders import view
 from kprune.mask_search import search, unit_seconds
 from kprune.speed import LatencyTable, measure_candidate, measure_latencies
@@ -80,6 +82,43 @@ def test_pruned_to_a_speed():
     assert report.options["multiple"] == 16 and all(n % 16 == 0 for n in report.neurons)
     assert smaller.num_parameters() < model.num_parameters()
     assert report.to_dict()["speed"]["batch_size"] == 8
+
+
+def test_a_speed_that_was_missed_is_said(monkeypatch):
+    monkeypatch.setattr(pruning, "latencies", lambda *_, **__: {"dense": 3.0, "pruned": 1.0})
+    model = benchmark.random_encoder(2, 64)
+    sample = benchmark.random_sample(16, 500, tiny_sample().tokenizer)
+    options = {"batch_size": 2, "length": 16, "multiple": 1, "progress": False}
+    _, report = kprune.prune(model, sample, speedup=1.3, **options)
+    assert any("3.00 times as fast is more than 5% off the 1.3 asked" in n for n in report.notes)
+
+
+def test_quiet_timings_go_on_until_the_two_shortest_agree(monkeypatch):
+    """A clock that only the calls move: two warm-ups, then busy rounds and a lucky one."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    passed = {"a": [], "b": []}
+    takes = {"a": [9, 9, 1.5, 1.0, 1.3, 1.2, 1.005, 1.0], "b": [9, 9, *[2.0] * 6]}
+
+    def call(name):
+        now[0] += takes[name][len(passed[name])]
+        passed[name].append(now[0])
+
+    calls = {name: partial(call, name) for name in takes}
+    found = progress.seconds_in_turns(calls, 3, quiet=True)
+    assert found == pytest.approx({"a": 1.0, "b": 2.0}) and len(passed["a"]) == 7
+    for name in takes:  # the median asks for no more rounds
+        passed[name].clear()
+    assert progress.seconds_in_turns(calls, 3) == pytest.approx({"a": 1.3, "b": 2.0})
+    assert len(passed["a"]) == 5
+    # A machine that never settles ends it, too.
+    takes["a"] = [9, 9, *(1 + 1 / (n + 1) for n in range(20))]
+    passed["a"].clear()
+    passed["b"].clear()
+    takes["b"] += [2.0] * 20
+    monkeypatch.setattr(progress, "AGREE", 1e-6)
+    progress.seconds_in_turns(calls, 3, quiet=True)
+    assert len(passed["a"]) == 2 + 3 * progress.MOST
 
 
 @pytest.mark.parametrize("slower", [0.8, 1.0, 1.5])
