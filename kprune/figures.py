@@ -454,11 +454,19 @@ def inference(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def losses(runs: pd.DataFrame) -> Figure:
-    """Points that each variant loses against the whole method, on each task.
+def ingredients(
+    runs: pd.DataFrame,
+    x: str = "loss",
+    y: str = "without",
+    xlabel: str = "points below the whole method",
+) -> Figure:
+    """What each ingredient brings on each task: points lost without it, or gained by it alone.
 
     Args:
-        runs: what `tables.losses` gave.
+        runs: what `tables.losses` or `tables.alone` gave.
+        x: the column of the points.
+        y: the column of the ingredients.
+        xlabel: what the points are.
     """
     several = runs["rate"].nunique() > 1
     variants = runs.assign(
@@ -470,16 +478,16 @@ def losses(runs: pd.DataFrame) -> Figure:
     tasks = list(dict.fromkeys(variants["task"]))
     columns = min(3, len(tasks))
     lines = -(-len(tasks) // columns)
-    order = list(dict.fromkeys(variants["without"]))
+    order = list(dict.fromkeys(variants[y]))
     # A scale for each task: one that loses fifty points would hide the others' two.
     figure, axes = plt.subplots(
         lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.2 * lines), squeeze=False, sharey=True
     )
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = variants[variants["task"] == task]
-        sns.barplot(here, x="loss", y="without", order=order, color=BLUE, errorbar="sd", ax=axis)
+        sns.barplot(here, x=x, y=y, order=order, color=BLUE, errorbar="sd", ax=axis)
         axis.axvline(0, color="black", linewidth=1)
-        axis.set(title=task, xlabel="points below the whole method", ylabel="without")
+        axis.set(title=task, xlabel=xlabel, ylabel=y)
         axis.title.set_fontsize("medium")
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)

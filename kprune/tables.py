@@ -252,13 +252,38 @@ def losses(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The runs of the variants, with `loss` (points; none where either is not done).
     """
-    keys = [*named_by(runs), "task", "rate", "seed"]
-    scores = pd.to_numeric(runs["score"], errors="coerce").where(runs["state"] == "done")
     whole = runs["without"] == ""
-    by = scores[whole].set_axis(pd.MultiIndex.from_frame(runs.loc[whole, keys]))
-    variants = runs[~whole]
-    wanted = by.reindex(pd.MultiIndex.from_frame(variants[keys])).to_numpy()
-    return variants.assign(loss=100 * (wanted - scores[~whole].to_numpy()))
+    return runs[~whole].assign(loss=-_ahead(runs[~whole], runs[whole]))
+
+
+def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
+    """Points that each ingredient of K-prune+ brings by itself over K-prune, seed by seed.
+
+    Args:
+        runs: what `collect` gave.
+        ingredients: all that a run can leave out.
+
+    Returns:
+        The runs that leave out all ingredients but one, with that `ingredient` and its `gain`
+        (points; none where either run is not done).
+    """
+    left = [{*ingredients} - {*without.split(",")} for without in runs["without"]]
+    some = pd.Series([len(names) == 1 for names in left], index=runs.index)
+    some &= runs["method"] == "kprune+"
+    plain = runs[(runs["method"] == "kprune") & (runs["without"] == "")]
+    names = [min(names) for names, chosen in zip(left, some, strict=True) if chosen]
+    return runs[some].assign(ingredient=names, gain=_ahead(runs[some], plain))
+
+
+def _ahead(runs: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """Points by which each run is ahead of the other one of its model, task, rate and seed."""
+    keys = ["model", "task", "rate", "seed"]
+    ours, theirs = (
+        pd.to_numeric(some["score"], errors="coerce").where(some["state"] == "done")
+        for some in (runs, others)
+    )
+    by = theirs.set_axis(pd.MultiIndex.from_frame(others[keys]))
+    return 100 * (ours - by.reindex(pd.MultiIndex.from_frame(runs[keys])).to_numpy())
 
 
 def recovered(runs: pd.DataFrame) -> pd.DataFrame:
