@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kprune.encoders import forward, view
 from kprune.progress import bar, seconds_in_turns, timed
 from kprune.sampling import Sample, as_examples, batches, collate, tokenize
+from kprune.states import keep_memory
 from kprune.tasks import Task, get_task, load_split
 
 ANSWER_TOKENS = 30
@@ -254,6 +255,8 @@ def latencies(
 ) -> dict[str, float]:
     """`latency` of several models, in turns: what else the machine does then meets all alike.
 
+    Memory that a pass frees stays with the process meanwhile (`states.keep_memory`).
+
     Args:
         models: the models by name.
         batch_size: sequences per batch.
@@ -275,7 +278,8 @@ def latencies(
         return lambda: model.eval()(input_ids=ids, attention_mask=mask)
 
     calls = {name: prepare(model) for name, model in models.items()}
-    return seconds_in_turns(calls, repeats, progress, quiet)
+    with keep_memory():
+        return seconds_in_turns(calls, repeats, progress, quiet)
 
 
 @torch.inference_mode()

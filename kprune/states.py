@@ -5,8 +5,8 @@ import gc
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from kprune.sampling import Batch
 
 Place = Literal["device", "host", "disk"]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class HiddenStates(Sequence):
@@ -83,6 +84,29 @@ def give_back_memory() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def keep_memory() -> Iterator[None]:
+    """Within the block, glibc keeps the pages that are freed, for the next pass to use again.
+
+    By itself it gives large ones back, or not, by thresholds that follow from all the process did
+    before; getting them again is up to a tenth of a dense model's pass, and less of a pruned one's,
+    so that the same two models would differ by another factor in every process.
+    """
+    mallopt = None
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes, and where it ends by itself
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        if mallopt:
+            mallopt(M_TRIM_THRESHOLD, 2**26)  # likewise
+            give_back_memory()
 
 
 def _mapped(count: int, dtype: torch.dtype) -> Tensor:
