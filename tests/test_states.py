@@ -1,5 +1,8 @@
 """Cached hidden states come back as they went in, wherever they are kept."""
 
+import sys
+
+import psutil
 import pytest
 import torch
 from conftest import tiny, tiny_sample
@@ -48,3 +51,18 @@ def test_pruning_from_disk_gives_the_same_model(monkeypatch):
     assert again.kept == report.kept
     for ours, theirs in zip(from_disk.parameters(), in_memory.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is meant")
+def test_freed_memory_is_kept_within_the_block_and_given_back_after():
+    def resident():
+        return psutil.Process().memory_info().rss / 2**20
+
+    with states.keep_memory():
+        piece = torch.ones(6 * 2**20)  # 24 MB
+        full = resident()
+        del piece
+        assert resident() > full - 8
+    assert resident() < full - 16
+    with pytest.raises(RuntimeError), states.keep_memory():
+        raise RuntimeError
