@@ -31,7 +31,8 @@ class Measured:
 
     Attributes:
         logits: of the batch.
-        squares: Σ over real tokens of f_k² for each feature k, one [features] per sublayer.
+        squares: Σ over real tokens of f_k² for each feature k, an input of the output projection;
+            one [features] per sublayer.
         gradients: Σ over the sequence's tokens of f_k · ∂loss/∂f_k, one [batch, features] per
             sublayer; empty without a loss.
     """

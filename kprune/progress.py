@@ -89,15 +89,19 @@ def seconds_in_turns(
     show: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Seconds of each call, timed in turns after two uncounted rounds: medians, or quiet times.
+    """Seconds of each call, timed in turns after two uncounted rounds: the median or the shortest.
 
     Args:
         calls: the calls by name.
         repeats: timed rounds.
         show: whether to show a progress bar.
         quiet: take the shortest round of each, which is the time of a quiet machine: whatever else
-            runs can only add to it. One short round may be chance, so rounds go on, up to `MOST`
-            times as many, until the two shortest of each agree to a share of `AGREE`.
+            runs can only add to it. One short round may be chance, so rounds go on, up to four
+            times as many (`MOST`), until the two shortest of each agree within 1% (`AGREE`). A
+            single round stays single.
+
+    Returns:
+        Seconds by name.
     """
     rounds: list[dict[str, float]] = []
 

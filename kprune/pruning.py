@@ -358,13 +358,14 @@ def _sublayerwise(
 
     masks: list[Tensor] = []
     scores: list[Tensor] = []
-    moved = math.inf  # since the scores were measured
+    moved = 0.0  # since the scores were measured
     factors: list[float] = []  # by which timed candidates were slower than the table's sums
     with steps:
         for t, target in enumerate(student.sublayers):
             where = f"{target.kind} of layer {target.layer + 1}"
-            # Without reuse always, even where tuning left no error or was left out.
-            stale = reuse == 0 or moved > reuse
+            # Without reuse always, even where tuning left no error or was left out. At the second
+            # sublayer, too: the teacher's own gradient is zero, and not worth keeping.
+            stale = reuse == 0 or t == 1 or moved > reuse
             again = t == 0 or ("sublayerwise" not in without and stale)
             if again:
                 steps.set_postfix_str(f"{where}: measuring")
@@ -387,8 +388,7 @@ def _sublayerwise(
                             zip(student.sublayers[t:], scores, strict=True), t
                         )
                     ]
-                # The teacher's own gradient is zero: what comes from it is not worth keeping.
-                moved = 0.0 if t else math.inf
+                moved = 0.0
             else:
                 steps.update(work[t] * len(parts))
             if t == 0 or "sublayerwise" not in without:

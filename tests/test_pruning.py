@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -182,8 +183,10 @@ def test_kept_scores_save_measurements():
         assert len(counts) == 6
         kept = pruned(rate=0.5, reuse=1e9)[1]
         assert len(counts) == 6 + 2
+        assert pruned(rate=0.5, reuse=math.inf)[1].kept == kept.kept
+        assert len(counts) == 6 + 2 + 2
         between = pruned(rate=0.5, reuse=base.tuning[1].after * 1.01)[1]
-        assert 6 + 2 + 2 < len(counts) < 6 + 2 + 6
+        assert 10 + 2 < len(counts) < 10 + 6
     assert kept.flops <= kept.limit and between.flops <= between.limit
     assert kept.kept[:2] == base.kept[:2] and kept.kept != base.kept
     with pytest.raises(ValueError, match="reuse"):
