@@ -6,6 +6,8 @@ padding is a zero row of V: nothing but exp touches the length × length matrix 
 and two products on the way back.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,26 +33,45 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 
 def attention_forward(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    take: Callable[..., Tensor] = Tensor.new_empty,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Attention on a CPU, as in `attend`, and what `attention_backward` needs."""
-    query = query * query.shape[-1] ** -0.5
-    scores = query @ key.transpose(-1, -2)
+    """Attention on a CPU, as in `attend`, and what `attention_backward` needs.
+
+    `take(like, shape)` gives the memory for it, in the type of `like`.
+    """
+    batch, heads, queries, d_h = query.shape
+    length = key.shape[2]
+    scaled = torch.mul(query, d_h**-0.5, out=take(query, query.shape)).flatten(0, 1)
+    key = take(key, key.shape).copy_(key).flatten(0, 1)
+    # One more column of V, of ones: weights @ value then ends in the sum of each row.
+    wider = take(value, (batch, heads, length, d_h + 1))
+    if mask is None:
+        wider[..., :d_h], wider[..., d_h] = value, 1.0
+    else:
+        real = mask[:, None, :, None].to(value.dtype)
+        torch.mul(value, real, out=wider[..., :d_h])
+        wider[..., d_h:] = real
+    value = wider.flatten(0, 1)
+    scores = torch.bmm(
+        scaled, key.transpose(1, 2), out=take(query, (batch * heads, queries, length))
+    )
     low, high = torch.aminmax(scores)
     if not (low > -SAFE and high < SAFE):
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
-        scores = scores - scores.amax(-1, keepdim=True)
+            masked = ~mask[:, None, None, :].expand(-1, heads, 1, -1).flatten(0, 1)
+            scores.masked_fill_(masked, torch.finfo(scores.dtype).min)
+        scores.sub_(scores.amax(-1, keepdim=True))
     weights = scores.exp_()
-    # One more column, of ones: weights @ value then ends in the sum of each row.
-    value = F.pad(value, (0, 1), value=1.0)
-    if mask is not None:
-        value *= mask[:, None, :, None].to(value.dtype)
-    attended, total = (weights @ value).split([query.shape[-1], 1], -1)
+    sums = torch.bmm(weights, value, out=take(query, (batch * heads, queries, d_h + 1)))
+    attended, total = sums.unflatten(0, (batch, heads)).split([d_h, 1], -1)
     # Laid out as the output projection takes it, so that putting heads side by side copies nothing.
-    merged = torch.empty_like(attended.transpose(1, 2), memory_format=torch.contiguous_format)
-    attended = torch.div(attended, total, out=merged.transpose(1, 2))
-    return attended, (query, key, value, weights, attended, total.clone())
+    merged = take(query, (batch, queries, heads, d_h)).transpose(1, 2)
+    torch.div(attended, total, out=merged)
+    return merged, (scaled, key, value, weights, merged, total)
 
 
 def attention_backward(
@@ -62,15 +83,24 @@ def attention_backward(
     weights: Tensor,
     attended: Tensor,
     total: Tensor,
+    take: Callable[..., Tensor] = Tensor.new_empty,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value; overwrites the kept `weights`."""
-    gradient = gradient / total
-    d_value = weights.transpose(-1, -2) @ gradient
-    if mask is not None:
-        d_value *= mask[:, None, :, None].to(d_value.dtype)
+    """Gradients of query, key and value; overwrites the kept `weights` and `query`."""
+    batch, heads, queries, d_h = gradient.shape
+    length = key.shape[1]
     # With P the softmax and G the gradient: dS = P ∘ (G·Vᵀ − rowsum(G ∘ P·V)); the column of ones
     # takes the second term, and the zero rows of V keep padding out.
-    both = torch.cat([gradient, -(gradient * attended).sum(-1, keepdim=True)], -1)
-    change = weights.mul_(both @ value.transpose(-1, -2))
-    d_query = (change @ key).mul_(query.shape[-1] ** -0.5)
-    return d_query, change.transpose(-1, -2) @ query, d_value
+    both = take(gradient, (batch, heads, queries, d_h + 1))
+    own = torch.div(gradient, total, out=both[..., :d_h])
+    torch.sum(own * attended, -1, keepdim=True, out=both[..., d_h:]).neg_()
+    both = both.flatten(0, 1)
+    d_value = torch.bmm(
+        weights.transpose(1, 2), both, out=take(gradient, (batch * heads, length, d_h + 1))
+    ).unflatten(0, (batch, heads))[..., :d_h]
+    if mask is not None:
+        d_value *= mask[:, None, :, None].to(d_value.dtype)
+    change = torch.bmm(both, value.transpose(1, 2), out=take(gradient, weights.shape))
+    weights.mul_(change)
+    d_key = torch.bmm(weights.transpose(1, 2), query, out=take(gradient, key.shape))
+    d_query = torch.bmm(weights, key, out=query).mul_(d_h**-0.5)
+    return *(part.unflatten(0, (batch, heads)) for part in (d_query, d_key)), d_value

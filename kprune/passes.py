@@ -6,6 +6,7 @@ layer is differentiated at the first token alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
@@ -14,13 +15,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from kprune.attention import attend, attention_backward, attention_forward
 from kprune.encoders import Encoder, Sublayer
 from kprune.sampling import Batch
 from kprune.states import give_back_memory
 from kprune.tasks import Task
+from kprune.workers import Scratch, side_by_side
 
+Take = Callable[[Tensor, Sequence[int]], Tensor]  # memory for a tensor like one, of a shape
 STRETCH = 12  # sublayers, up to which a pass keeps all that the way down needs
 GROUP = 4  # batches that pass a stretch of a deeper model in one go: its weights are converted once
 
@@ -62,70 +66,101 @@ class Step:
         self.bias_out = sublayer.output.bias.to(dtype)
 
     def up(
-        self, hidden: Tensor, mask: Tensor | None, real: Tensor, differentiate: bool
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        real: Tensor,
+        differentiate: bool,
+        take: Take,
     ) -> tuple[Tensor, Tensor, Any]:
-        """Output, squares of the features, and what `down` needs (None unless `differentiate`)."""
-        projected = F.linear(hidden.to(self.weight_in.dtype), self.weight_in, self.bias_in)
+        """Output, squares of the features, and what `down` needs (None unless `differentiate`).
+
+        `take` gives the memory for what `down` needs.
+        """
         first = self.first_only and differentiate
-        features, mix = self._mix(projected, mask, differentiate and not first)
+        projected = self._project(hidden, take)
+        features, mix = self._mix(projected, mask, differentiate and not first, take)
         squares = (real @ (features * features).flatten(0, 1))[0]
         if not differentiate:
-            return self.sublayer.norm(hidden + self._output(features)), squares, None
+            return self.sublayer.norm(self._summed(hidden, features, take)), squares, None
         if not first:
-            out, norm = _norm(self.sublayer.norm, hidden + self._output(features))
+            out, norm = _norm(self.sublayer.norm, self._summed(hidden, features, take))
             return out, squares, (features, mix, norm)
-        # The gradient reaches the first token of this output only: keep the way back from there.
+        # The gradient reaches the first token of this output only: keep the way back from there. It
+        # is little work, and in bfloat16 each number of rows would leave kernels of its own behind.
         if self.sublayer.kind == "FFN":
-            features, mix = self._mix(projected[:, :1], None, True)
-            out, norm = _norm(self.sublayer.norm, hidden[:, :1] + self._output(features))
+            features, mix = self._mix(projected[:, :1].to(hidden.dtype), None, True, take)
+            out, norm = _norm(self.sublayer.norm, self._summed(hidden[:, :1], features, take))
             return out, squares, (features, mix, norm)
-        summed = hidden + self._output(features)
+        summed = self._summed(hidden, features, take)
         _, norm = _norm(self.sublayer.norm, summed[:, :1].clone())
-        features, mix = self._mix(projected, mask, True, queries=1)
+        features, mix = self._mix(projected.to(hidden.dtype), mask, True, take, queries=1)
         return self.sublayer.norm(summed), squares, (features, mix, norm)
 
     def down(
-        self, gradient: Tensor, kept: Any, sequences: Tensor, further: bool
+        self, gradient: Tensor, kept: Any, further: bool, take: Take
     ) -> tuple[Tensor | None, Tensor]:
         """Gradient at the input (None unless `further`), and mask gradients per sequence."""
         features, mix, norm = kept
         residual = norm(gradient[:, : features.shape[1]])
-        gradient = residual.to(features.dtype) @ self.weight_out
-        products = gradient * features
-        one = features.shape[1] == 1
-        own = products[:, 0] if one else sequences @ products.flatten(0, 1)
+        gradient = residual.to(features.dtype) @ self._weight_out(features)[0]
+        own = (gradient * features).sum(1)
         if not further:
             return None, own
         if not self.sublayer.units:
             return residual, own
-        below = mix(gradient) @ self.weight_in
+        below, weight_in = mix(gradient, take), self.weight_in
+        if below.shape[1] == 1:
+            weight_in = torch.cat([linear.weight for linear in self.sublayer.inputs])
+        below = below.to(weight_in.dtype) @ weight_in
         if below.shape == residual.shape:
             return residual.add_(below), own
         below = below.to(residual.dtype)
         below[:, : residual.shape[1]] += residual
         return below, own
 
-    def _output(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight_out, self.bias_out)
+    def _project(self, hidden: Tensor, take: Take) -> Tensor:
+        """The projected input, [batch, length, …]; of neurons, `down` needs it."""
+        given = hidden.to(self.weight_in.dtype)
+        if self.sublayer.kind == "MHA":
+            return F.linear(given, self.weight_in, self.bias_in)
+        projected = take(given, (*given.shape[:2], len(self.weight_in)))
+        rows = given.flatten(0, 1), self.weight_in.T
+        torch.addmm(self.bias_in, *rows, out=projected.flatten(0, 1))
+        return projected
+
+    def _summed(self, hidden: Tensor, features: Tensor, take: Take) -> Tensor:
+        """X + P·Wᵀ + b, which `down` needs."""
+        out = F.linear(features, *self._weight_out(features))
+        return torch.add(hidden, out, out=take(hidden, hidden.shape))
+
+    def _weight_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Output projection and its bias in the type of the features."""
+        if features.dtype == self.weight_out.dtype:
+            return self.weight_out, self.bias_out
+        return self.sublayer.output.weight, self.sublayer.output.bias
 
     def _mix(
         self,
         projected: Tensor,
         mask: Tensor | None,
         differentiate: bool,
+        take: Take,
         queries: int | None = None,
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    ) -> tuple[Tensor, Callable[[Tensor, Take], Tensor] | None]:
         """Features from the projected input, and the way back from their gradient to its."""
         sublayer = self.sublayer
         if sublayer.units == 0:
             features = projected[:, :queries, :0]
-            return features, lambda gradient: gradient
-        if sublayer.kind == "FFN":
-            if not differentiate:
-                return sublayer.activation(projected), None
-            features, back = _with_graph(sublayer.activation, projected)
-            return features, lambda gradient: back(gradient)[0]
-        return _attention(projected, sublayer.unit_size, mask, differentiate, queries)
+            return features, lambda gradient, take: gradient
+        if sublayer.kind == "MHA":
+            return _attention(projected, sublayer.unit_size, mask, differentiate, take, queries)
+        if isinstance(sublayer.activation, GELUActivation):
+            return _gelu(projected, take)
+        if not differentiate:
+            return sublayer.activation(projected), None
+        features, back = _with_graph(sublayer.activation, projected)
+        return features, lambda gradient, take: back(gradient)[0]
 
 
 @torch.no_grad()
@@ -167,12 +202,18 @@ def measurements(
     shallow = len(stretches) == 1
     steps = build(stretches[0]) if shallow else []
     numbered = enumerate(zip(hidden, batches, strict=True))
-    while group := list(islice(numbered, 1 if shallow else GROUP)):
+    scratch = Scratch()
+
+    def passed(group: list, build: Callable, run: Callable[..., Iterator]) -> list[Measured]:
         losses = loss and [partial(loss, number) for number, _ in group]
         given, parts = zip(*(pair for _, pair in group), strict=True)
-        yield from _measure(
-            encoder, (lambda _: steps) if shallow else build, stretches, given, parts, losses
-        )
+        return _measure(encoder, build, stretches, given, parts, losses, scratch, run)
+
+    with side_by_side(encoder.last.weight.device) as run:
+        if shallow:
+            yield from run(lambda one: passed([one], lambda _: steps, map)[0], numbered)
+        while group := list(islice(numbered, GROUP)):
+            yield from passed(group, build, run)
 
 
 @torch.no_grad()
@@ -182,6 +223,7 @@ def measure(
     hidden: Tensor,
     batch: Batch,
     loss: Callable[[Tensor], Tensor] | None = None,
+    scratch: Scratch | None = None,
 ) -> Measured:
     """One batch up through the steps, and with a loss down again.
 
@@ -191,8 +233,17 @@ def measure(
         hidden: hidden states at the target's input, [batch, length, d].
         batch: the batch.
         loss: gives one loss per sequence, [batch], from the logits.
+        scratch: memory that one call leaves to the next.
     """
-    (found,) = _measure(encoder, lambda _: steps, [slice(None)], [hidden], [batch], loss and [loss])
+    (found,) = _measure(
+        encoder,
+        lambda _: steps,
+        [slice(None)],
+        [hidden],
+        [batch],
+        loss and [loss],
+        scratch or Scratch(),
+    )
     return found
 
 
@@ -203,48 +254,59 @@ def _measure(
     hidden: Sequence[Tensor],
     batches: Sequence[Batch],
     losses: Sequence[Callable[[Tensor], Tensor]] | None,
+    scratch: Scratch,
+    run: Callable[..., Iterator] = map,
 ) -> list[Measured]:
-    """A group of batches up through the stretches, which `build` makes, and down again."""
-    count = range(len(batches))
+    """A group of batches up through the stretches, which `build` makes, and down again.
+
+    `run` maps a function over the batches.
+    """
+    count, steps = range(len(batches)), None
     at, logits, slopes = [list(hidden)], [None for _ in count], [None for _ in count]
     squares, gradients = [[] for _ in count], [[] for _ in count]
+
+    def up(i: int) -> Tensor:
+        out, own, _ = _up(steps, at[-1][i], batches[i], False, scratch)
+        if not losses:
+            squares[i] += own
+        return out
+
+    def there_and_back(i: int) -> None:
+        with scratch.block():
+            out, own, kept = _up(steps, given[i], batches[i], True, scratch)
+            squares[i] = own + squares[i]
+            if slopes[i] is None:
+                logits[i], slopes[i] = _turn(encoder, out, losses[i])
+            slopes[i], own = _down(steps, slopes[i], kept, number > 0, scratch)
+            gradients[i] = own + gradients[i]
+
     for stretch in stretches[:-1] if losses else stretches:
         steps = build(stretch)
-        at.append([])
-        for i in count:
-            out, own, _ = _up(steps, at[-2][i], batches[i], False)
-            at[-1].append(out)
-            if not losses:
-                squares[i] += own
-        del steps  # before the next ones are made
+        at.append(list(run(up, count)))
+        steps = None  # before the next ones are made
     if not losses:
         return [
             Measured(encoder.head(out), own, []) for out, own in zip(at[-1], squares, strict=True)
         ]
     for number in reversed(range(len(stretches))):
         steps, given = build(stretches[number]), at.pop()
-        for i in count:
-            out, own, kept = _up(steps, given[i], batches[i], True)
-            squares[i] = own + squares[i]
-            if slopes[i] is None:
-                logits[i], slopes[i] = _turn(encoder, out, losses[i])
-            slopes[i], own = _down(steps, slopes[i], kept, batches[i], number > 0)
-            gradients[i] = own + gradients[i]
-        del steps
+        list(run(there_and_back, count))
+        steps = None
     return [Measured(*found) for found in zip(logits, squares, gradients, strict=True)]
 
 
 def _up(
-    steps: Sequence[Step], hidden: Tensor, batch: Batch, differentiate: bool
+    steps: Sequence[Step], hidden: Tensor, batch: Batch, differentiate: bool, scratch: Scratch
 ) -> tuple[Tensor, list[Tensor], list[Any]]:
     """Hidden states above the steps, and of each step the squares and what `_down` needs."""
     rows, length = hidden.shape[:2]
     mask = torch.ones(rows, length, device=hidden.device) if batch.mask is None else batch.mask
-    # Sums over tokens as matrix products, which beat reductions by far.
+    # A sum over real tokens as a matrix product.
     real = mask.flatten()[None].to(steps[0].weight_out.dtype)
     squares, kept = [], []
     for step in steps:
-        hidden, own, needed = step.up(hidden, batch.mask, real, differentiate)
+        with nullcontext() if differentiate else scratch.block():
+            hidden, own, needed = step.up(hidden, batch.mask, real, differentiate, scratch.take)
         squares.append(own)
         kept.append(needed)
     return hidden, squares, kept
@@ -262,15 +324,15 @@ def _turn(
 
 
 def _down(
-    steps: Sequence[Step], gradient: Tensor, kept: list[Any], batch: Batch, further: bool
+    steps: Sequence[Step], gradient: Tensor, kept: list[Any], further: bool, scratch: Scratch
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradient below the steps (None unless `further`), and mask gradients; uses up `kept`."""
-    rows, length = batch.inputs["input_ids"].shape
-    sequences = torch.eye(rows, dtype=steps[0].weight_out.dtype, device=gradient.device)
-    sequences = sequences.repeat_interleave(length, 1)
     gradients = []
     for number in range(len(steps) - 1, -1, -1):
-        gradient, own = steps[number].down(gradient, kept.pop(), sequences, further or number > 0)
+        with scratch.block():
+            gradient, own = steps[number].down(
+                gradient, kept.pop(), further or number > 0, scratch.take
+            )
         gradients.append(own)
     return gradient, gradients[::-1]
 
@@ -289,8 +351,13 @@ def first_only(sublayers: Sequence[Sublayer], task: Task) -> list[bool]:
 
 
 def _attention(
-    projected: Tensor, d_h: int, mask: Tensor | None, differentiate: bool, queries: int | None
-) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    projected: Tensor,
+    d_h: int,
+    mask: Tensor | None,
+    differentiate: bool,
+    take: Take,
+    queries: int | None,
+) -> tuple[Tensor, Callable[[Tensor, Take], Tensor] | None]:
     """Attention of [batch, length, 3 · heads · d_h]: features, and the way back."""
     length = projected.shape[1]
     # [3, batch, heads, length, d_h]
@@ -303,20 +370,22 @@ def _attention(
         if not differentiate:
             return _merged(run(query, key, value)), None
         attended, graph = _with_graph(run, query[:, :, :queries], key, value)
-
-        def back(gradient: Tensor) -> Tensor:
-            changes = graph(_heads(gradient, d_h))
-            return _joined(changes, length)
-
-        return _merged(attended), back
-    attended, kept = attention_forward(
-        query[:, :, :queries].contiguous(), key.contiguous(), value, mask
+        return _merged(attended), lambda gradient, take: _joined(
+            graph(_heads(gradient, d_h)), length
+        )
+    attended, kept = attention_forward(query[:, :, :queries], key, value, mask, take)
+    return _merged(attended), lambda gradient, take: _joined(
+        attention_backward(_heads(gradient, d_h), mask, *kept, take), length
     )
-    if not differentiate:
-        return _merged(attended), None
-    return _merged(attended), lambda gradient: _joined(
-        attention_backward(_heads(gradient, d_h), mask, *kept), length
-    )
+
+
+def _gelu(projected: Tensor, take: Take) -> tuple[Tensor, Callable[[Tensor, Take], Tensor]]:
+    """The usual activation without autograd's bookkeeping: features, and the way back."""
+    rows = projected.flatten(0, 1)  # kernels are prepared for each number of dimensions, too
+    features = torch.ops.aten.gelu.out(rows, out=take(rows, rows.shape))
+    return features.view(projected.shape), lambda gradient, take: torch.ops.aten.gelu_backward(
+        gradient.flatten(0, 1), rows
+    ).view(projected.shape)
 
 
 def _heads(features: Tensor, d_h: int) -> Tensor:

@@ -1,6 +1,5 @@
 """Sublayer-wise pruning: the loop that ties knowledge, mask search, surgery and tuning together."""
 
-import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ from kprune.surgery import feature_mask, keep_units, sharing_weights
 from kprune.tasks import Task, nearest
 from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, gather_inputs, kpwt
 
-TIDY = 8  # batches measured between two times that freed memory goes back
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
 ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
 OFF = 0.05  # of the speed-up asked, beyond which the report says so
@@ -349,13 +347,6 @@ def _sublayerwise(
     # pass needs no gradient.
     work = [(3 if t else 1) * (count - t) for t in range(count)]
     steps = bar((sum(work) + 2 * count) * len(parts), "pruning", progress)
-    measured = itertools.count(1)
-
-    def passed(work: int) -> None:
-        steps.update(work)
-        if next(measured) % TIDY == 0:
-            give_back_memory()
-
     masks: list[Tensor] = []
     scores: list[Tensor] = []
     moved = 0.0  # since the scores were measured
@@ -379,7 +370,7 @@ def _sublayerwise(
                         sample.task,
                         sample.length,
                         dtype=dtype,
-                        tick=partial(passed, work[t]),
+                        tick=partial(steps.update, work[t]),
                     )
                 if table:  # per second in place of per FLOP
                     scores = [

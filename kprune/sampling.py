@@ -18,8 +18,9 @@ from kprune.tasks import Task, get_task, load_split
 Example = dict[str, list[int]]
 Label = int | float | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
-# Tokens per batch: enough to keep the device busy, few enough that activations stay small.
-BATCH_TOKENS = {"cpu": 384, "cuda": 16384}
+# Tokens per batch: enough to keep the device busy, few enough that activations stay small; of many
+# divisors, see `_rounded`.
+BATCH_TOKENS = {"cpu": 480, "cuda": 15360}
 
 
 @dataclass(frozen=True, repr=False)
@@ -288,7 +289,7 @@ def as_examples(columns: dict[str, list]) -> list[Example]:
 
 
 def batches(
-    examples: Sequence[Example], pad: int = 0, max_tokens: int = 2048, by_length: bool = True
+    examples: Sequence[Example], pad: int = 0, max_tokens: int = 1920, by_length: bool = True
 ) -> list[Batch]:
     """Group examples of like length into batches of at most `max_tokens` tokens, padding included.
 
@@ -309,7 +310,7 @@ def batches(
         order = sorted(order, key=lambda i: -lengths[i])
     groups, widths = [], []
     for i in order:
-        width = min(_rounded(lengths[i]), most)
+        width = min(_rounded(lengths[i], max_tokens), most)
         if groups:
             both = max(widths[-1], width)
             if (len(groups[-1]) + 1) * both <= max_tokens:
@@ -325,22 +326,27 @@ def batches(
 
 
 def on_device(sample: Sample, device: torch.device) -> list[Batch]:
-    """A sample's batches, moved to a device and of a size that suits it: two sequences at least.
+    """A sample's batches, moved to a device and of a size that suits it.
 
     Args:
         sample: the sample.
         device: where to.
     """
-    longest = max(len(example["input_ids"]) for example in sample.examples)
-    size = max(BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]), 2 * _rounded(longest))
+    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
     parts = batches(sample.examples, sample.tokenizer.pad_token_id, size)
     return [part.to(device) for part in parts]
 
 
-def _rounded(length: int) -> int:
-    """Up to one of four lengths per octave: kernels are prepared for each shape that occurs."""
-    step = max(1, 2 ** (length.bit_length() - 3))
-    return -(-length // step) * step
+def _rounded(length: int, max_tokens: int) -> int:
+    """Up to the next divisor of a batch's size, or where only one fits, to an eighth of it.
+
+    Nearly all batches then hold the same number of tokens, to the last one, and kernels, which are
+    prepared for each shape that occurs and kept, are few.
+    """
+    if 2 * length > max_tokens:
+        step = max(1, max_tokens // 8)
+        return -(-length // step) * step
+    return next(n for n in range(length, max_tokens + 1) if max_tokens % n == 0)
 
 
 def collate(

@@ -1,0 +1,96 @@
+"""Batches side by side: on a CPU, a thread for each is faster than all threads for one."""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from kprune.states import keep_memory
+
+MOST = 4  # batches in work at once, which bounds their memory; more threads share them
+ALIGNED = 64  # bytes: a cache line
+PIECE = 2**24  # bytes that scratch memory grows by
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
+    """Within the block, a `map` that works on several items at once, without gradients.
+
+    Small operations leave a second thread idle, or wait for it: on a CPU each of up to `MOST`
+    workers takes an item of its own and its share of PyTorch's threads. Elsewhere, and with one
+    thread, it is Python's own `map`. Results come in the order of the items, and items are taken as
+    late as possible, so only a few are in memory.
+
+    Args:
+        device: where the work happens.
+
+    Yields:
+        The `map`, of a function and one iterable.
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, MOST) if device.type == "cpu" else 1
+    if workers == 1:
+        yield map
+        return
+    torch.set_num_threads(threads // workers)  # the workers', which start with what is set here
+    try:
+        with keep_memory(), ThreadPoolExecutor(workers) as pool:
+            yield partial(_in_order, pool, workers)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    ahead: int,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+) -> Iterator[Result]:
+    waiting = deque()
+    work = torch.no_grad()(function)  # each thread has a grad mode of its own
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class Scratch(threading.local):
+    """Memory for one batch's intermediate results, taken and given back like a stack's.
+
+    From the system's allocator, batches of many shapes leave hundreds of MB of holes, and the pages
+    that it gives back and fetches again take a tenth of a pass. Each thread has its own.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Tensor] = []
+        self._number, self._top = -1, 0  # of the piece in use, and how far it is used
+
+    def take(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """An uninitialised tensor of this shape, in the type and on the device of `like`."""
+        if like.device.type != "cpu":
+            return like.new_empty(shape)
+        size = math.prod(shape) * like.element_size()
+        while self._number < 0 or self._top + size > len(self._pieces[self._number]):
+            self._number, self._top = self._number + 1, 0
+            if self._number == len(self._pieces):
+                self._pieces.append(torch.empty(max(size, PIECE), dtype=torch.uint8))
+        start = self._top
+        self._top += -(-size // ALIGNED) * ALIGNED
+        return self._pieces[self._number][start : start + size].view(like.dtype).view(shape)
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """What is taken within the block is given back at its end."""
+        before = self._number, self._top
+        yield
+        self._number, self._top = before
