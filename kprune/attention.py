@@ -66,12 +66,12 @@ def attention_forward(
             scores.masked_fill_(masked, torch.finfo(scores.dtype).min)
         scores.sub_(scores.amax(-1, keepdim=True))
     weights = scores.exp_()
-    sums = torch.bmm(weights, value, out=take(query, (batch * heads, queries, d_h + 1)))
-    attended, total = sums.unflatten(0, (batch, heads)).split([d_h, 1], -1)
+    sums = torch.bmm(weights, value).unflatten(0, (batch, heads))
+    attended, total = sums.split([d_h, 1], -1)
     # Laid out as the output projection takes it, so that putting heads side by side copies nothing.
     merged = take(query, (batch, queries, heads, d_h)).transpose(1, 2)
     torch.div(attended, total, out=merged)
-    return merged, (scaled, key, value, weights, merged, total)
+    return merged, (scaled, key, value, weights, merged, total.clone())
 
 
 def attention_backward(

@@ -71,68 +71,72 @@ class Step:
         mask: Tensor | None,
         real: Tensor,
         differentiate: bool,
-        take: Take,
+        scratch: Scratch,
     ) -> tuple[Tensor, Tensor, Any]:
         """Output, squares of the features, and what `down` needs (None unless `differentiate`).
 
-        `take` gives the memory for what `down` needs.
+        What `down` needs stays in the scratch memory.
         """
         first = self.first_only and differentiate
-        projected = self._project(hidden, take)
-        features, mix = self._mix(projected, mask, differentiate and not first, take)
-        squares = (real @ (features * features).flatten(0, 1))[0]
+        projected = self._project(hidden, scratch)
+        features, mix = self._mix(projected, mask, differentiate and not first, scratch)
+        with scratch.block():
+            squared = torch.mul(features, features, out=scratch.take(features, features.shape))
+            squares = (real @ squared.flatten(0, 1))[0]
         if not differentiate:
-            return self.sublayer.norm(self._summed(hidden, features, take)), squares, None
+            return self.sublayer.norm(self._summed(hidden, features, scratch)), squares, None
         if not first:
-            out, norm = _norm(self.sublayer.norm, self._summed(hidden, features, take))
+            out, norm = _norm(self.sublayer.norm, self._summed(hidden, features, scratch))
             return out, squares, (features, mix, norm)
         # The gradient reaches the first token of this output only: keep the way back from there. It
         # is little work, and in bfloat16 each number of rows would leave kernels of its own behind.
         if self.sublayer.kind == "FFN":
-            features, mix = self._mix(projected[:, :1].to(hidden.dtype), None, True, take)
-            out, norm = _norm(self.sublayer.norm, self._summed(hidden[:, :1], features, take))
+            features, mix = self._mix(projected[:, :1].to(hidden.dtype), None, True, scratch)
+            out, norm = _norm(self.sublayer.norm, self._summed(hidden[:, :1], features, scratch))
             return out, squares, (features, mix, norm)
-        summed = self._summed(hidden, features, take)
+        summed = self._summed(hidden, features, scratch)
         _, norm = _norm(self.sublayer.norm, summed[:, :1].clone())
-        features, mix = self._mix(projected.to(hidden.dtype), mask, True, take, queries=1)
+        features, mix = self._mix(projected.to(hidden.dtype), mask, True, scratch, queries=1)
         return self.sublayer.norm(summed), squares, (features, mix, norm)
 
     def down(
-        self, gradient: Tensor, kept: Any, further: bool, take: Take
+        self, gradient: Tensor, kept: Any, further: bool, scratch: Scratch
     ) -> tuple[Tensor | None, Tensor]:
         """Gradient at the input (None unless `further`), and mask gradients per sequence."""
         features, mix, norm = kept
         residual = norm(gradient[:, : features.shape[1]])
-        gradient = residual.to(features.dtype) @ self._weight_out(features)[0]
-        own = (gradient * features).sum(1)
+        gradient = _product(
+            residual.to(features.dtype), self._weight_out(features)[0], scratch.take
+        )
+        own = torch.mul(gradient, features, out=scratch.take(features, features.shape)).sum(1)
         if not further:
             return None, own
         if not self.sublayer.units:
             return residual, own
-        below, weight_in = mix(gradient, take), self.weight_in
+        below, weight_in = mix(gradient, scratch.take), self.weight_in
         if below.shape[1] == 1:
             weight_in = torch.cat([linear.weight for linear in self.sublayer.inputs])
-        below = below.to(weight_in.dtype) @ weight_in
+        below = _product(below.to(weight_in.dtype), weight_in, scratch.take)
         if below.shape == residual.shape:
             return residual.add_(below), own
-        below = below.to(residual.dtype)
+        below = below.to(residual.dtype, copy=True)  # out of the scratch memory
         below[:, : residual.shape[1]] += residual
         return below, own
 
-    def _project(self, hidden: Tensor, take: Take) -> Tensor:
+    def _project(self, hidden: Tensor, scratch: Scratch) -> Tensor:
         """The projected input, [batch, length, …]; of neurons, `down` needs it."""
         given = hidden.to(self.weight_in.dtype)
         if self.sublayer.kind == "MHA":
             return F.linear(given, self.weight_in, self.bias_in)
-        projected = take(given, (*given.shape[:2], len(self.weight_in)))
-        rows = given.flatten(0, 1), self.weight_in.T
-        torch.addmm(self.bias_in, *rows, out=projected.flatten(0, 1))
-        return projected
+        return _product(given, self.weight_in.T, scratch.take, self.bias_in)
 
-    def _summed(self, hidden: Tensor, features: Tensor, take: Take) -> Tensor:
+    def _summed(self, hidden: Tensor, features: Tensor, scratch: Scratch) -> Tensor:
         """X + P·Wᵀ + b, which `down` needs."""
-        out = F.linear(features, *self._weight_out(features))
-        return torch.add(hidden, out, out=take(hidden, hidden.shape))
+        summed = scratch.take(hidden, hidden.shape)
+        weight, bias = self._weight_out(features)
+        with scratch.block():
+            out = _product(features, weight.T, scratch.take, bias)
+            return torch.add(hidden, out, out=summed)
 
     def _weight_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Output projection and its bias in the type of the features."""
@@ -145,7 +149,7 @@ class Step:
         projected: Tensor,
         mask: Tensor | None,
         differentiate: bool,
-        take: Take,
+        scratch: Scratch,
         queries: int | None = None,
     ) -> tuple[Tensor, Callable[[Tensor, Take], Tensor] | None]:
         """Features from the projected input, and the way back from their gradient to its."""
@@ -154,9 +158,11 @@ class Step:
             features = projected[:, :queries, :0]
             return features, lambda gradient, take: gradient
         if sublayer.kind == "MHA":
-            return _attention(projected, sublayer.unit_size, mask, differentiate, take, queries)
+            return _attention(
+                projected, sublayer.unit_size, mask, differentiate, scratch.take, queries
+            )
         if isinstance(sublayer.activation, GELUActivation):
-            return _gelu(projected, take)
+            return _gelu(projected, scratch.take)
         if not differentiate:
             return sublayer.activation(projected), None
         features, back = _with_graph(sublayer.activation, projected)
@@ -306,7 +312,7 @@ def _up(
     squares, kept = [], []
     for step in steps:
         with nullcontext() if differentiate else scratch.block():
-            hidden, own, needed = step.up(hidden, batch.mask, real, differentiate, scratch.take)
+            hidden, own, needed = step.up(hidden, batch.mask, real, differentiate, scratch)
         squares.append(own)
         kept.append(needed)
     return hidden, squares, kept
@@ -330,9 +336,7 @@ def _down(
     gradients = []
     for number in range(len(steps) - 1, -1, -1):
         with scratch.block():
-            gradient, own = steps[number].down(
-                gradient, kept.pop(), further or number > 0, scratch.take
-            )
+            gradient, own = steps[number].down(gradient, kept.pop(), further or number > 0, scratch)
         gradients.append(own)
     return gradient, gradients[::-1]
 
@@ -383,9 +387,25 @@ def _gelu(projected: Tensor, take: Take) -> tuple[Tensor, Callable[[Tensor, Take
     """The usual activation without autograd's bookkeeping: features, and the way back."""
     rows = projected.flatten(0, 1)  # kernels are prepared for each number of dimensions, too
     features = torch.ops.aten.gelu.out(rows, out=take(rows, rows.shape))
-    return features.view(projected.shape), lambda gradient, take: torch.ops.aten.gelu_backward(
-        gradient.flatten(0, 1), rows
-    ).view(projected.shape)
+
+    def back(gradient: Tensor, take: Take) -> Tensor:
+        changes = torch.ops.aten.gelu_backward.grad_input(
+            gradient.flatten(0, 1), rows, grad_input=take(rows, rows.shape)
+        )
+        return changes.view(projected.shape)
+
+    return features.view(projected.shape), back
+
+
+def _product(rows: Tensor, weight: Tensor, take: Take, bias: Tensor | None = None) -> Tensor:
+    """[batch, length, in] times [in, out], and a bias, in memory that `take` gives."""
+    out = take(rows, (*rows.shape[:2], weight.shape[1]))
+    factors = rows.flatten(0, 1), weight
+    if bias is None:
+        torch.mm(*factors, out=out.flatten(0, 1))
+    else:
+        torch.addmm(bias, *factors, out=out.flatten(0, 1))
+    return out
 
 
 def _heads(features: Tensor, d_h: int) -> Tensor:

@@ -16,7 +16,7 @@ from kprune.states import keep_memory
 
 MOST = 4  # batches in work at once, which bounds their memory; more threads share them
 ALIGNED = 64  # bytes: a cache line
-PIECE = 2**24  # bytes that scratch memory grows by
+PIECE = 2**22  # bytes that scratch memory grows by
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -40,7 +40,8 @@ def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
     if workers == 1:
         yield map
         return
-    torch.set_num_threads(threads // workers)  # the workers', which start with what is set here
+    # The workers start with what is set here; this thread's own would spin while it waits for more.
+    torch.set_num_threads(threads // workers)
     try:
         with keep_memory(), ThreadPoolExecutor(workers) as pool:
             yield partial(_in_order, pool, workers)
