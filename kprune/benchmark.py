@@ -86,7 +86,7 @@ def passes_needed(sublayers: int) -> int:
 
     Each of the 2L measurements runs the sublayers from the target upwards, forward, and from the
     second on backward as well: (2L + 1) / 2 and (2L − 1) / 2 passes. The teacher runs once. What
-    is already pruned is not counted, nor what a model of more than `passes.STRETCH` sublayers runs
+    is already pruned is not counted, nor what a model of more than `passes.SHALLOW` sublayers runs
     again to save memory.
     """
     return sublayers + 1

@@ -25,7 +25,8 @@ from kprune.tasks import Task
 from kprune.workers import Scratch, side_by_side
 
 Take = Callable[[Tensor, Sequence[int]], Tensor]  # memory for a tensor like one, of a shape
-STRETCH = 12  # sublayers, up to which a pass keeps all that the way down needs
+SHALLOW = 12  # sublayers of an encoder, up to which a pass keeps all that the way down needs
+STRETCH = 8  # sublayers that a deeper one's does; fewer, so that what is pruned has room beside it
 GROUP = 4  # batches that pass a stretch of a deeper model in one go: its weights are converted once
 
 
@@ -179,11 +180,12 @@ def measurements(
     dtype: torch.dtype | None = None,
     loss: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Iterator[Measured]:
-    """Measure the batches one after the other, in memory that the number of sublayers hardly moves.
+    """Measure the batches, in their order, in memory that the number of sublayers hardly moves.
 
-    Up to `STRETCH` sublayers keep what the way down needs, and weights in the precision of the
-    pass. Of more, `GROUP` batches at a time go up stretch by stretch and leave only their hidden
-    states at the input of each; on the way down a lower stretch runs again.
+    All sublayers of a model of up to `SHALLOW` keep what the way down needs, and weights in the
+    precision of the pass. Of a deeper one `STRETCH` do: `GROUP` batches at a time go up stretch by
+    stretch and leave only their hidden states at the input of each, and on the way down a lower
+    stretch runs again. On a CPU several batches are in work at once (`workers.side_by_side`).
 
     Args:
         encoder: gives the head.
@@ -203,7 +205,8 @@ def measurements(
         give_back_memory()  # what the last stretch has freed
         return make_steps(sublayers[part], dtype, first[part])
 
-    starts = [0, *range(len(sublayers) - STRETCH, 0, -STRETCH)[::-1]]  # the topmost is a whole one
+    size = STRETCH if len(encoder.sublayers) > SHALLOW else SHALLOW
+    starts = [0, *range(len(sublayers) - size, 0, -size)[::-1]]  # the topmost is a whole one
     stretches = [slice(*ends) for ends in pairwise([*starts, len(sublayers)])]
     shallow = len(stretches) == 1
     steps = build(stretches[0]) if shallow else []

@@ -1,5 +1,6 @@
 """The sample: tokenise a task's training set, draw a budget of tokens, batch them by length."""
 
+import math
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -338,15 +339,15 @@ def on_device(sample: Sample, device: torch.device) -> list[Batch]:
 
 
 def _rounded(length: int, max_tokens: int) -> int:
-    """Up to the next divisor of a batch's size, or where only one fits, to an eighth of it.
+    """Up to the next divisor of a batch's size; where that is far, to one of four per octave.
 
     Nearly all batches then hold the same number of tokens, to the last one, and kernels, which are
     prepared for each shape that occurs and kept, are few.
     """
-    if 2 * length > max_tokens:
-        step = max(1, max_tokens // 8)
-        return -(-length // step) * step
-    return next(n for n in range(length, max_tokens + 1) if max_tokens % n == 0)
+    divisors = (n for n in range(length, max_tokens + 1) if max_tokens % n == 0)
+    divisor = next(divisors, math.inf)
+    step = max(1, 2 ** (length.bit_length() - 3))
+    return divisor if divisor <= 1.25 * length else -(-length // step) * step
 
 
 def collate(

@@ -112,6 +112,7 @@ def test_deep_models_pass_in_stretches_with_the_same_scores(kind, stretch, monke
 
     made = []
     monkeypatch.setattr(passes, "make_steps", watched)
+    monkeypatch.setattr(passes, "SHALLOW", 3)
     monkeypatch.setattr(passes, "STRETCH", stretch)
     monkeypatch.setattr(passes, "GROUP", 2)
     found = measured("bert", kind, 1, 40)
