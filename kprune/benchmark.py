@@ -1,8 +1,9 @@
 """What pruning and the pruned model cost on this machine: time, memory, and the limit by count."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from kprune.states import give_back_memory
 from kprune.surgery import sharing_weights
 from kprune.tasks import Task
 from kprune.weight_tuning import gather, kpwt
+from kprune.workers import Scratch, side_by_side
 
 HEAD_SIZE = 32
 VOCABULARY = 1000  # of random sequences
@@ -116,6 +118,7 @@ def gains(
     Each is measured alone, on the first sequences of the sample, against the same work with it:
 
     - "batches by length": a measurement of all sublayers, against batches as drawn;
+    - "batches side by side": against one at a time on all threads (CPU with several threads only);
     - "products in bf16": against the model's own precision (where `dtype` is not None);
     - "passes spelled out": against autograd through the same sublayers;
     - "first token only": against differentiating all tokens in a classifier's last layer;
@@ -147,15 +150,22 @@ def gains(
         return logits.flatten(1).square().sum(1)
 
     def measuring(
-        steps: Sequence[Step], parts: Sequence[Batch] = parts, lower: Sequence[Sublayer] = ()
+        steps: Sequence[Step],
+        parts: Sequence[Batch] = parts,
+        lower: Sequence[Sublayer] = (),
+        together: bool = False,
     ) -> Callable[[], None]:
-        def run() -> None:
-            for part in parts:
-                x = encoder.embed(part.inputs)
-                for sublayer in lower:
-                    x = sublayer(x, part.mask)
-                measure(encoder, steps, x, part, loss)
+        def one(part: Batch) -> None:
+            x = encoder.embed(part.inputs)
+            for sublayer in lower:
+                x = sublayer(x, part.mask)
+            measure(encoder, steps, x, part, loss, scratch)
 
+        def run() -> None:
+            with side_by_side(model.device) if together else nullcontext(map) as over:
+                deque(over(one, parts), maxlen=0)
+
+        scratch = Scratch()
         return run
 
     def with_autograd() -> None:
@@ -196,6 +206,8 @@ def gains(
         ),
         "normal equations": (explicit, normal_equations),
     }
+    if model.device.type == "cpu" and torch.get_num_threads() > 1:
+        pairs["batches side by side"] = (measuring(steps), measuring(steps, together=True))
     if dtype:
         pairs["products in bf16"] = (
             measuring(make_steps(sublayers, None, first)),

@@ -61,6 +61,8 @@ def test_each_gain_is_measured_alone(dtype):
         "first token only",
         "attention by products",
     }
+    if torch.get_num_threads() > 1:
+        expected.add("batches side by side")
     assert set(found) == expected | ({"products in bf16"} if dtype else set())
     assert all(ratio > 0 for ratio in found.values())
     # Spans are read off all tokens.
