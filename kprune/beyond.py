@@ -30,6 +30,7 @@ INGREDIENTS = ("fisher", "elimination", "scale")
 REFIT = ("ridge", "bias", "inputs", "head")
 RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
+SEEDS = 1_000_003  # batches, at most, between the probes of one seed and those of the next
 
 
 def fisher_probe(
@@ -259,14 +260,17 @@ class Importance:
             squares.new_zeros(sublayer.units)
             for sublayer, squares in zip(sublayers, sums.squares, strict=True)
         ]
-        generator = torch.Generator().manual_seed(self.seed)
+        if same:
+            teacher.extend(torch.empty(0) for _ in batches)
 
         def loss(number: int, logits: Tensor) -> Tensor:
+            # Batches are in work side by side: nothing here may depend on which comes first.
             if same:
-                teacher.append(logits.detach())
+                teacher[number] = logits.detach()
             options = task.kind, self.gamma, batches[number].mask
             if "fisher" in self.without:
                 return predictive_loss(logits, teacher[number], *options)
+            generator = torch.Generator().manual_seed(SEEDS * self.seed + number)
             return fisher_probe(logits, teacher[number], *options, generator)
 
         passes = measurements(encoder, sublayers, hidden, batches, task, dtype, loss)

@@ -194,7 +194,8 @@ def measurements(
         batches: the batches.
         task: gives the kind of prediction.
         dtype: precision of matrix products; None keeps the model's.
-        loss: gives one loss per sequence, [batch], from the number of the batch and its logits.
+        loss: gives one loss per sequence, [batch], from the number of the batch and its logits;
+            called from several threads, and for the batches in any order.
 
     Yields:
         What each batch tells.

@@ -93,5 +93,7 @@ class Scratch(threading.local):
     def block(self) -> Iterator[None]:
         """What is taken within the block is given back at its end."""
         before = self._number, self._top
-        yield
-        self._number, self._top = before
+        try:
+            yield
+        finally:
+            self._number, self._top = before

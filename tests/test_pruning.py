@@ -1,8 +1,10 @@
 """The whole loop: the limit holds, the model is smaller, the run can be repeated."""
 
 import copy
+import dataclasses
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from conftest import KINDS, batch_of, logits, shared, tiny, tiny_sample
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kprune
-from kprune import knowledge, sampling
+from kprune import knowledge, passes, sampling
 from kprune.encoders import view
 from kprune.knowledge import ranking_dtype
 from kprune.mask_search import search
@@ -59,6 +61,38 @@ def test_the_same_run_twice_gives_the_same_model():
     assert first.kept == second.kept
     for ours, theirs in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         assert ours.equal(theirs)
+
+
+@contextmanager
+def backwards(device):
+    """A map whose last item is worked on first."""
+    yield lambda work, items: [work(item) for item in list(items)[::-1]][::-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["kprune", "kprune+", "kwon"])
+def test_which_batch_is_worked_on_first_changes_nothing(method, kind, monkeypatch):
+    monkeypatch.setitem(sampling.BATCH_TOKENS, "cpu", 40)
+    sample = tiny_sample(kind, 60)
+    label = {"classification": 1, "regression": 0.5, "span": (0, 1)}[kind]
+    sample = dataclasses.replace(sample, labels=[label] * 60)
+    options = {"rate": 0.6, "method": method, "precision": "full", "progress": False}
+    one, _ = kprune.prune(tiny("bert", kind), sample, **options)
+    monkeypatch.setattr(passes, "side_by_side", backwards)
+    two, _ = kprune.prune(tiny("bert", kind), sample, **options)
+    monkeypatch.undo()
+    monkeypatch.setitem(sampling.BATCH_TOKENS, "cpu", 40)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        three, _ = kprune.prune(tiny("bert", kind), sample, **options)
+    finally:
+        torch.set_num_threads(before)
+    for ours, other, threaded in zip(
+        *(model.state_dict().values() for model in (one, two, three)), strict=True
+    ):
+        assert ours.equal(other)
+        torch.testing.assert_close(ours, threaded, atol=1e-4, rtol=1e-4)
 
 
 def test_batching_changes_nothing(monkeypatch):
