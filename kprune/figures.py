@@ -70,7 +70,7 @@ def lengths(sample: Sample) -> Figure:
     return figure
 
 
-def padding(sample: Sample, sizes: Sequence[int] = (1024, 4096, 16384)) -> Figure:
+def padding(sample: Sample, sizes: Sequence[int] = (960, 3840, 15360)) -> Figure:
     """How much of each batch is padding, in drawing order and sorted by length."""
     rows = []
     for size in sizes:
