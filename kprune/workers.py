@@ -1,12 +1,13 @@
 """Batches side by side: on a CPU, a thread for each is faster than all threads for one."""
 
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -43,10 +44,23 @@ def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
     # The workers start with what is set here; this thread's own would spin while it waits for more.
     torch.set_num_threads(threads // workers)
     try:
-        with keep_memory(), ThreadPoolExecutor(workers) as pool:
-            yield partial(_in_order, pool, workers)
+        with keep_memory():
+            yield partial(_in_order, _pool(workers, threads // workers), workers)
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones would each time leave their memory in another part of the heap.
+
+    `threads` of PyTorch is what each of them has started with.
+    """
+    return ThreadPoolExecutor(workers, f"kprune-{threads}")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads but its own
 
 
 def _in_order(
@@ -55,14 +69,19 @@ def _in_order(
     function: Callable[[Item], Result],
     items: Iterable[Item],
 ) -> Iterator[Result]:
-    waiting = deque()
+    waiting: deque[Future] = deque()
     work = torch.no_grad()(function)  # each thread has a grad mode of its own
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > ahead:
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
 
 
 class Scratch(threading.local):

@@ -56,9 +56,10 @@ def test_an_error_in_a_worker_is_raised_where_its_result_is_taken(threads):
             raise ValueError("item 3")
         return item
 
-    found = []
     with pytest.raises(ValueError, match="item 3"), side_by_side(CPU) as run:
-        found.extend(run(work, range(10)))
+        list(run(work, range(10)))
+    with side_by_side(CPU) as run:  # and the next one works
+        assert list(run(work, range(3))) == [0, 1, 2]
 
 
 def test_scratch_memory_is_given_back_at_the_end_of_a_block():
