@@ -112,10 +112,8 @@ class Step:
         own = torch.mul(gradient, features, out=scratch.take(features, features.shape)).sum(1)
         if not further:
             return None, own
-        if not self.sublayer.units:
-            return residual, own
         below, weight_in = mix(gradient, scratch.take), self.weight_in
-        if below.shape[1] == 1:
+        if below.shape[1] == 1:  # neurons at the first token, in the model's own precision
             weight_in = torch.cat([linear.weight for linear in self.sublayer.inputs])
         below = _product(below.to(weight_in.dtype), weight_in, scratch.take)
         if below.shape == residual.shape:
@@ -156,8 +154,7 @@ class Step:
         """Features from the projected input, and the way back from their gradient to its."""
         sublayer = self.sublayer
         if sublayer.units == 0:
-            features = projected[:, :queries, :0]
-            return features, lambda gradient, take: gradient
+            return projected[:, :queries], lambda gradient, take: projected
         if sublayer.kind == "MHA":
             return _attention(
                 projected, sublayer.unit_size, mask, differentiate, scratch.take, queries

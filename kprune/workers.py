@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kprune.states import keep_memory
+from kprune.states import give_back_memory, keep_memory
 
 MOST = 4  # batches in work at once, which bounds their memory; more threads share them
 ALIGNED = 64  # bytes: a cache line
@@ -94,25 +94,33 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
         self._number, self._top = -1, 0  # of the piece in use, and how far it is used
+        self._held = self._most = 0  # bytes, in all pieces, and the most that there have been
 
     def take(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         """An uninitialised tensor of this shape, in the type and on the device of `like`."""
         if like.device.type != "cpu":
             return like.new_empty(shape)
         size = math.prod(shape) * like.element_size()
-        while self._number < 0 or self._top + size > len(self._pieces[self._number]):
+        room = -(-size // ALIGNED) * ALIGNED
+        while self._number < 0 or self._top + room > len(self._pieces[self._number]):
             self._number, self._top = self._number + 1, 0
             if self._number == len(self._pieces):
-                self._pieces.append(torch.empty(max(size, PIECE), dtype=torch.uint8))
+                self._pieces.append(torch.empty(max(room, PIECE), dtype=torch.uint8))
         start = self._top
-        self._top += -(-size // ALIGNED) * ALIGNED
+        self._top += room
+        self._held += room
+        self._most = max(self._most, self._held)
         return self._pieces[self._number][start : start + size].view(like.dtype).view(shape)
 
     @contextmanager
     def block(self) -> Iterator[None]:
         """What is taken within the block is given back at its end."""
-        before = self._number, self._top
+        before = self._number, self._top, self._held
         try:
             yield
         finally:
-            self._number, self._top = before
+            self._number, self._top, self._held = before
+            if self._number < 0 and len(self._pieces) > 1:  # all is given back: make them one
+                self._pieces.clear()
+                give_back_memory()
+                self._pieces.append(torch.empty(self._most, dtype=torch.uint8))

@@ -189,3 +189,19 @@ def test_representational_loss_ignores_padding():
     assert representational_loss(teacher, student).item() == 167.0
     mask = torch.tensor([[True, True, False]])
     assert representational_loss(teacher, student, mask).item() == 5.0
+
+
+def test_an_empty_sublayer_passes_the_gradient_on(monkeypatch):
+    """In a model that was pruned before, also where only the first token is differentiated."""
+    teacher, student = pair("bert", "classification")
+    for sublayer in student.sublayers[-2:]:
+        keep_units(sublayer, torch.zeros(sublayer.units, dtype=torch.bool))
+    parts = batches(tiny_sample().examples, max_tokens=40)
+    hidden, _ = run_to(student, parts, 1)
+    _, wanted = run_to(teacher, parts, 0)
+    arguments = (student, 1, hidden, parts, wanted, TASKS["classification"], LENGTH)
+    found = importance(*arguments, lam=0.0)
+    monkeypatch.setattr(passes, "first_only", lambda sublayers, task: [False] * len(sublayers))
+    for ours, theirs in zip(found, importance(*arguments, lam=0.0), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert found[0].max() > 0

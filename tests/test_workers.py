@@ -83,4 +83,9 @@ def test_scratch_memory_grows_without_moving_what_is_there():
         places = sorted((part.data_ptr(), len(part)) for part in [*taken, large])
         assert all(a + n <= b for (a, n), (b, _) in pairwise(places))
         assert all((part == number).all() for number, part in enumerate(taken))
+    with scratch.block():  # by then it is one piece that holds them all
+        again = [scratch.take(like, (len(part),)) for part in [*taken, large]]
+        ends = [part.data_ptr() + len(part) for part in again]
+        gaps = [part.data_ptr() - end for part, end in zip(again[1:], ends, strict=False)]
+        assert all(0 <= gap < 64 for gap in gaps)
     assert scratch.take(like, (0,)).shape == (0,)
