@@ -76,7 +76,7 @@ class Step:
     ) -> tuple[Tensor, Tensor, Any]:
         """Output, squares of the features, and what `down` needs (None unless `differentiate`).
 
-        What `down` needs stays in the scratch memory.
+        Most of what `down` needs stays in the scratch memory.
         """
         first = self.first_only and differentiate
         projected = self._project(hidden, scratch)
@@ -266,7 +266,7 @@ def _measure(
 ) -> list[Measured]:
     """A group of batches up through the stretches, which `build` makes, and down again.
 
-    `run` maps a function over the batches.
+    `run` maps a function over the numbers of the batches.
     """
     count, steps = range(len(batches)), None
     at, logits, slopes = [list(hidden)], [None for _ in count], [None for _ in count]
@@ -418,7 +418,7 @@ def _merged(attended: Tensor) -> Tensor:
 
 
 def _joined(changes: Sequence[Tensor], length: int) -> Tensor:
-    """Gradients of Q, K, V, each [batch, heads, length, d_h], as [batch, length, 3·heads·d_h]."""
+    """Gradients of Q, K, V as one, [batch, length, 3·heads·d_h]; Q may have fewer rows."""
     query, key, value = changes
     query = F.pad(query, (0, 0, 0, length - query.shape[2]))
     return torch.stack([query, key, value]).permute(1, 3, 0, 2, 4).flatten(2)

@@ -1,4 +1,4 @@
-"""Batches side by side: on a CPU, a thread for each is faster than all threads for one."""
+"""Batches side by side: on a CPU, threads do more on batches of their own than all on one."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from kprune.states import give_back_memory, keep_memory
 
 MOST = 4  # batches in work at once, which bounds their memory; more threads share them
 ALIGNED = 64  # bytes: a cache line
-PIECE = 2**22  # bytes that scratch memory grows by
+PIECE = 2**22  # bytes that scratch memory grows by at least
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -27,8 +27,8 @@ def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
 
     Small operations leave a second thread idle, or wait for it: on a CPU each of up to `MOST`
     workers takes an item of its own and its share of PyTorch's threads. Elsewhere, and with one
-    thread, it is Python's own `map`. Results come in the order of the items, and items are taken as
-    late as possible, so only a few are in memory.
+    thread, it is Python's own `map`. Results come in the order of the items, and no more items are
+    taken ahead of them than there are workers, so only a few are in memory.
 
     Args:
         device: where the work happens.
@@ -41,7 +41,8 @@ def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterator]]:
     if workers == 1:
         yield map
         return
-    # The workers start with what is set here; this thread's own would spin while it waits for more.
+    # The workers start with what is set here. So does this thread's work on their results: with
+    # more threads, those would busily wait for its next operation on the workers' cores.
     torch.set_num_threads(threads // workers)
     try:
         with keep_memory():
@@ -88,7 +89,8 @@ class Scratch(threading.local):
     """Memory for one batch's intermediate results, taken and given back like a stack's.
 
     From the system's allocator, batches of many shapes leave hundreds of MB of holes, and the pages
-    that it gives back and fetches again take a tenth of a pass. Each thread has its own.
+    that it gives back and fetches again take a tenth of a pass. Each thread has its own. (Off the
+    CPU it passes requests on: PyTorch's own allocators do this already.)
     """
 
     def __init__(self) -> None:
