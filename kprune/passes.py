@@ -78,33 +78,42 @@ class Step:
 
         Most of what `down` needs stays in the scratch memory.
         """
-        first = self.first_only and differentiate
+        first, neurons = self.first_only and differentiate, self.sublayer.kind == "FFN"
         projected = self._project(hidden, scratch)
-        features, mix = self._mix(projected, mask, differentiate and not first, scratch)
-        with scratch.block():
-            squared = torch.mul(features, features, out=scratch.take(features, features.shape))
-            squares = (real @ squared.flatten(0, 1))[0]
+        summed = scratch.take(hidden, hidden.shape)
+        # Computing an FFN's features again on the way down costs less than the memory to keep them.
+        with scratch.block() if neurons else nullcontext():
+            back = differentiate and not first and not neurons
+            features, mix = self._mix(projected, mask, back, scratch)
+            with scratch.block():
+                squared = torch.mul(features, features, out=scratch.take(features, features.shape))
+                squares = (real @ squared.flatten(0, 1))[0]
+            if not (first and neurons):
+                self._add(hidden, features, summed, scratch)
         if not differentiate:
-            return self.sublayer.norm(self._summed(hidden, features, scratch)), squares, None
-        if not first:
-            out, norm = _norm(self.sublayer.norm, self._summed(hidden, features, scratch))
-            return out, squares, (features, mix, norm)
-        # The gradient reaches the first token of this output only: keep the way back from there. It
-        # is little work, and in bfloat16 each number of rows would leave kernels of its own behind.
-        if self.sublayer.kind == "FFN":
-            features, mix = self._mix(projected[:, :1].to(hidden.dtype), None, True, scratch)
-            out, norm = _norm(self.sublayer.norm, self._summed(hidden[:, :1], features, scratch))
-            return out, squares, (features, mix, norm)
-        summed = self._summed(hidden, features, scratch)
-        _, norm = _norm(self.sublayer.norm, summed[:, :1].clone())
-        features, mix = self._mix(projected.to(hidden.dtype), mask, True, scratch, queries=1)
-        return self.sublayer.norm(summed), squares, (features, mix, norm)
+            return self.sublayer.norm(summed), squares, None
+        # Of a first token, keep the way back from there alone. It is little work, and in bfloat16
+        # each number of rows would leave kernels of its own behind.
+        if first and neurons:
+            projected, summed = projected[:, :1].to(hidden.dtype), summed[:, :1]
+            with scratch.block():
+                features, _ = self._mix(projected, None, False, scratch)
+                self._add(hidden[:, :1], features, summed, scratch)
+        if first and not neurons:
+            features, mix = self._mix(projected.to(hidden.dtype), mask, True, scratch, queries=1)
+            out, norm = self.sublayer.norm(summed), _norm(self.sublayer.norm, summed[:, :1])[1]
+        else:
+            out, norm = _norm(self.sublayer.norm, summed)
+        if neurons:
+            return out, squares, (partial(self._mix, projected, None, True, scratch), norm)
+        return out, squares, (lambda: (features, mix), norm)
 
     def down(
         self, gradient: Tensor, kept: Any, further: bool, scratch: Scratch
     ) -> tuple[Tensor | None, Tensor]:
         """Gradient at the input (None unless `further`), and mask gradients per sequence."""
-        features, mix, norm = kept
+        features_again, norm = kept
+        features, mix = features_again()
         residual = norm(gradient[:, : features.shape[1]])
         gradient = _product(
             residual.to(features.dtype), self._weight_out(features)[0], scratch.take
@@ -129,13 +138,12 @@ class Step:
             return F.linear(given, self.weight_in, self.bias_in)
         return _product(given, self.weight_in.T, scratch.take, self.bias_in)
 
-    def _summed(self, hidden: Tensor, features: Tensor, scratch: Scratch) -> Tensor:
-        """X + P·Wᵀ + b, which `down` needs."""
-        summed = scratch.take(hidden, hidden.shape)
+    def _add(self, hidden: Tensor, features: Tensor, summed: Tensor, scratch: Scratch) -> None:
+        """X + P·Wᵀ + b, into `summed`."""
         weight, bias = self._weight_out(features)
         with scratch.block():
             out = _product(features, weight.T, scratch.take, bias)
-            return torch.add(hidden, out, out=summed)
+            torch.add(hidden, out, out=summed)
 
     def _weight_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Output projection and its bias in the type of the features."""

@@ -13,11 +13,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kprune.states import give_back_memory, keep_memory
+from kprune.states import keep_memory
 
 MOST = 4  # batches in work at once, which bounds their memory; more threads share them
 ALIGNED = 64  # bytes: a cache line
-PIECE = 2**22  # bytes that scratch memory grows by at least
+PIECE = 2**26  # bytes that scratch memory grows by at least; what is never touched costs none
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -96,7 +96,6 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
         self._number, self._top = -1, 0  # of the piece in use, and how far it is used
-        self._held = self._most = 0  # bytes, in all pieces, and the most that there have been
 
     def take(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         """An uninitialised tensor of this shape, in the type and on the device of `like`."""
@@ -110,19 +109,13 @@ class Scratch(threading.local):
                 self._pieces.append(torch.empty(max(room, PIECE), dtype=torch.uint8))
         start = self._top
         self._top += room
-        self._held += room
-        self._most = max(self._most, self._held)
         return self._pieces[self._number][start : start + size].view(like.dtype).view(shape)
 
     @contextmanager
     def block(self) -> Iterator[None]:
         """What is taken within the block is given back at its end."""
-        before = self._number, self._top, self._held
+        before = self._number, self._top
         try:
             yield
         finally:
-            self._number, self._top, self._held = before
-            if self._number < 0 and len(self._pieces) > 1:  # all is given back: make them one
-                self._pieces.clear()
-                give_back_memory()
-                self._pieces.append(torch.empty(self._most, dtype=torch.uint8))
+            self._number, self._top = before
