@@ -125,6 +125,7 @@ def gains(
     - "attention by products": attention there and back, against the fused kernel (CPU only);
     - "cached hidden states": a measurement at the middle sublayer, against one that runs the lower
       sublayers again;
+    - "teacher's logits kept": the same, against one that runs the teacher again;
     - "normal equations": weight-tuning of the first feed-forward sublayer, against least squares on
       the explicit matrices.
 
@@ -153,10 +154,13 @@ def gains(
         steps: Sequence[Step],
         parts: Sequence[Batch] = parts,
         lower: Sequence[Sublayer] = (),
+        teacher: Sequence[Step] = (),
         together: bool = False,
     ) -> Callable[[], None]:
         def one(part: Batch) -> None:
             x = encoder.embed(part.inputs)
+            if teacher:
+                measure(encoder, teacher, x, part, None, scratch)
             for sublayer in lower:
                 x = sublayer(x, part.mask)
             measure(encoder, steps, x, part, loss, scratch)
@@ -204,6 +208,7 @@ def gains(
             measuring(upper, lower=sublayers[:half]),
             measuring(upper),
         ),
+        "teacher's logits kept": (measuring(upper, teacher=steps), measuring(upper)),
         "normal equations": (explicit, normal_equations),
     }
     if model.device.type == "cpu" and torch.get_num_threads() > 1:

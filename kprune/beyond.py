@@ -16,6 +16,7 @@ Four tune what is left (`REFIT`), in `pruning.tune`, `tune_inputs` and `tune_hea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,7 +77,11 @@ def fisher_probe(
 
 @torch.no_grad()
 def elimination_errors(
-    encoder: Encoder, embedded: Sequence[Tensor], batches: Sequence[Batch], task: Task
+    encoder: Encoder,
+    embedded: Sequence[Tensor],
+    batches: Sequence[Batch],
+    task: Task,
+    tick: Callable[[], object] = lambda: None,
 ) -> list[Tensor]:
     """What each unit of a model still costs when the units left make up for it as well as they can.
 
@@ -93,6 +98,7 @@ def elimination_errors(
             batch.
         batches: the sample's batches.
         task: gives the kind of prediction.
+        tick: called after each batch.
 
     Returns:
         Error of each unit, float64 [units], for each sublayer.
@@ -118,6 +124,7 @@ def elimination_errors(
             gram += rows.T @ rows
             total += (summed[:, some].var(-1) * real[:, some]).sum()
             x = sublayer.norm(summed)
+        tick()
     errors = []
     for sublayer, total in zip(encoder.sublayers, variance, strict=True):
         weight = sublayer.output.weight.T.double()
@@ -211,15 +218,17 @@ class Importance:
         task: Task,
         length: float,
         dtype: torch.dtype | None = None,
-        tick: Callable[[], object] = lambda: None,
+        tick: Callable[..., object] = lambda share=1.0: None,
     ) -> list[Tensor]:
         """Scores [units] of sublayers `start` … 2L − 1; arguments as in `knowledge.importance`.
 
-        The first call, with `teacher` empty, is at the first sublayer: it fills `teacher`.
+        The first call, with `teacher` empty, is at the first sublayer: it fills `teacher`. `tick` is
+        called after each batch, with the share of the work on it that is done.
         """
         sublayers = encoder.sublayers[start:]
         if not teacher and "elimination" not in self.without:
-            self.errors = elimination_errors(encoder, hidden, batches, task)
+            tick = partial(tick, 0.5)
+            self.errors = elimination_errors(encoder, hidden, batches, task, tick)
         predictive, energies = self.knowledge(
             encoder, start, hidden, batches, teacher, task, dtype, tick
         )

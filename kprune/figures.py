@@ -367,6 +367,7 @@ def steps(runs: pd.DataFrame) -> Figure:
         f"{TASK_NAMES.get(run['task'], run['task'])}, {run['rate']:g}, "
         f"{run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
         f"{', in {}s'.format(run['multiple']) if run['multiple'] > 1 else ''}"
+        f"{', full' if run['precision'] == 'full' else ''}"
         for _, run in runs.iterrows()
     ]
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)

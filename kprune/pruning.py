@@ -31,6 +31,7 @@ CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then on
 ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
 OFF = 0.05  # of the speed-up asked, beyond which the report says so
 RECENT = 5  # latest candidates, whose timings correct the budget
+FORWARD, BACK_TOO, TUNING = 1, 3, 2  # work on one batch of a sublayer, for the progress bar
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 
@@ -276,6 +277,7 @@ def kprune(
         progress,
         table,
         partial(knowledge.importance, **options, predictive="predictive" not in without),
+        first=FORWARD,  # needs no gradient
         refit=(),
     )
 
@@ -304,6 +306,7 @@ def kprune_plus(
         progress,
         table,
         beyond.Importance(**options, without=without, seed=report.seed),
+        first=BACK_TOO * (1 if "elimination" in without else 2),
         refit=[name for name in beyond.REFIT if name not in without],
     )
 
@@ -321,9 +324,13 @@ def _sublayerwise(
     progress: bool,
     table: LatencyTable | None,
     importance: Callable[..., list[Tensor]],
+    first: int,
     refit: Sequence[str],
 ) -> None:
-    """The loop of both methods, with the scores of either; tuning's `refit` of `beyond.REFIT`."""
+    """The loop of both methods, with the scores of either; tuning's `refit` of `beyond.REFIT`.
+
+    `first` is the work of the first measurement, per sublayer and batch, for the progress bar.
+    """
     without, reuse, multiple = left_out(report), report.options["reuse"], report.options["multiple"]
     dtype = knowledge.ranking_dtype(report.options["precision"], student.model)
     parts = on_device(sample, student.model.device)
@@ -343,10 +350,8 @@ def _sublayerwise(
     budget, count = report.limit, len(student.sublayers)
     if table:
         budget = table.budget(report.speed["asked"])
-    # Units of work per batch: a sublayer forward 1, forward and backward 3, tuning 2. The first
-    # pass needs no gradient.
-    work = [(3 if t else 1) * (count - t) for t in range(count)]
-    steps = bar((sum(work) + 2 * count) * len(parts), "pruning", progress)
+    work = [(BACK_TOO if t else first) * (count - t) for t in range(count)]
+    steps = bar((sum(work) + TUNING * count) * len(parts), "pruning", progress)
     masks: list[Tensor] = []
     scores: list[Tensor] = []
     moved = 0.0  # since the scores were measured
@@ -370,7 +375,7 @@ def _sublayerwise(
                         sample.task,
                         sample.length,
                         dtype=dtype,
-                        tick=partial(steps.update, work[t]),
+                        tick=lambda share=1.0, t=t: steps.update(share * work[t]),
                     )
                 if table:  # per second in place of per FLOP
                     scores = [
@@ -430,7 +435,7 @@ def _sublayerwise(
                     moved += tuned.after
             with timed(report.seconds, "advancing"):
                 advance(target, student_hidden, parts)
-            steps.update(2 * len(parts))
+            steps.update(TUNING * len(parts))
             give_back_memory()
         if "head" in refit and "tuning" not in without:
             with timed(report.seconds, "tuning"):

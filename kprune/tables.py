@@ -98,8 +98,8 @@ def performance(records: str | Path) -> pd.DataFrame:
         `limit` (F that the matrix products of the faithful method alone would take; none where
         scores are kept), `memory` (MB above the loaded model),
         `score` and `dense` (of a real task), `steps` (F of each), `gains` (how many times as long
-        without each idea) and `inference` (a list of batch size, length, and seconds of both
-        models).
+        without each idea), `kept` (unit numbers of each sublayer, of a real task) and `inference`
+        (a list of batch size, length, and seconds of both models).
     """
     table = collect(records)
     for number, row in table[table["state"] == "done"].iterrows():
@@ -113,6 +113,7 @@ def performance(records: str | Path) -> pd.DataFrame:
             "memory": extra["peak above the model (MB)"],
             "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
             "gains": extra["gains"],
+            "kept": extra.get("kept"),
             "inference": extra["inference"],
         }
         for name, value in found.items():
@@ -134,7 +135,7 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[runs["state"] == "done"]
     real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
     parts = []
-    real = real[(real["reuse"] == 0) & (real["multiple"] == 1)]
+    real = real[(real["reuse"] == 0) & (real["multiple"] == 1) & (real["precision"] == "auto")]
     if len(real):
         groups = [some for _, some in real.groupby(["task", "rate"], sort=False)]
         most = max(groups, key=lambda some: some["tokens"].nunique())
@@ -160,6 +161,27 @@ def gains(runs: pd.DataFrame) -> pd.DataFrame:
         for idea, ratio in run["gains"].items()
     ]
     return pd.DataFrame(rows, columns=["idea", "task", "ratio"])
+
+
+def precision(runs: pd.DataFrame) -> pd.DataFrame:
+    """What low precision of the ranking passes changes, from what `performance` gave.
+
+    Returns:
+        A row for each run in full precision that has a counterpart: `task`, `tokens`, `rate`; `F`
+        and `score` of both, the full one's with the suffix " (full)"; and, of the units that the
+        full one keeps, the shares that the other keeps, too, `same heads` and `same neurons`.
+    """
+    alike = ["task", "rate", "tokens", "reuse", "multiple"]
+    done = runs[(runs["state"] == "done") & (runs["layers"] == 0)]
+    full, low = (done[done["precision"] == name] for name in ("full", "auto"))
+    both = low.merge(full, on=alike, suffixes=("", " (full)"))
+    for name, first in (("heads", 0), ("neurons", 1)):
+        both[f"same {name}"] = [
+            _in_common(one[first::2], other[first::2])
+            for one, other in zip(both["kept (full)"], both["kept"], strict=True)
+        ]
+    shown = ["F (full)", "F", "score (full)", "score", "same heads", "same neurons"]
+    return both[["task", "tokens", "rate", *shown]].astype(dict.fromkeys(shown, float))
 
 
 def inference(runs: pd.DataFrame) -> pd.DataFrame:
@@ -503,6 +525,12 @@ def _numbers(path: Path, parameters: dict) -> dict:
         "commit": record.environment.get("commit"),
         "extra": extra,
     }
+
+
+def _in_common(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
+    """Share of the units in `one` that are in `other`, too, over all sublayers."""
+    shared = sum(len({*mine} & {*theirs}) for mine, theirs in zip(one, other, strict=True))
+    return shared / max(1, sum(map(len, one)))
 
 
 def _label(row: dict) -> str:

@@ -225,7 +225,10 @@ class Tuning:
         """What to tell the reader where the system was ill-conditioned; else empty."""
         if self.status not in ("stiffened", "untuned"):
             return ""
-        return f"the least-squares system was ill-conditioned; {self.status} (ridge {self.ridge:g})"
+        return (
+            f"the least-squares system was ill-conditioned; {self.status} (ridge {self.ridge:g}): "
+            "the sample hardly tells some features apart, and a larger one may"
+        )
 
 
 RIDGE = 1e-7

@@ -183,7 +183,7 @@ def test_seconds_of_another_machine_stay_out(tmp_path):
 def test_time_and_memory_of_a_benchmark(tmp_path):
     """Real runs and random shapes side by side; what is missing stays out of the curves."""
     shape = {"layers": 0, "width": 0, "length": 0, "reuse": 0.0, "rate": 0.8, "tokens": 1000}
-    shape["multiple"] = 1
+    shape |= {"multiple": 1, "precision": "auto"}
     cases = [
         shape,
         shape | {"tokens": 2000},
@@ -193,6 +193,7 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
         shape | {"layers": 2, "width": 64},
         shape | {"multiple": 16, "tokens": 4000},
         shape | {"layers": 2, "width": 32, "length": 8},
+        shape | {"precision": "full"},
     ]
     runs = [write(tmp_path, f"r{i}", 0.8, seconds=2.0 + i, **c) for i, c in enumerate(cases)]
     runs.append(write(tmp_path, "gone", None, **shape | {"layers": 2, "width": 32, "length": 16}))
@@ -204,16 +205,21 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
             "gains": {"batches by length": 2.0, "products in bf16": 0.5} if i < 2 else {},
             "inference": [{"batch size": 1, "length": 8, "dense": 4.0, "pruned": 2.0}],
         }
+        extra["kept"] = [[0, 1], [2, 3, 4], [], [1]] if i else [[0, 2], [3, 4], [0], [1]]
         path.write_text(json.dumps(json.loads(path.read_text()) | extra))
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     table = tables.performance(tmp_path)
     assert table.loc[0, "F"] == pytest.approx(2.001 / 4) and table.loc[0, "limit"] == 6.0
-    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[8, "state"] == "missing"
+    assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[9, "state"] == "missing"
     growth = tables.growth(table)
     found = {axis: list(part["value"]) for axis, part in growth.groupby("axis")}
     assert found.pop("length") == [8.0]
     assert found == {"tokens": [1000.0, 2000.0], "layers": [2.0, 4.0], "width": [32.0, 64.0]}
     assert list(growth["axis"].unique()) == ["tokens", "layers", "width", "length"]
+    (beside,) = tables.precision(table).to_dict("records")
+    assert beside["tokens"] == 1000 and beside["F"] == pytest.approx(2.001 / 4)
+    assert beside["F (full)"] == pytest.approx(10.001 / 4)
+    assert beside["same heads"] == 1 / 2 and beside["same neurons"] == 3 / 4
     speed = tables.inference(table[table["state"] == "done"])
     assert speed.to_dict("records") == [
         {"rate": 0.8, "multiple": multiple, "length": 8, "batch size": 1, "speed-up": 2.0}
