@@ -222,8 +222,8 @@ class Importance:
     ) -> list[Tensor]:
         """Scores [units] of sublayers `start` … 2L − 1; arguments as in `knowledge.importance`.
 
-        The first call, with `teacher` empty, is at the first sublayer: it fills `teacher`. `tick` is
-        called after each batch, with the share of the work on it that is done.
+        The first call, with `teacher` empty, is at the first sublayer: it fills `teacher`. `tick`
+        is called after each batch, with the share of the work on it that is done.
         """
         sublayers = encoder.sublayers[start:]
         if not teacher and "elimination" not in self.without:
