@@ -26,7 +26,7 @@ from kprune.workers import Scratch, side_by_side
 
 Take = Callable[[Tensor, Sequence[int]], Tensor]  # memory for a tensor like one, of a shape
 SHALLOW = 12  # sublayers of an encoder, up to which a pass keeps all that the way down needs
-STRETCH = 8  # sublayers that a deeper one's does; fewer, so that what is pruned has room beside it
+STRETCH = 4  # sublayers that a deeper one's does; fewer, so that what is pruned has room beside it
 GROUP = 4  # batches that pass a stretch of a deeper model in one go: its weights are converted once
 
 
