@@ -1,0 +1,1 @@
+"""Tasks, the texts behind them, and their tokens in batches."""

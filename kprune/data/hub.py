@@ -1,0 +1,104 @@
+"""The data behind a task: from the Hub, a folder laid out like it, or a generator."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kprune.data.tasks import GENERATED, Task, get_task
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+
+def load_split(
+    task: str | Task,
+    split: Literal["train", "validation"],
+    data: str | Path | Dataset | None = None,
+) -> Dataset:
+    """One split of a task's data.
+
+    Args:
+        task: a task or its name.
+        split: "train", or "validation" for the split that the task is scored on.
+        data: a Hub id or a local folder laid out like the Hub's repository; None takes the task's
+            own Hub id (or generates the data, for the tasks in `GENERATED`). A loaded split is
+            checked and given back.
+
+    Returns:
+        The split, with the task's columns.
+
+    Raises:
+        ValueError: when a split, a configuration or a column is missing.
+        ConnectionError: when the data is neither local nor within reach on the Hub.
+    """
+    from datasets import Dataset, load_dataset
+
+    task = get_task(task)
+    if isinstance(data, Dataset):
+        check_columns(task, data)
+        return data
+    if not (data is None or isinstance(data, (str, Path))):
+        raise ValueError(
+            f"The data of {task.name!r} must be a Hub id, a folder or one loaded split (a Dataset, "
+            f"such as load_dataset(…, split='train')); got a {type(data).__name__}."
+        )
+    if task.dataset is None and data is None:
+        if task.name not in GENERATED:
+            raise ValueError(f"The task {task.name!r} names no data set; pass data=<id or folder>.")
+        found = GENERATED[task.name]()
+    else:
+        source = str(data or task.dataset)
+        if data is not None and Path(data).is_absolute() and not Path(data).is_dir():
+            raise ValueError(f"There is no data folder {source}.")
+        try:
+            found = load_dataset(source, task.config, cache_dir=_cache(Path(source)))
+        except (ValueError, FileNotFoundError, OSError) as error:
+            raise _explained(error, source, task) from error
+    name = task.validation if split == "validation" else split
+    if name not in found:
+        raise ValueError(
+            f"The data for {task.name!r} has no split {name!r}; it has {', '.join(found)}."
+        )
+    check_columns(task, found[name])
+    return found[name]
+
+
+def check_columns(task: Task, rows: Dataset | DatasetDict) -> None:
+    """Raise ValueError when the data lacks a text column of the task."""
+    missing = [column for column in task.columns if column not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"The data for {task.name!r} lacks the column {missing[0]!r}; it has "
+            f"{', '.join(rows.column_names)}."
+        )
+
+
+def _cache(folder: Path) -> str | None:
+    """A cache of its own for each state of a local folder; None for the Hub's usual one.
+
+    `datasets` knows a local folder by its name and README only, and would hand out the rows of
+    another folder called the same.
+    """
+    if not folder.is_dir():
+        return None
+    import datasets
+
+    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest}")
+
+
+def _explained(error: Exception, source: str, task: Task) -> Exception:
+    if Path(source).is_dir():
+        return ValueError(
+            f"The folder {source} does not hold {task.name!r} as the Hub lays it out "
+            f"({task.dataset}, configuration {task.config!r}): {str(error).splitlines()[0]}"
+        )
+    return ConnectionError(
+        f"The data set {source!r} ({task.config}) is not in a local folder of that name and the "
+        "Hub cannot be reached or does not have it; check the network, or pass data=<folder laid "
+        "out like the Hub repository>."
+    )

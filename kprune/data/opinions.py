@@ -1,0 +1,187 @@
+"""A small labelled text-classification task, generated from a seeded grammar.
+
+Each sentence is a short review; its label is the writer's overall verdict. A derivation starts
+from the verdict and works downwards: an operator that reverses meaning (a negation, a rejected
+report, a contrast) asks its argument for the opposite sign, so the label follows from how the
+sentence is put together and single words say little about it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+# Odds of an operator that keeps the sign. At even odds no word would say anything about the
+# label, and an encoder would take long to find a first hold.
+KEEP = 0.8
+FRAMES = ("plain", "contrast", "contrast", "aside", "fact", "choice", "choice")
+
+
+@cache
+def words() -> dict:
+    """The grammar's words, out of `opinions.yaml`."""
+    import yaml
+
+    return yaml.safe_load(files(__package__).joinpath("opinions.yaml").read_text("utf-8"))
+
+
+class _Writer:
+    """Writes one sentence about one thing; every method returns text that means `sign`."""
+
+    def __init__(self, rng: Random):
+        self.rng, self.words = rng, words()
+        self.domain = rng.choice(self.words["domains"])
+        self.thing = rng.choice(self.domain["things"])
+
+    def pick(self, operators: str) -> tuple[str, int]:
+        """Draw the direction first, so that the size of a table's halves does not matter."""
+        sign = 1 if self.rng.random() < KEEP else -1
+        return self.rng.choice(self.words[operators][sign]), sign
+
+    def adjective(self, sign: int, common: bool = False) -> str:
+        usual = self.words["common"][sign]
+        return self.rng.choice(usual if common else usual + 4 * self.domain[sign])
+
+    def quality(self, sign: int, degrees: str, common: bool = False) -> str:
+        text, flip = self.pick(degrees)
+        return text.format(a=self.adjective(sign * flip, common))
+
+    def claim(self, sign: int, degrees: str = "embedded_degrees") -> str:
+        return f"{self.thing} was {self.quality(sign, degrees)}"
+
+    def wrapped(self, sign: int, operators: str) -> str:
+        text, flip = self.pick(operators)
+        return text.format(s=self.claim(sign * flip))
+
+    def report(self, sign: int) -> str:
+        text, flip = self.pick("reports")
+        sign *= flip
+        nested = self.rng.random() < 0.3
+        inner = self.wrapped(sign, "impersonal") if nested else self.claim(sign)
+        return text.format(p=self.rng.choice(self.words["people"]), s=inner)
+
+    def parallel(self, sign: int) -> str:
+        text, flip = self.pick("parallels")
+        quality = self.quality(sign * flip, "embedded_degrees")
+        return text.format(e=self.rng.choice(self.domain["earlier"]), a=quality, t=self.thing)
+
+    def action(self, sign: int) -> str:
+        text, flip = self.pick("actions")
+        return text.format(v=self.rng.choice(self.domain["praise" if sign * flip > 0 else "blame"]))
+
+    def dispute(self, sign: int) -> str:
+        text, flip = self.pick("disputes")
+        p, q = self.rng.sample(self.words["people"], 2)
+        a, b = (self.quality(s, "embedded_degrees") for s in (sign * flip, -sign * flip))
+        return text.format(p=p, q=q, t=self.thing, a=a, b=b)
+
+    def weighing(self, sign: int) -> str:
+        text, flip = self.pick("weighings")
+        (x, a), (y, b) = (s.rsplit(" ", 1) for s in self.rng.sample(self.domain["aspects"], 2))
+        a += " " + self.quality(sign * flip, "embedded_degrees", common=True)
+        b += " " + self.quality(-sign * flip, "embedded_degrees", common=True)
+        return text.format(x=x, a=a, y=y, b=b)
+
+    def verdict(self, sign: int) -> str:
+        kind = self.rng.choice(("claim", "personal", "impersonal", "report", "parallel", "action"))
+        if kind == "claim":
+            return self.claim(sign, "degrees")
+        if kind in ("personal", "impersonal"):
+            return self.wrapped(sign, kind)
+        return getattr(self, kind)(sign)
+
+    def framed(self, frame: str, main: str, sign: int) -> str:
+        choice, domain, words = self.rng.choice, self.domain, self.words
+        if frame == "contrast":
+            granted = f"{choice(domain['aspects'])} {self.quality(-sign, 'degrees', common=True)}"
+            return choice(words["contrasts"]).format(c=granted, m=main)
+        if frame == "aside":
+            other = f"{choice(domain['others'])} {self.quality(choice((1, -1)), 'degrees', True)}"
+            return choice(words["asides"]).format(o=other, m=main)
+        if frame == "fact":
+            return choice(words["facts"]).format(f=choice(domain["facts"]), m=main)
+        return main
+
+    def sentence(self, sign: int) -> str:
+        frame = self.rng.choice(FRAMES)
+        if frame == "choice":
+            text = self.rng.choice((self.dispute, self.weighing))(sign)
+        else:
+            text = self.framed(frame, self.verdict(sign), sign)
+        if self.thing not in text:
+            text = f"as for {self.thing}, {text}"
+        return text[0].upper() + text[1:] + "."
+
+
+def _split(size: int, rng: Random, seen: set[str]) -> Dataset:
+    """Draw `size` sentences that are not in `seen`, and add them to it."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    labels = [i % 2 for i in range(size)]
+    rng.shuffle(labels)
+    sentences = []
+    for label in labels:
+        for _ in range(200):
+            sentence = _Writer(rng).sentence(1 if label else -1)
+            if sentence not in seen:
+                break
+        else:
+            raise ValueError(f"The grammar ran out of new sentences after {len(seen)}.")
+        seen.add(sentence)
+        sentences.append(sentence)
+    verdicts = ClassLabel(names=["negative", "positive"])
+    features = Features(sentence=Value("string"), label=verdicts, idx=Value("int32"))
+    columns = {"sentence": sentences, "label": labels, "idx": list(range(size))}
+    return Dataset.from_dict(columns, features=features)
+
+
+def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
+    """Generate a balanced two-class task whose label is the writer's overall verdict.
+
+    Args:
+        train: number of training sentences.
+        validation: number of validation sentences; none of them is a training sentence.
+        seed: of the grammar; the same arguments give the same data everywhere.
+
+    Returns:
+        Splits "train" and "validation" with the columns "sentence" (str), "label" (0 is negative, 1
+        is positive) and "idx" (int).
+
+    Raises:
+        ValueError: if a size is not positive, or exceeds what the grammar can write.
+    """
+    from datasets import DatasetDict
+
+    if train < 1 or validation < 1:
+        raise ValueError(f"Both sizes must be positive, got {train=} and {validation=}.")
+    seen: set[str] = set()
+    # Validation comes first, so that it does not depend on the size of the training split.
+    held_out = _split(validation, Random(f"opinions-validation-{seed}"), seen)
+    return DatasetDict(
+        train=_split(train, Random(f"opinions-train-{seed}"), seen), validation=held_out
+    )
+
+
+def ratings(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
+    """The opinions as stars, a number to predict: 1 for a negative verdict, 5 for a positive one.
+
+    Args:
+        train: sentences in the training split.
+        validation: sentences in the validation split; none of them occurs in the other.
+        seed: of the generator.
+    """
+    from datasets import Dataset, DatasetDict, Features, Value
+
+    features = Features({"sentence": Value("string"), "label": Value("float32")})
+
+    def stars(rows: Dataset) -> Dataset:
+        columns = {"sentence": rows["sentence"][:], "label": [1.0 + 4 * v for v in rows["label"]]}
+        return Dataset.from_dict(columns, features=features)
+
+    found = opinions(train, validation, seed)
+    return DatasetDict({split: stars(rows) for split, rows in found.items()})
