@@ -2,59 +2,20 @@
 
 import ast
 import itertools
-import os
-import platform
-import subprocess
 from collections import Counter
-from importlib.metadata import version
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kprune.knowledge import check_precision
-from kprune.pruning import check_options
-from kprune.tasks import get_task, nearest
+from kprune.data.tasks import get_task, nearest
+from kprune.laboratory.records import CHECKOUT, Run, output_folder
+from kprune.pruning import Options
 
-PACKAGES = ("kprune", "torch", "transformers", "datasets")
-RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
-# Parameters that say where things go and what is shown, not what is computed.
-INCIDENTAL = ("outputs", "exercises", "keep")
 # The least value of parameters for which any number would pass as its type.
 LEAST = {"tokens": 1, "every": 1, "repeats": 1, "samples": 0, "examples": 0, "epochs": 0, "seed": 0}
-CHECKOUT = Path(__file__).resolve().parents[1]
-State = Literal["done", "missing", "failed", "damaged", "outdated"]
-
-
-def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
-    """The folder for results of one kind, the same from any working directory.
-
-    Args:
-        name: of the folder inside `outputs`.
-        outputs: another place for all results. By default the environment variable KPRUNE_OUTPUTS;
-            without it `outputs/` of the checkout that the package runs from, or of the current
-            directory where it is installed elsewhere.
-    """
-    outputs = outputs or os.environ.get("KPRUNE_OUTPUTS")
-    if outputs:
-        return Path(outputs).expanduser().resolve() / name
-    home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
-    return home / "outputs" / name
-
-
-def environment(device: torch.device | str = "cpu") -> dict[str, str | int | None]:
-    """What a result depends on besides its parameters: versions, commit, device."""
-    device = torch.device(device)
-    cuda = device.type == "cuda"
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        "commit": _commit(),
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-    }
 
 
 class Experiment(BaseModel):
@@ -82,40 +43,6 @@ class Experiment(BaseModel):
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     runs: str = ""
-
-
-class Record(BaseModel):
-    """The part of a run's result that tables are drawn from."""
-
-    model_config = ConfigDict(extra="allow")
-
-    parameters: dict[str, Any]
-    metric: str
-    scores: dict[str, dict[str, float]]
-    latency: dict[str, float]
-    report: dict[str, Any]
-    environment: dict[str, Any]
-
-
-class Run(BaseModel):
-    """One run of a notebook.
-
-    Attributes:
-        name: of its folder.
-        folder: where its record goes.
-        notebook: the notebook's file.
-        parameters: all parameters of the notebook, defaults filled in.
-    """
-
-    name: str
-    folder: Path
-    notebook: Path
-    parameters: dict[str, Any]
-
-    @property
-    def wanted(self) -> dict[str, Any]:
-        """The parameters that its result depends on."""
-        return {name: v for name, v in self.parameters.items() if name not in INCIDENTAL}
 
 
 def read_experiment(path: str | Path) -> Experiment:
@@ -241,23 +168,6 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     return found
 
 
-def state(run: Run) -> State:
-    """Whether a run is done: a whole record of these very parameters and this package version.
-
-    "damaged" is a record that cannot be read, "outdated" one of other parameters or of another
-    version; "failed" is a run that ended in an error.
-    """
-    path = run.folder / RESULT
-    if not path.is_file():
-        return "failed" if (run.folder / FAILURE).is_file() else "missing"
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except (ValidationError, UnicodeDecodeError):
-        return "damaged"
-    same = record.parameters == run.wanted
-    return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
-
-
 def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
     """The values, in the types of the notebook's defaults; ValueError where one does not fit."""
     checked = {}
@@ -280,12 +190,13 @@ def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
         if name in LEAST and value < LEAST[name]:
             raise ValueError(f"{where}: {name} is at least {LEAST[name]}; got {value}.")
         checked[name] = value
-    names = ("rate", "method", "gamma", "lam", "mu", "without")
+    options = {field.name for field in fields(Options)} & checked.keys()
+    if "speedup" not in defaults:  # the size of batch that it holds at; here these mean another one
+        options -= {"batch_size", "length"}
     try:
-        check_options(**{name: checked[name] for name in names if name in checked})
+        Options(**{name: checked[name] for name in options})
         if "task" in checked:
             get_task(checked["task"])
-        check_precision(checked.get("precision", "auto"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return checked
@@ -304,14 +215,3 @@ def _slug(values: dict[str, Any]) -> list[str]:
     words = [Path(v).name for v in named.values() if isinstance(v, str) and v]
     numbers = [f"{k}{v}" for k, v in values.items() if not isinstance(v, str)]
     return words + numbers
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a plus sign where files have changed since; None outside one."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -1,41 +1,35 @@
 """Run an experiment: one papermill process per run, from a local pool or a Dask cluster."""
 
-import fcntl
 import functools
 import json
-import os
-import queue
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import torch
-import yaml
 from pydantic import BaseModel
 
-from kprune.checkpoints import write_json
-from kprune.experiments import (
-    EXPECTED,
-    FAILURE,
-    RESULT,
-    Run,
-    expand,
-    find_notebook,
-    output_folder,
-    read_experiment,
-    state,
+from kprune.engine.files import write_json
+from kprune.engine.progress import bar
+from kprune.laboratory.experiments import expand, find_notebook, read_experiment
+from kprune.laboratory.finetuning import Recipe, wanted_recipe
+from kprune.laboratory.pools import executor
+from kprune.laboratory.processes import (
+    FAILED,
+    Outcome,
+    last_line,
+    locked,
+    run_command,
+    run_notebook,
+    variables,
 )
-from kprune.finetuning import Recipe, is_made, teacher_folder, wanted_recipe
-from kprune.progress import bar
+from kprune.laboratory.records import EXPECTED, FAILURE, RESULT, Run, output_folder, state
+from kprune.laboratory.teachers import is_made, teacher_folder
 
-EXECUTED, FAILED, REPORT, LOG = "run.ipynb", "failed.ipynb", "report.ipynb", "log.txt"
+EXECUTED, REPORT, LOG = "run.ipynb", "report.ipynb", "log.txt"
 PORT_CLASH = "Address already in use"
 
 
@@ -58,14 +52,6 @@ class Teacher(BaseModel):
     def recipe(self) -> Recipe:
         """How it is made."""
         return wanted_recipe(self.model, self.examples, self.epochs)
-
-
-class Outcome(BaseModel):
-    """How a job ended; `error` is one sentence, empty where all went well."""
-
-    name: str
-    error: str = ""
-    seconds: float = 0.0
 
 
 def reproduce(
@@ -113,15 +99,15 @@ def reproduce(
         write_json(source / EXPECTED, expected)
     failed: list[Outcome] = []
     if todo:
-        with _executor(workers, scheduler, say) as (pool, stop):
+        with executor(workers, scheduler, say) as (pool, stop):
             failed = _all_done(pool, todo, stop, say, force)
     drawn = home / REPORT
     made = [source / EXPECTED, *source.glob(f"*/{RESULT}"), *([report] if report else [])]
     newest = max(path.stat().st_mtime for path in made)
     if report and (todo or not drawn.is_file() or drawn.stat().st_mtime < newest):
         values = {"records": str(source), "outputs": str(home)}
-        env = _environment(home.parent)
-        error = _papermill(report, drawn, values, home / LOG, Path.cwd(), env)
+        env = variables(home.parent)
+        error = run_notebook(report, drawn, values, home / LOG, Path.cwd(), env)
         if error:
             failed.append(Outcome(name=report.stem, error=error))
     return failed
@@ -178,10 +164,10 @@ def make_teacher(
     command += ["--data", teacher.data] if teacher.data else []
     command += ["--examples", str(teacher.examples), "--epochs", str(teacher.epochs)]
     log = teacher.folder.with_name(f"{teacher.folder.name}.log")
-    env = _environment(teacher.folder.parents[1], own)
-    with _locked(teacher.folder.with_name(f".{teacher.folder.name}.lock"), stop) as lock:
-        code = _process(command, log, cwd, env, lock, stop)
-    error = "" if code == 0 else _last_line(log)
+    env = variables(teacher.folder.parents[1], own)
+    with locked(teacher.folder.with_name(f".{teacher.folder.name}.lock"), stop) as lock:
+        code = run_command(command, log, cwd, env, lock, stop)
+    error = "" if code == 0 else last_line(log)
     return Outcome(name=teacher.name, error=error, seconds=time.monotonic() - started)
 
 
@@ -202,15 +188,15 @@ def make_run(
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with _locked(run.folder / ".lock", stop) as lock:
+    with locked(run.folder / ".lock", stop) as lock:
         if state(run) == "done" and not force:  # someone else finished it meanwhile
             return Outcome(name=run.name)
         (run.folder / RESULT).unlink(missing_ok=True)  # damaged, outdated or to be repeated
         values = {**run.parameters, "outputs": str(run.folder)}
         out, log = run.folder / EXECUTED, run.folder / LOG
-        env = _environment(run.folder.parents[1], own)
+        env = variables(run.folder.parents[1], own)
         for _ in range(2):
-            error = _papermill(run.notebook, out, values, log, cwd, env, lock, stop)
+            error = run_notebook(run.notebook, out, values, log, cwd, env, lock, stop)
             if PORT_CLASH not in error:
                 break
         found = state(run)
@@ -222,38 +208,6 @@ def make_run(
             for stale in (run.folder / FAILURE, run.folder / FAILED):
                 stale.unlink(missing_ok=True)
     return Outcome(name=run.name, error=error, seconds=time.monotonic() - started)
-
-
-@contextmanager
-def cluster(path: str | Path) -> Iterator[str]:
-    """Start a dask-jobqueue cluster from a YAML file; gives its scheduler's address.
-
-    The file names the `cluster` (SLURM, PBS, Local, …: dask-jobqueue's class without "Cluster"),
-    the number of `jobs` and the `options` of the class, such as queue, cores, memory, walltime.
-
-    Raises:
-        ValueError: when the file says something else.
-    """
-    import dask_jobqueue
-    from dask_jobqueue.local import LocalCluster
-
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict) or not {"cluster", "jobs"} <= settings.keys() <= {
-        "cluster",
-        "jobs",
-        "options",
-    }:
-        raise ValueError(f"{path} must name cluster and jobs, and may give options.")
-    known = {**vars(dask_jobqueue), "LocalCluster": LocalCluster}  # that one runs jobs right here
-    made = known.get(f"{settings['cluster']}Cluster")
-    if made is None:
-        raise ValueError(f"dask-jobqueue has no cluster {settings['cluster']!r}.")
-    with made(**(settings.get("options") or {})) as started:
-        started.scale(jobs=settings["jobs"])
-        yield started.scheduler_address
 
 
 def _all_done(
@@ -325,161 +279,8 @@ def _work(
     return failed
 
 
-@contextmanager
-def _executor(
-    workers: int, scheduler: str, say: Callable
-) -> Iterator[tuple[Executor, threading.Event | None]]:
-    """Where jobs run: a pool of threads that wait for processes, or Dask's workers."""
-    if not scheduler:
-        with _Local(workers) as pool:
-            yield pool, pool.stop
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ValueError(
-            "--scheduler needs the optional extra: pip install 'kprune[cluster]'."
-        ) from error
-    if scheduler.endswith((".yaml", ".yml")):
-        if not Path(scheduler).is_file():
-            raise ValueError(f"There is no cluster file {scheduler}.")
-        with cluster(scheduler) as address, _executor(0, address, say) as found:
-            yield found
-        return
-    if "://" not in scheduler:
-        raise ValueError(
-            f"{scheduler!r} is neither an address such as tcp://host:8786 nor a YAML file."
-        )
-    try:
-        client = Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"No Dask scheduler answers at {scheduler}; start one with `dask scheduler`."
-        ) from error
-    with client:
-        say(f"Dask at {scheduler}: {len(client.scheduler_info()['workers'])} workers.")
-        yield client.get_executor(pure=False), None
-
-
-class _Local(ThreadPoolExecutor):
-    """Threads that each wait for one process; each process has a GPU of its own, or some cores."""
-
-    def __init__(self, workers: int):
-        gpus = [str(number) for number in range(torch.cuda.device_count())]
-        if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
-            gpus = visible.split(",")[: len(gpus)]
-        workers = workers or max(1, len(gpus))
-        self.stop, self.slots = threading.Event(), queue.SimpleQueue()
-        for number in range(workers):
-            own = {}
-            if gpus:
-                own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            elif workers > 1:  # processes whose threads share cores wait for each other
-                own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // workers))
-            self.slots.put(own)
-        super().__init__(workers)
-
-    def submit(self, make: Callable, job: Any, cwd: Path) -> Future:
-        def work() -> Outcome:
-            slot = self.slots.get()
-            try:
-                return make(job, cwd, slot, self.stop)
-            finally:
-                self.slots.put(slot)
-
-        return super().submit(work)
-
-
-def _papermill(
-    notebook: Path,
-    out: Path,
-    values: dict[str, Any],
-    log: Path,
-    cwd: Path,
-    env: dict[str, str],
-    lock: int | None = None,
-    stop: threading.Event | None = None,
-) -> str:
-    """Run a notebook; the executed one appears whole. Gives the error in a line, or ""."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part, given = out.with_suffix(".part.ipynb"), out.with_suffix(".parameters.yaml")
-    given.write_text(yaml.safe_dump(values))  # JSON's 1e-05 would be a string to YAML
-    command = [sys.executable, "-m", "papermill", str(notebook), str(part)]
-    command += ["-f", str(given), "--kernel", "python3", "--no-progress-bar"]
-    code = _process(command, log, cwd, env, lock, stop)
-    given.unlink(missing_ok=True)
-    error = "" if code == 0 else _notebook_error(part) or _last_line(log)
-    if part.is_file():
-        part.replace(out.with_name(FAILED) if error else out)
-    return error
-
-
-def _process(
-    command: list[str],
-    log: Path,
-    cwd: Path,
-    env: dict[str, str],
-    lock: int | None,
-    stop: threading.Event | None,
-) -> int:
-    """Run a command to its end; its output goes to a file. It holds the lock while it lives."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            pass_fds=[] if lock is None else [lock],
-        )
-        while True:
-            try:
-                return process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                if stop and stop.is_set():
-                    process.terminate()
-
-
-def _environment(outputs: Path, own: dict[str, str] | None = None) -> dict[str, str]:
-    """Environment of a process whose teachers and results are in `outputs`."""
-    return os.environ | {"KPRUNE_OUTPUTS": str(outputs)} | (own or {})
-
-
-@contextmanager
-def _locked(path: Path, stop: threading.Event | None = None) -> Iterator[int]:
-    """Hold a file's lock; waits while another process, or a child that outlived it, holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stop and stop.wait(0.5):
-                    raise InterruptedError("stopped while waiting for another process") from None
-                time.sleep(0.5)
-        yield stream.fileno()
-
-
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _notebook_error(path: Path) -> str:
-    """The error that ended an executed notebook, in a line; "" where there is none."""
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError, json.JSONDecodeError, nbformat.reader.NotJSONError):
-        return ""
-    errors = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
-    return f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else ""
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "the process ended without a word."

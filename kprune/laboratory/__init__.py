@@ -1,0 +1,1 @@
+"""Experiments with K-prune: teachers, scores, batches of runs, tables and figures."""

@@ -1,0 +1,91 @@
+"""The look of the figures, and what they share.
+
+Every function that draws makes its own axes and returns the figure. Colours are seaborn's
+colour-blind palette; heads are always blue and neurons always orange.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kprune.laboratory.tables import TASK_NAMES
+
+BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
+GREY = "0.6"
+MARKERS = "osD^vPX*"
+COLOURS = {"heads": BLUE, "neurons": ORANGE}
+METRIC_NAMES = {"f1": "F1", "spearman": "Spearman's ρ", "matthews": "Matthews' φ"}
+WIDTH = 7.0  # inches: one column of a notebook
+
+
+def look() -> None:
+    """Set seaborn's theme: legible at column width, safe for colour-blind readers."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.95)
+    plt.rcParams.update(
+        {
+            "figure.figsize": (WIDTH, 3.4),
+            "figure.dpi": 110,
+            "savefig.dpi": 200,
+            "savefig.bbox": "tight",
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "figure.constrained_layout.use": True,
+            "svg.hashsalt": "kprune",  # the same figure gives the same file
+        }
+    )
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> None:
+    """Save a figure as PNG and SVG; the same figure gives the same bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        part = folder / f".{name}.part.{suffix}"
+        figure.savefig(part, metadata=metadata)
+        part.replace(folder / f"{name}.{suffix}")
+
+
+def score_name(runs: pd.DataFrame) -> str:
+    """What the score of a task's runs is called on an axis."""
+    metric = next(iter(runs["metric"].dropna()), "score")
+    return f"{METRIC_NAMES.get(metric, metric)} × 100"
+
+
+def points(runs: pd.DataFrame, value: str) -> Figure:
+    """A number of each run beside its method: colours tell the tasks apart, shapes the rates."""
+    tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
+    rates = sorted(set(runs["rate"]))
+    colours = sns.color_palette("colorblind", len(tasks))
+    figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 0.9 + 0.55 * len(labels)))
+    for _, run in runs.iterrows():
+        task = tasks.index(run["task"])
+        # A lane of its own for each task, so that points do not hide one another.
+        place = labels.index(run["label"]) + 0.7 * ((task + 0.5) / len(tasks) - 0.5)
+        marker = MARKERS[rates.index(run["rate"]) % len(MARKERS)]
+        axes.plot(float(run[value]), place, marker, color=colours[task], markersize=6)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    keys = [
+        Line2D([], [], color=colour, linewidth=4, label=TASK_NAMES.get(task, task))
+        for task, colour in zip(tasks, colours, strict=True)
+    ]
+    keys += [
+        Line2D([], [], color="0.3", marker=marker, linestyle="", label=f"{rate:.0%} gone")
+        for rate, marker in zip(rates, MARKERS, strict=False)
+    ]
+    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    return figure
+
+
+def share_legend(figure: Figure, axes: np.ndarray, used: int, columns: int) -> None:
+    """Hide the panels beyond those used; one legend below for all."""
+    for axis in axes.flat[used:]:
+        axis.set_visible(False)
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns)

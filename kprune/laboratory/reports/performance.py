@@ -1,0 +1,225 @@
+"""`15_performance`: what pruning and pruned models cost, from runs of `09_benchmark`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH
+from kprune.laboratory.tables import TASK_NAMES, collect, one_at_a_time
+
+
+def performance(records: str | Path) -> pd.DataFrame:
+    """One row for each run of `09_benchmark` that an experiment expects, finished or not.
+
+    Returns:
+        The runs in their order. Columns: `run`, `state` and every parameter, as in `collect`; and,
+        of finished runs, `F` (time of pruning in plain forward passes over the sample), `seconds`,
+        `limit` (F that the matrix products of the faithful method alone would take; none where
+        scores are kept), `memory` (MB above the loaded model), `score` and `dense` (of a real
+        task), `steps` (F of each), `gains` (how many times as long without each idea), `kept` (unit
+        numbers of each sublayer, of a real task) and `inference` (a list of batch size, length, and
+        seconds of both models).
+    """
+    table = collect(records)
+    for number, row in table[table["state"] == "done"].iterrows():
+        extra = row["extra"]
+        limit, one_pass = extra["limit"], extra["pass seconds"]
+        found = {
+            "F": row["passes"],
+            "limit": None
+            if row["reuse"]
+            else limit["passes"] * limit["operations"] / limit["rate"] / one_pass,
+            "memory": extra["peak above the model (MB)"],
+            "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
+            "gains": extra["gains"],
+            "kept": extra.get("kept"),
+            "inference": extra["inference"],
+        }
+        for name, value in found.items():
+            if name not in table:
+                table[name] = None
+                table[name] = table[name].astype(object)
+            table.at[number, name] = value
+    return table
+
+
+def growth(runs: pd.DataFrame) -> pd.DataFrame:
+    """Time and memory along one axis at a time, from what `performance` gave.
+
+    Returns:
+        Rows `axis` ("tokens", "layers", "width", "length"), `value`, `seconds`, `F` and `memory`
+        (MB). Tokens vary on the real task that has most sizes of sample; the shape with random
+        weights, around the shape that the runs share most.
+    """
+    done = runs[runs["state"] == "done"]
+    real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
+    parts = []
+    real = real[(real["reuse"] == 0) & (real["multiple"] == 1) & (real["precision"] == "auto")]
+    if len(real):
+        groups = [some for _, some in real.groupby(["task", "rate"], sort=False)]
+        most = max(groups, key=lambda some: some["tokens"].nunique())
+        if most["tokens"].nunique() > 1:
+            parts.append(most.assign(axis="tokens", value=most["tokens"]))
+    if len(shaped):
+        axes = ["layers", "width", "length"]
+        varied = one_at_a_time(shaped, axes).rename(columns={"parameter": "axis"})
+        # A length of 0 stands for those of the task's own sequences.
+        parts.append(varied[(varied["axis"] != "length") | (varied["value"] > 0)])
+    kept = ["axis", "value", "seconds", "F", "memory"]
+    table = pd.concat(parts)[kept].astype(dict.fromkeys(kept[1:], float))
+    order = {name: place for place, name in enumerate(("tokens", "layers", "width", "length"))}
+    by = table.assign(order=table["axis"].map(order)).sort_values(["order", "value"])
+    return by[kept].reset_index(drop=True)
+
+
+def gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """How many times as long pruning's parts take without each idea: `idea`, `task`, `ratio`."""
+    rows = [
+        {"idea": idea, "task": run["task"], "ratio": ratio}
+        for _, run in runs.iterrows()
+        for idea, ratio in run["gains"].items()
+    ]
+    return pd.DataFrame(rows, columns=["idea", "task", "ratio"])
+
+
+def precision(runs: pd.DataFrame) -> pd.DataFrame:
+    """What low precision of the ranking passes changes, from what `performance` gave.
+
+    Returns:
+        A row for each run in full precision that has a counterpart: `task`, `tokens`, `rate`; `F`
+        and `score` of both, the full one's with the suffix " (full)"; and, of the units that the
+        full one keeps, the shares that the other keeps, too, `same heads` and `same neurons`.
+    """
+    alike = ["task", "rate", "tokens", "reuse", "multiple"]
+    done = runs[(runs["state"] == "done") & (runs["layers"] == 0)]
+    full, low = (done[done["precision"] == name] for name in ("full", "auto"))
+    both = low.merge(full, on=alike, suffixes=("", " (full)"))
+    for name, first in (("heads", 0), ("neurons", 1)):
+        both[f"same {name}"] = [
+            _in_common(one[first::2], other[first::2])
+            for one, other in zip(both["kept (full)"], both["kept"], strict=True)
+        ]
+    shown = ["F (full)", "F", "score (full)", "score", "same heads", "same neurons"]
+    return both[["task", "tokens", "rate", *shown]].astype(dict.fromkeys(shown, float))
+
+
+def inference(runs: pd.DataFrame) -> pd.DataFrame:
+    """Speed-up of pruned models by batch size and length, mean over runs of `performance`."""
+    rows = [
+        {
+            "rate": run["rate"],
+            "multiple": run["multiple"],
+            "length": int(work["length"]),
+            "batch size": int(work["batch size"]),
+            "speed-up": work["dense"] / work["pruned"],
+        }
+        for _, run in runs.iterrows()
+        for work in run["inference"]
+    ]
+    keys = ["rate", "multiple", "length", "batch size"]
+    return pd.DataFrame(rows).groupby(keys, as_index=False)["speed-up"].mean()
+
+
+def _in_common(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
+    """Share of the units in `one` that are in `other`, too, over all sublayers."""
+    shared = sum(len({*mine} & {*theirs}) for mine, theirs in zip(one, other, strict=True))
+    return shared / max(1, sum(map(len, one)))
+
+
+def draw_steps(runs: pd.DataFrame) -> Figure:
+    """Time of each step in F, a bar per run, with the limit by count; from `performance`."""
+    names = [
+        f"{TASK_NAMES.get(run['task'], run['task'])}, {run['rate']:g}, "
+        f"{run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
+        f"{', in {}s'.format(run['multiple']) if run['multiple'] > 1 else ''}"
+        f"{', full' if run['precision'] == 'full' else ''}"
+        for _, run in runs.iterrows()
+    ]
+    shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
+    left = np.zeros(len(names))
+    for step in shares:
+        axes.barh(names, shares[step], left=left, label=step)
+        left += shares[step].to_numpy()
+    axes.plot(
+        runs["limit"].astype(float), names, "k|", markersize=12, markeredgewidth=2, label="limit"
+    )
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(
+        title="Where the time goes",
+        xlabel="time (F: plain forward passes over the sample)",
+        ylabel="task, rate, tokens",
+    )
+    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def draw_growth(table: pd.DataFrame) -> Figure:
+    """Time and memory along each axis; from `growth`."""
+    names = list(dict.fromkeys(table["axis"]))
+    figure, axes = plt.subplots(
+        2, len(names), figsize=(1.2 * WIDTH, 4.2), squeeze=False, sharex="col"
+    )
+    labels = {"seconds": "time (s)", "memory": "peak memory (MB)"}
+    for column, name in enumerate(names):
+        here = table[table["axis"] == name]
+        for row, (value, label) in enumerate(labels.items()):
+            ax = axes[row, column]
+            ax.plot(here["value"], here[value], "o-", color=(BLUE, ORANGE)[row])
+            ax.set(xlim=(0, None), ylim=(0, 1.15 * here[value].max()))
+            if not column:
+                ax.set_ylabel(label)
+        axes[0, column].set_title(name)
+        axes[1, column].set_xlabel(name)
+        axes[1, column].xaxis.set_major_formatter(
+            lambda value, _: f"{value / 1000:g}K" if value >= 10_000 else f"{value:g}"
+        )
+    return figure
+
+
+def draw_gains(table: pd.DataFrame) -> Figure:
+    """A bar per idea and task: time without it over time with it; from `gains`."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
+    table = table.assign(task=[TASK_NAMES.get(task, task) for task in table["task"]])
+    order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
+    sns.barplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes)
+    axes.axvline(1, color=GREY, linewidth=1.2)
+    axes.set(
+        title="What each idea brings, measured alone",
+        xlabel="time without it over time with it (logarithmic)",
+        ylabel="",
+        xscale="log",
+        xlim=(min(1.0, 0.95 * table["ratio"].min()), None),
+    )
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.legend(title=None)
+    return figure
+
+
+def draw_inference(table: pd.DataFrame) -> Figure:
+    """Speed-up against batch size, a line per length and rounding; from `inference`."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
+    for number, ((length, multiple), here) in enumerate(table.groupby(["length", "multiple"])):
+        axes.plot(
+            here["batch size"].astype(str),
+            here["speed-up"],
+            marker=MARKERS[number],
+            label=f"{length} tokens" + (f", neurons in {multiple}s" if multiple > 1 else ""),
+        )
+    ideal = 1 / (1 - table["rate"].iloc[0])
+    axes.axhline(ideal, color=GREY, linestyle="--", linewidth=1.2, label="ideal, 1/(1 − rate)")
+    axes.set(
+        title="Speed-up of the pruned model",
+        xlabel="batch size (sequences)",
+        ylabel="speed-up over the teacher (×)",
+        ylim=(0, 1.1 * ideal),
+    )
+    axes.legend(title=None)
+    return figure

@@ -1,0 +1,58 @@
+"""`16_units`: the heads and neurons that survive in each layer."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import WIDTH
+from kprune.laboratory.tables import TASK_NAMES, named_by
+
+
+def surviving(runs: pd.DataFrame) -> pd.DataFrame:
+    """Surviving heads and neurons of every layer: mean number and share over seeds."""
+    rows = [
+        {
+            **{name: run[name] for name in ("model", "task", "label", "rate")},
+            "kind": kind,
+            "layer": layer,
+            "kept": kept,
+            "share": kept / dense,
+        }
+        for _, run in runs[runs["state"] == "done"].iterrows()
+        for kind in ("heads", "neurons")
+        for layer, (kept, dense) in enumerate(zip(run[kind], run[f"dense_{kind}"], strict=True), 1)
+    ]
+    if not rows:
+        raise ValueError("None of these runs is done: there are no units to count.")
+    keys = [*named_by(runs), "task", "label", "rate", "kind", "layer"]
+    return pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)[["kept", "share"]].mean()
+
+
+def draw_units(table: pd.DataFrame) -> Figure:
+    """Share of heads and of neurons that survive in each layer of each task.
+
+    Args:
+        table: what `surviving` gave, of one method and rate.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4), sharey=True)
+    for axis, kind, hues in zip(axes, ("heads", "neurons"), ("Blues", "Oranges"), strict=True):
+        some = table[table["kind"] == kind]
+        some = some.assign(task=[TASK_NAMES.get(task, task) for task in some["task"]])
+        grid = some.pivot_table(index="layer", columns="task", values="share", sort=False)
+        sns.heatmap(
+            100 * grid.sort_index(ascending=False),
+            ax=axis,
+            cmap=hues,
+            vmin=0,
+            vmax=100 * some["share"].max(),
+            annot=True,
+            fmt=".0f",
+            annot_kws={"fontsize": "small"},
+            cbar_kws={"label": f"surviving {kind} (%)"},
+        )
+        axis.set(title=kind.capitalize(), xlabel="", ylabel="layer")
+        axis.tick_params(axis="x", rotation=45)
+        axis.tick_params(axis="y", rotation=0)
+    axes[1].set_ylabel("")
+    return figure

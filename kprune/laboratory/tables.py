@@ -1,0 +1,300 @@
+"""Result records into tables: CSV, Markdown and LaTeX."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ValidationError
+
+from kprune.laboratory.records import EXPECTED, FAILURE, RESULT, Record, output_folder
+
+GAP = "—"
+MEASURED = (
+    *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory"),
+    *("heads", "neurons", "steps", "search"),
+)
+FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "threads", "commit", "extra")
+HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
+NAMES = {
+    "kprune": "K-prune",
+    "kprune+": "K-prune+",
+    "kwon": "Kwon et al.",
+    "kcm": "KCM",
+    "magnitude": "magnitude",
+    "random": "random",
+}
+TASK_NAMES = {
+    "sst2": "SST-2",
+    "stsb": "STS-B",
+    "mrpc": "MRPC",
+    "mnli": "MNLI",
+    "qqp": "QQP",
+    "qnli": "QNLI",
+    "squad": "SQuAD v1.1",
+    "squad_v2": "SQuAD v2.0",
+}
+
+
+def collect(records: str | Path) -> pd.DataFrame:
+    """One row for each run that an experiment expects, finished or not.
+
+    Args:
+        records: the experiment's folder, with `experiment.json` and one folder per run.
+
+    Returns:
+        The runs in their order. Columns: `run`; `state` ("done", "failed", "missing" or "damaged");
+        every parameter; and, of finished runs, `metric`, `dense` and `score` (0 to 1), `achieved`
+        (share of FLOPs gone), `speedup` (dense over pruned latency), `parameters_left` (share),
+        `seconds` (of pruning), `passes` (the same in F), `memory` (MB), `heads`, `neurons`
+        and `dense_heads`, `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds
+        of the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks
+        record.
+        `label` names the method as tables do.
+
+    Raises:
+        ValueError: when the folder holds no experiment, or none of its runs is done.
+    """
+    records = Path(records)
+    if not (records / EXPECTED).is_file():
+        raise ValueError(f"{records} holds no {EXPECTED}; run `kprune reproduce` first.")
+    rows = []
+    for run in json.loads((records / EXPECTED).read_text())["runs"]:
+        row = {"run": run["name"], "state": "missing", **run["parameters"]}
+        path = records / run["name"] / RESULT
+        if path.is_file():
+            row |= _numbers(path, run["parameters"])
+        elif (records / run["name"] / FAILURE).is_file():
+            row["state"] = "failed"
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for name in MEASURED:
+        if name not in table:
+            table[name] = None
+    table["label"] = [_label(row) for row in rows]
+    if not (table["state"] == "done").any():
+        raise ValueError(f"None of the {len(table)} runs in {records} is done: nothing to draw.")
+    return table
+
+
+def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
+    """What `collect` gave, without the runs whose seconds do not compare with most others'.
+
+    Returns:
+        All runs that are not done, and of the finished ones those on the device, and with the
+        number of threads, that most of them had.
+    """
+    done = runs[runs["state"] == "done"]
+    same = done.groupby(["device", "threads"], dropna=False)["run"].transform("count")
+    return runs.drop(index=same.index[same < same.max()]).reset_index(drop=True)
+
+
+def records_folder(records: str | Path) -> Path:
+    """An experiment's folder, by its path or by its name in `outputs`."""
+    return Path(records) if Path(records).is_dir() else output_folder(str(records))
+
+
+def named_by(runs: pd.DataFrame, *names: str) -> list[str]:
+    """The columns that name a row: these, after the model where a task has several of them."""
+    several = runs.groupby("task")["model"].nunique().max() > 1
+    return ["model", *names] if several else [*names]
+
+
+def by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The runs of each model, for figures, with a suffix for their files.
+
+    Where no task has several models, they are all one part, and the suffix is empty.
+    """
+    if named_by(runs) == []:
+        return [("", runs)]
+    return [(f"-{Path(model).name}", part) for model, part in runs.groupby("model", sort=False)]
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with tasks and columns called as people call them; what is missing is a gap."""
+    table = table.copy()
+    if "model" in table:
+        table["model"] = [Path(model).name for model in table["model"]]
+    if "task" in table:
+        table["task"] = [TASK_NAMES.get(task, task) for task in table["task"]]
+    names = {
+        column: f"{column:.0%}" if isinstance(column, float) else HEADINGS.get(column, column)
+        for column in table.columns
+    }
+    table = table.rename(columns=names | TASK_NAMES).rename_axis(columns=None)
+    return table.astype(object).where(table.notna(), GAP)
+
+
+def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame:
+    """Runs that differ from a common centre in one parameter, once for each parameter they vary.
+
+    The centre is the most frequent value of every parameter.
+
+    Returns:
+        The runs with `parameter`, its `value`, and whether it is the `centre`. The centre's own
+        runs occur once for each parameter.
+    """
+    centre = {name: runs[name].mode()[0] for name in parameters}
+    parts = []
+    for name in parameters:
+        others = [other for other in parameters if other != name]
+        near = runs[(runs[others] == pd.Series(centre)[others]).all(axis=1)]
+        if near[name].nunique() > 1:
+            here = near.assign(parameter=name, value=near[name].astype(float))
+            parts.append(here.assign(centre=here["value"] == float(centre[name])))
+    if not parts:
+        raise ValueError(f"None of {', '.join(parameters)} varies alone; there is nothing to draw.")
+    return pd.concat(parts).sort_values(["parameter", "value"], kind="stable", ignore_index=True)
+
+
+def summarise(
+    table: pd.DataFrame, value: str, rows: Sequence[str], column: str, scale: float = 1.0
+) -> pd.DataFrame:
+    """Mean, standard deviation and number of seeds of each cell.
+
+    Args:
+        table: what `collect` gave.
+        value: the column to summarise.
+        rows: the columns that name a row of the result.
+        column: the column whose values become columns.
+        scale: factor of the values, 100 for per cent.
+
+    Returns:
+        A long table: `rows`, `column`, `mean`, `std` (empty for one seed), `seeds` that are done
+        and `expected`. A cell without a finished run has an empty mean: it is never filled in.
+    """
+    groups = table.groupby([*rows, column], sort=False, dropna=False)
+    found = []
+    for names, group in groups:
+        if "seed" in group and group["seed"].duplicated().any():
+            known = {"run", "seed", "state", *MEASURED, *FOUND}
+            parameters = [name for name in group if name not in known]
+            apart = [name for name in parameters if group[name].astype(str).nunique() > 1]
+            raise ValueError(
+                f"Several runs of one seed fall into the cell {names}: they differ in "
+                f"{', '.join(apart) or 'nothing'}, which this table does not tell apart."
+            )
+        values = scale * pd.to_numeric(group[value], errors="coerce").dropna()
+        found.append(
+            {
+                **dict(zip([*rows, column], names, strict=True)),
+                "mean": values.mean() if len(values) else None,
+                "std": values.std() if len(values) > 1 else None,
+                "seeds": len(values),
+                "expected": len(group),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 1) -> pd.DataFrame:
+    """The table as people read it: "85.2 ± 0.4 (5)", with the number of seeds in each cell.
+
+    A cell with fewer finished runs than expected says so ("85.2 ± 0.4 (3 of 5)"); one without any
+    is a gap.
+    """
+
+    def cell(row: pd.Series) -> str:
+        if not row["seeds"]:
+            return GAP
+        spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.{digits}f}"
+        missing = "" if row["seeds"] == row["expected"] else f" of {row['expected']}"
+        return f"{row['mean']:.{digits}f}{spread} ({row['seeds']}{missing})"
+
+    cells = summary.assign(cell=summary.apply(cell, axis=1))
+    order = list(dict.fromkeys(cells[column]))
+    if pd.api.types.is_numeric_dtype(cells[column]):
+        order.sort()
+    result = cells.pivot_table(
+        index=list(rows), columns=column, values="cell", aggfunc="first", sort=False
+    )
+    return result.reindex(columns=order).fillna("").reset_index()
+
+
+def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Write a table in three forms: all numbers as CSV, the readable one as Markdown and LaTeX.
+
+    Args:
+        folder: where to.
+        name: of the files, without suffix.
+        long: the numbers (six decimals are written).
+        table: the readable table.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [str(column) for column in table.columns]
+    shown = table.set_axis(columns, axis=1)
+    latex = shown.map(_latex).set_axis([_latex(column) for column in columns], axis=1)
+    for suffix, text in (
+        ("csv", long.to_csv(index=False, float_format="%.6f")),
+        ("md", shown.to_markdown(index=False, disable_numparse=True) + "\n"),
+        ("tex", latex.to_latex(index=False)),
+    ):
+        part = folder / f".{name}.{suffix}.part"
+        part.write_text(text)
+        part.replace(folder / f"{name}.{suffix}")
+
+
+def gaps(table: pd.DataFrame) -> list[str]:
+    """What is missing from a table, a line for each run that is not done."""
+    absent = table[table["state"] != "done"]
+    return [f"{row['run']}: {row['state']}" for _, row in absent.iterrows()]
+
+
+def _numbers(path: Path, parameters: dict) -> dict:
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (ValidationError, UnicodeDecodeError):
+        return {"state": "damaged"}
+    if record.parameters != parameters:
+        return {"state": "missing"}
+    report, extra, latency = record.report, record.model_extra or {}, record.latency
+    seconds = sum(report["seconds"].values())
+    return {
+        "state": "done",
+        "metric": record.metric,
+        "dense": record.scores.get("dense", {}).get(record.metric),
+        "score": record.scores.get("pruned", {}).get(record.metric),
+        "achieved": report["achieved_rate"],
+        "parameters_left": report["parameters"] / report["dense_parameters"],
+        "speedup": latency["dense"] / latency["pruned"] if latency else None,
+        "seconds": seconds,
+        "passes": seconds / extra["pass seconds"] if extra.get("pass seconds") else None,
+        "memory": extra.get("peak memory (MB)"),
+        "heads": report["heads"],
+        "neurons": report["neurons"],
+        "dense_heads": report["dense_heads"],
+        "dense_neurons": report["dense_neurons"],
+        "steps": report["seconds"],
+        "search": report["seconds"].get("mask search", 0.0),
+        "device": record.environment.get("device"),
+        "threads": record.environment.get("threads"),
+        "commit": record.environment.get("commit"),
+        "extra": extra,
+    }
+
+
+def _label(row: dict) -> str:
+    """A method's name in a table, with what sets it apart."""
+    name = NAMES.get(row.get("method", ""), row.get("method", ""))
+    if row.get("without"):
+        return f"{name} without {row['without']}"
+    if row.get("method") == "kprune" and row.get("lam") == 0:
+        return f"{name}, λ = 0"
+    return name
+
+
+def _latex(text: object) -> str:
+    text = str(text)
+    for sign, code in (
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("±", r"$\pm$"),
+        ("λ", r"$\lambda$"),
+        ("γ", r"$\gamma$"),
+        ("μ", r"$\mu$"),
+        ("×", r"$\times$"),
+        (GAP, "---"),
+    ):
+        text = text.replace(sign, code)
+    return text
