@@ -31,7 +31,7 @@ def reproduce(
     outputs: Annotated[str, typer.Option(help="folder for all results; default outputs/")] = "",
 ) -> None:
     """Make an experiment's missing runs and draw its table; finished runs are left alone."""
-    from kprune import batch, experiments
+    from kprune.laboratory import batch, experiments, records
 
     if outputs:
         os.environ["KPRUNE_OUTPUTS"] = str(Path(outputs).resolve())
@@ -53,7 +53,7 @@ def reproduce(
         for outcome in failed:
             typer.echo(f"  {outcome.name}: {outcome.error}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"All runs are done; results in {experiments.output_folder(experiment.stem)}")
+    typer.echo(f"All runs are done; results in {records.output_folder(experiment.stem)}")
 
 
 @app.command()
@@ -65,12 +65,12 @@ def teacher(
     epochs: Annotated[float, typer.Option(help="passes; 0 takes the model's recipe", min=0)] = 0.0,
 ) -> None:
     """Fine-tune a teacher for a task, unless it is there."""
-    from kprune import finetuning
+    from kprune.laboratory import finetuning, teachers
 
     warnings.simplefilter("ignore", UserWarning)
     try:
         recipe = finetuning.wanted_recipe(model, examples, epochs)
-        record = finetuning.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
+        record = teachers.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
     except (ValueError, ConnectionError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -78,7 +78,7 @@ def teacher(
 
 
 def _list(runs) -> None:
-    from kprune.experiments import state
+    from kprune.laboratory.records import state
 
     table = Table("run", "state")
     states = [state(run) for run in runs]

@@ -16,9 +16,10 @@ import yaml
 from typer.testing import CliRunner
 
 import kprune
-from kprune import batch, tables
 from kprune.__main__ import app
-from kprune.experiments import FAILURE, RESULT, expand, state
+from kprune.laboratory import batch, pools, tables
+from kprune.laboratory.experiments import expand
+from kprune.laboratory.records import FAILURE, RESULT, state
 
 UNIT = """
 import json, os, time
@@ -229,7 +230,7 @@ def test_a_run_of_another_process_is_waited_for(lab):
 
 def test_a_clash_of_ports_is_tried_once_more(lab, monkeypatch):
     (run,) = expand(lab(grid={"rate": [0.4]}))
-    real, tries = batch._papermill, []
+    real, tries = batch.run_notebook, []
 
     def clash(*arguments):
         tries.append(1)
@@ -237,7 +238,7 @@ def test_a_clash_of_ports_is_tried_once_more(lab, monkeypatch):
             return "ZMQError: Address already in use (addr='tcp://127.0.0.1:4711')"
         return real(*arguments)
 
-    monkeypatch.setattr(batch, "_papermill", clash)
+    monkeypatch.setattr(batch, "run_notebook", clash)
     clashes = 1
     assert batch.make_run(run, Path.cwd()).error == "" and len(tries) == 2
     (run.folder / RESULT).unlink()
@@ -267,7 +268,7 @@ def test_a_missing_teacher_is_made_once_and_shared(lab, monkeypatch):
         log.write_text("Error: no such luck")
         return 2
 
-    monkeypatch.setattr(batch, "_process", process)
+    monkeypatch.setattr(batch, "run_command", process)
     teacher = batch.Teacher(
         task="sst2",
         model="minilm",
@@ -327,9 +328,9 @@ def dask(*arguments) -> subprocess.Popen:
 )
 def test_parallel_runs_share_cores_and_gpus(workers, gpus, expected, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(batch.torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(batch.torch.cuda, "device_count", lambda: gpus)
-    with batch._Local(workers) as pool:
+    monkeypatch.setattr(pools.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(pools.torch.cuda, "device_count", lambda: gpus)
+    with pools.Local(workers) as pool:
         assert [pool.slots.get_nowait() for _ in expected] == expected
         assert pool.slots.empty()
 

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from conftest import tiny, tiny_sample
 
-from kprune import benchmark
-from kprune.encoders import view
+from kprune.encoders import Encoder
+from kprune.laboratory import benchmark
 
 CPU = torch.device("cpu")
 
 
 def test_random_encoders_have_the_shape_asked_for():
-    encoder = view(benchmark.random_encoder(3, 64))
+    encoder = Encoder(benchmark.random_encoder(3, 64))
     assert encoder.units("MHA") == [2, 2, 2] and encoder.units("FFN") == [256] * 3
     embeddings = benchmark.random_encoder(1, 32, vocabulary=77).get_input_embeddings()
     assert embeddings.num_embeddings == 77
@@ -47,25 +46,3 @@ def test_inference_is_timed_for_each_size():
     assert [(row["batch size"], row["length"]) for row in rows] == [(1, 8), (2, 8)]
     assert all(row["dense"] > row["pruned"] > 0 for row in rows)
     assert benchmark.product_rate(torch.float32, CPU) > 1e8
-
-
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_each_gain_is_measured_alone(dtype):
-    sample = tiny_sample()
-    found = benchmark.gains(tiny("bert", "classification"), sample, dtype, tokens=200)
-    expected = {
-        "batches by length",
-        "passes spelled out",
-        "cached hidden states",
-        "teacher's logits kept",
-        "normal equations",
-        "first token only",
-        "attention by products",
-    }
-    if torch.get_num_threads() > 1:
-        expected.add("batches side by side")
-    assert set(found) == expected | ({"products in bf16"} if dtype else set())
-    assert all(ratio > 0 for ratio in found.values())
-    # Spans are read off all tokens.
-    spans = benchmark.gains(tiny("bert", "span"), tiny_sample("span"), dtype, tokens=200)
-    assert "first token only" not in spans

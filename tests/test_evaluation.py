@@ -1,26 +1,27 @@
 """Metrics against cases worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import tiny, tiny_sample
 from datasets import Dataset
+from transformers import AutoModel
 
-from kprune.encoders import view
-from kprune.evaluation import (
+from kprune.data.tasks import TASKS, Task
+from kprune.encoders import Encoder
+from kprune.laboratory.evaluation import (
     DevSet,
     dev_set,
     evaluate,
-    flops,
-    latency,
     normalise,
-    pass_seconds,
     spans,
     squad_scores,
+    token_scores,
 )
+from kprune.limits.latency import latency, pass_seconds
 from kprune.surgery import keep_units
-from kprune.tasks import TASKS, Task
 
 
 def test_squad_scores_by_hand():
@@ -128,8 +129,26 @@ def test_metrics_by_hand(monkeypatch, metric, logits, labels, expected):
     task = Task("case", ("text",), metric=metric)
     rows = Dataset.from_dict({"text": ["x"] * 4, "label": labels})
     predictions = [torch.tensor(z, dtype=torch.float32) for z in logits]
-    monkeypatch.setattr("kprune.evaluation.predict", lambda *_: predictions)
+    monkeypatch.setattr("kprune.laboratory.evaluation.predict", lambda *_: predictions)
     assert evaluate(None, DevSet(task, rows, {}, 0))[metric] == pytest.approx(expected)
+
+
+def test_several_labels_by_hand(monkeypatch):
+    task = Task("case", ("text",), kind="multilabel", metric="f1_micro", labels=2)
+    rows = Dataset.from_dict({"text": ["x"] * 2, "label": [[1, 0], [1, 1]]})
+    predictions = [torch.tensor([2.0, -1.0]), torch.tensor([-1.0, 3.0])]
+    monkeypatch.setattr("kprune.laboratory.evaluation.predict", lambda *_: predictions)
+    # TP 2, FP 0, FN 1; the first text has exactly its labels
+    assert evaluate(None, DevSet(task, rows, {}, 0)) == {"f1_micro": 0.8, "accuracy": 0.5}
+
+
+def test_entities_by_hand():
+    names = dict(enumerate(["O", "B-P", "I-P", "B-L", "I-L"]))
+    gold = [[-100, 1, 2, 0, 3, -100], [4, 4, 1, 0]]  # P, L; L (begun with I-), P
+    mine = [[3, 1, 2, 2, 3, 3], [4, 4, 1, 2]]  # P one too long, L; L, P one too long
+    scores = token_scores(mine, gold, names)
+    assert scores == {"accuracy": 6 / 8, "f1": pytest.approx(2 * 2 / 8)}
+    assert token_scores([[1]], [[1]], {0: "NOUN", 1: "VERB"}) == {"accuracy": 1.0}
 
 
 def test_labels_and_heads_must_fit_the_task(teacher):
@@ -145,6 +164,34 @@ def test_labels_and_heads_must_fit_the_task(teacher):
     three = dev_set(Task("mine", ("text"), labels=3), tokenizer, rows)
     with pytest.raises(ValueError, match="model has 2 outputs, and the task 'mine' needs 3"):
         evaluate(model, three)
+    with pytest.raises(ValueError, match="head for classification, .* 'mine' is of kind 'multila"):
+        evaluate(model, replace(three, task=Task("mine", ("text",), kind="multilabel")))
+
+
+def test_the_model_is_left_in_its_mode(teacher):
+    model, tokenizer = teacher
+    rows = Dataset.from_dict({"sentence": ["good", "bad"], "label": [1, 0]})
+    dev = dev_set("opinions", tokenizer, rows)
+    wanted = evaluate(model, dev)
+    model.train()
+    model.dropout.eval()
+    try:
+        assert evaluate(model, dev) == wanted
+        assert model.training and model.base_model.training and not model.dropout.training
+    finally:
+        model.eval()
+
+
+def test_embeddings_are_scored_by_the_cosine_of_a_pair(minilm, tokenizer):
+    model = AutoModel.from_pretrained(minilm)
+    task = Task("pairs", ("a", "b"), kind="regression", metric="spearman", labels=1)
+    columns = {
+        "a": ["a man eats"] * 3,
+        "b": ["a man is eating", "a dog barks at a man", "stocks fell"],
+        "label": [5.0, 2.0, 0.0],
+    }
+    dev = dev_set(task, tokenizer, Dataset.from_dict(columns))
+    assert evaluate(model, dev) == {"spearman": 1.0}
 
 
 def test_scores_on_real_text(teacher):
@@ -166,8 +213,8 @@ def test_scores_on_real_text(teacher):
 
 def test_flops_and_latency_fall_with_the_units():
     model = tiny("bert", "classification")
-    before = flops(model, 10)
-    keep_units(view(model).sublayers[1], torch.arange(24) < 6)
-    assert before - flops(model, 10) == 18 * 4 * 10 * 32
+    before = Encoder(model).flops(10)
+    keep_units(Encoder(model).sublayers[1], torch.arange(24) < 6)
+    assert before - Encoder(model).flops(10) == 18 * 4 * 10 * 32
     assert latency(model, batch_size=2, length=5, repeats=3) > 0
     assert pass_seconds(model, tiny_sample()) > 0

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 import kprune
-from kprune.batch import check_folders, needed_teachers
-from kprune.experiments import FAILURE, RESULT, expand, notebook_parameters, read_experiment, state
+from kprune.laboratory.batch import check_folders, needed_teachers
+from kprune.laboratory.experiments import expand, notebook_parameters, read_experiment
+from kprune.laboratory.records import FAILURE, RESULT, state
 
 PARAMS = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
 GRID = {"task": ["sst2", "mrpc"], "method": ["kprune", "random"], "rate": [0.4, 0.8]}

@@ -6,15 +6,10 @@ from conftest import batch_of, logits
 from datasets import Dataset
 
 import kprune
-from kprune.encoders import view
-from kprune.finetuning import (
-    Recipe,
-    find_model,
-    pour_into_distilbert,
-    pretrained,
-    training_set,
-)
-from kprune.tasks import TASKS, Task
+from kprune.data.tasks import TASKS, Task
+from kprune.encoders import Encoder
+from kprune.laboratory.finetuning import Recipe, find_model, pretrained, training_set
+from kprune.laboratory.minilm import pour_into_distilbert
 
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
 
@@ -94,7 +89,7 @@ def test_distilbert_on_real_weights_end_to_end(tmp_path):
     again = kprune.load(kprune.save(smaller, tmp_path / "pruned"))
     batch = batch_of(sample)
     assert logits(again, batch).equal(logits(smaller, batch))
-    assert [s.units for s in view(again).sublayers] == [len(kept) for kept in report.kept]
+    assert [s.units for s in Encoder(again).sublayers] == [len(kept) for kept in report.kept]
 
 
 CONTEXT = "The tower was built in 1889 by Gustave Eiffel ."
@@ -181,7 +176,7 @@ def test_without_the_hub_the_packaged_model_is_named_aloud(minilm, monkeypatch):
     with pytest.warns(UserWarning, match="The Hub does not give 'bert-base-uncased'; the packaged"):
         assert find_model("bert-base-uncased") == minilm
     assert find_model("minilm") == find_model(minilm) == minilm
-    monkeypatch.setattr("kprune.finetuning.packaged_minilm", lambda: None)
+    monkeypatch.setattr("kprune.laboratory.finetuning.packaged_minilm", lambda: None)
     with pytest.raises(ConnectionError, match="Hub cannot be reached"):
         find_model("bert-base-uncased")
     with pytest.raises(ConnectionError, match=r"pip install 'kprune\[minilm\]'"):

@@ -7,10 +7,11 @@ from conftest import examples, tiny_sample
 from datasets import Dataset, DatasetDict
 
 import kprune
-from kprune import sampling
-from kprune.evaluation import dev_set
-from kprune.sampling import batches, tokenize
-from kprune.tasks import Task
+from kprune.data import batching
+from kprune.data.batching import batch_tokens, batches
+from kprune.data.tasks import Task
+from kprune.data.tokens import tokenize
+from kprune.laboratory.evaluation import dev_set
 
 
 def test_token_budget_is_met_and_never_exceeded(tokenizer):
@@ -189,8 +190,32 @@ def test_batches_have_a_size_that_suits_the_device(monkeypatch):
     sample = tiny_sample(count=60)
     longest = max(len(example["input_ids"]) for example in sample.examples)
     for wanted, most in ((120, 120), (longest // 2, longest)):  # a long one on its own
-        monkeypatch.setitem(sampling.BATCH_TOKENS, "cpu", wanted)
-        parts = sampling.on_device(sample, torch.device("cpu"))
+        monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", wanted)
+        parts = batching.on_device(sample, torch.device("cpu"))
         assert sum(len(part.index) for part in parts) == 60
         assert most / 2 <= max(part.inputs["input_ids"].numel() for part in parts) <= most
         assert (len(parts[0].index) > 1) == (wanted > longest)
+
+
+def test_off_the_cpu_batches_are_large_and_of_like_lengths():
+    assert batch_tokens(torch.device("cpu")) == 480
+    for kind in ("cuda", "mps", "xpu"):
+        assert batch_tokens(torch.device(kind)) == 15_360
+    sequences = examples(400, longest=90)
+    parts = batching.suited(sequences, 0, torch.device("cuda"))
+    assert sorted(i for part in parts for i in part.index.tolist()) == list(range(400))
+    padded = sum(part.inputs["input_ids"].numel() for part in parts)
+    real = sum(len(example["input_ids"]) for example in sequences)
+    assert padded < 1.08 * real
+    plain = batches(sequences, max_tokens=15_360)
+    assert padded < 0.9 * sum(part.inputs["input_ids"].numel() for part in plain)
+
+
+def test_words_are_labelled_at_their_first_token(tokenizer):
+    task = Task("names", ("tokens",), kind="tokens", labels=3, label="tags", max_length=12)
+    rows = {"tokens": [["Eiffelturm", "in", "Paris"]], "tags": [[1, 0, 2]]}
+    found = tokenize(task, tokenizer, rows, labels=True)
+    pieces = tokenizer.convert_ids_to_tokens(found["input_ids"][0])
+    at = [i for i, label in enumerate(found["labels"][0]) if label != -100]
+    assert [pieces[i][:2] for i in at] == ["ei", "in", "pa"] and len(pieces) > 5
+    assert [found["labels"][0][i] for i in at] == [1, 0, 2]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import kprune
-from kprune import figures, tables
+from kprune.laboratory import figures, tables
+from kprune.laboratory.reports import ablation, accuracy, beyond, performance, speed, units
 
 matplotlib.use("agg")
 
@@ -87,11 +88,11 @@ def test_a_gap_is_visible_and_never_averaged_away(records):
 
 def test_lead_and_speed_compare_what_is_there(records):
     runs = tables.collect(records)
-    lead = tables.lead(runs).set_index("rate")
+    lead = accuracy.lead(runs).set_index("rate")
     assert lead.loc["50%", "lead"] == pytest.approx(15.0)
     assert lead.loc["50%", "best other"] == "Kwon et al."
     assert pd.isna(lead.loc["80%", "lead"])
-    best = tables.fastest(runs, ["task", "label"], allowed=3.0).set_index("label")
+    best = speed.fastest(runs, ["task", "label"], allowed=3.0).set_index("label")
     assert pd.isna(best.loc["K-prune", "speedup"])  # five points are lost
     assert best.loc["Kwon et al.", "rate"] == 0.8 and best.loc["Kwon et al.", "speedup"] == 2.0
 
@@ -119,7 +120,7 @@ def test_models_are_never_averaged(tmp_path):
     assert rows == ["model", "task", "label"]
     assert tables.summarise(found, "score", rows, "rate")["mean"].tolist() == [0.6, 0.8]
     assert [suffix for suffix, _ in tables.by_model(found)] == ["-small", "-large"]
-    assert set(tables.units(found)["model"]) == {"small", "a/large"}
+    assert set(units.surviving(found)["model"]) == {"small", "a/large"}
     with pytest.raises(ValueError, match="they differ in model"):
         tables.summarise(found, "score", ["task"], "rate")
 
@@ -131,7 +132,7 @@ def test_the_lead_is_over_other_methods_only(tmp_path):
         write(tmp_path, "c", 0.6, lam=0.1, seed=0, method="kwon"),
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
-    assert tables.lead(tables.collect(tmp_path))["lead"].tolist() == [pytest.approx(30.0)]
+    assert accuracy.lead(tables.collect(tmp_path))["lead"].tolist() == [pytest.approx(30.0)]
 
 
 def test_nothing_done_is_nothing_to_draw(tmp_path):
@@ -142,8 +143,8 @@ def test_nothing_done_is_nothing_to_draw(tmp_path):
 
 
 def test_units_are_means_over_seeds(records):
-    units = tables.units(tables.collect(records))
-    first = units[(units["label"] == "K-prune") & (units["kind"] == "neurons")]
+    left = units.surviving(tables.collect(records))
+    first = left[(left["label"] == "K-prune") & (left["kind"] == "neurons")]
     assert first["kept"].tolist() == [5, 10] and first["share"].tolist() == [0.5, 1.0]
 
 
@@ -154,10 +155,10 @@ def test_tables_and_figures_are_the_same_bytes_each_time(records, tmp_path):
         runs = tables.collect(records)
         long = tables.summarise(runs, "score", ["task", "label"], "rate", scale=100)
         table = tables.wide(long, ["task", "label"], "rate")
-        table = tables.readable(tables.with_dense(table, runs, ["task", "label"]))
+        table = tables.readable(accuracy.with_dense(table, runs, ["task", "label"]))
         folder = tmp_path / name
         tables.write(folder, "table", long, table)
-        figures.save(figures.curves(runs), folder, "table")
+        figures.save(accuracy.draw_curves(runs), folder, "table")
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert found[0] == found[1]
     assert set(found[0]) == {f"table.{s}" for s in ("csv", "md", "tex", "png", "svg")}
@@ -208,27 +209,28 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
         extra["kept"] = [[0, 1], [2, 3, 4], [], [1]] if i else [[0, 2], [3, 4], [0], [1]]
         path.write_text(json.dumps(json.loads(path.read_text()) | extra))
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
-    table = tables.performance(tmp_path)
+    table = performance.performance(tmp_path)
     assert table.loc[0, "F"] == pytest.approx(2.001 / 4) and table.loc[0, "limit"] == 6.0
     assert table.loc[0, "steps"]["knowledge"] == 0.5 and table.loc[9, "state"] == "missing"
-    growth = tables.growth(table)
+    growth = performance.growth(table)
     found = {axis: list(part["value"]) for axis, part in growth.groupby("axis")}
     assert found.pop("length") == [8.0]
     assert found == {"tokens": [1000.0, 2000.0], "layers": [2.0, 4.0], "width": [32.0, 64.0]}
     assert list(growth["axis"].unique()) == ["tokens", "layers", "width", "length"]
-    (beside,) = tables.precision(table).to_dict("records")
+    (beside,) = performance.precision(table).to_dict("records")
     assert beside["tokens"] == 1000 and beside["F"] == pytest.approx(2.001 / 4)
     assert beside["F (full)"] == pytest.approx(10.001 / 4)
     assert beside["same heads"] == 1 / 2 and beside["same neurons"] == 3 / 4
-    speed = tables.inference(table[table["state"] == "done"])
-    assert speed.to_dict("records") == [
+    faster = performance.inference(table[table["state"] == "done"])
+    assert faster.to_dict("records") == [
         {"rate": 0.8, "multiple": multiple, "length": 8, "batch size": 1, "speed-up": 2.0}
         for multiple in (1, 16)
     ]
-    brings = tables.gains(table[table["state"] == "done"])
-    assert brings["ratio"].tolist() == [2.0, 0.5] * 2 and figures.gains(brings).axes
-    assert len(figures.growth(growth).axes) == 8
-    assert len(figures.steps(table.loc[:2]).axes) == 1 and figures.inference(speed).axes
+    brings = performance.gains(table[table["state"] == "done"])
+    assert brings["ratio"].tolist() == [2.0, 0.5] * 2 and performance.draw_gains(brings).axes
+    assert len(performance.draw_growth(growth).axes) == 8
+    assert len(performance.draw_steps(table.loc[:2]).axes) == 1
+    assert performance.draw_inference(faster).axes
 
 
 def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
@@ -245,15 +247,15 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
         write(tmp_path, "i", 0.93, seed=0, rate=0.2, **better),
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
-    found = tables.recovered(tables.collect(tmp_path)).set_index("rate")
+    found = beyond.recovered(tables.collect(tmp_path)).set_index("rate")
     assert found["seeds"].to_dict() == {0.5: 1, 0.3: 1, 0.2: 1}
     assert found.loc[0.5, "recovered (%)"] == pytest.approx(50)
     assert found.loc[[0.3, 0.2], "recovered (%)"].isna().all()
     table = tables.collect(tmp_path)
-    assert len(figures.beside(table[table["without"] == ""]).axes) == 3
-    lost = tables.losses(table[table["method"] == "kprune+"])
+    assert len(beyond.draw_beside(table[table["without"] == ""]).axes) == 3
+    lost = ablation.losses(table[table["method"] == "kprune+"])
     assert lost["loss"].round(6).tolist() == [65.0]  # 0.85 less 0.20, of the same seed and rate
-    assert len(figures.ingredients(lost).axes) == 1
+    assert len(ablation.draw_ingredients(lost).axes) == 1
 
 
 def test_what_an_ingredient_brings_alone_is_against_k_prune_with_the_same_sample(tmp_path):
@@ -269,8 +271,8 @@ def test_what_an_ingredient_brings_alone_is_against_k_prune_with_the_same_sample
         write(tmp_path, "h", 0.10, seed=0, **lone | {"method": "kprune"}),  # another method
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
-    found = tables.alone(tables.collect(tmp_path), ["a", "b", "c"])
+    found = beyond.alone(tables.collect(tmp_path), ["a", "b", "c"])
     assert found["ingredient"].tolist() == ["a"] * 3
     assert found["gain"].round(6).tolist()[:2] == [3.0, 2.0] and found["gain"].isna().tolist()[2]
     labels = {"x": "gain", "y": "ingredient", "xlabel": "points above K-prune"}
-    assert len(figures.ingredients(found, **labels).axes) == 1
+    assert len(ablation.draw_ingredients(found, **labels).axes) == 1

@@ -1,12 +1,16 @@
 """The tasks of the paper, their data by id or folder, and one clear sentence for each mistake."""
 
+import hashlib
+import json
+
 import pytest
 from conftest import shared
 from datasets import Dataset
 
 import kprune
-from kprune.opinions import opinions
-from kprune.tasks import TASKS, get_task, load_split
+from kprune.data.hub import load_split
+from kprune.data.opinions import opinions, ratings
+from kprune.data.tasks import TASKS, get_task
 
 PAPER = ("mrpc", "qqp", "sst2", "stsb", "mnli", "qnli", "squad", "squad_v2")
 
@@ -72,6 +76,18 @@ def test_mistakes_get_one_clear_sentence(tmp_path):
         load_split("mrpc", "train", folder)
     with pytest.raises(ValueError, match="names no data set"):
         load_split(kprune.Task("mine", ("text",)), "train")
+
+
+SENTENCES = "459bfff438155e1def2ae1b7c195c88a82ab27420859c91b7f54afec1851f9fd"
+STARS = "06002bf3ecca6f1989c5e6e126eadad5a618ffaa13c37829722fc89f09eadd92"
+
+
+@pytest.mark.parametrize(("make", "digest"), [(opinions, SENTENCES), (ratings, STARS)])
+def test_the_generated_data_is_the_same_to_the_byte(make, digest):
+    """Teachers and records of these tasks hang on every sentence."""
+    splits = make()
+    text = json.dumps({name: splits[name].to_dict() for name in ("train", "validation")})
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 
 def test_opinions_are_determined_by_the_seed():

@@ -22,8 +22,9 @@ from kprune.data.batching import suited
 from kprune.data.hub import load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import UNLABELLED, Example, as_examples, tokenize
-from kprune.encoders import Encoder, sharing_weights
+from kprune.encoders import Encoder
 from kprune.engine.progress import bar
+from kprune.engine.sharing import sharing_weights
 from kprune.outputs import kind_of
 
 ANSWER_TOKENS = 30
