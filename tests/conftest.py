@@ -20,9 +20,11 @@ from transformers import (
 )
 
 import kprune
-from kprune.finetuning import default_recipe, packaged_minilm
-from kprune.sampling import Sample, batches
-from kprune.tasks import Task
+from kprune.data.batching import batches
+from kprune.data.tasks import Task
+from kprune.laboratory.finetuning import default_recipe
+from kprune.laboratory.minilm import packaged_minilm
+from kprune.sampling import Sample
 
 SHARED = Path(__file__).parents[2] / "shared"
 HEADS, D_H, NEURONS, LAYERS, VOCABULARY = 4, 8, 24, 3, 99

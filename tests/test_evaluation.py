@@ -164,7 +164,7 @@ def test_labels_and_heads_must_fit_the_task(teacher):
     three = dev_set(Task("mine", ("text"), labels=3), tokenizer, rows)
     with pytest.raises(ValueError, match="model has 2 outputs, and the task 'mine' needs 3"):
         evaluate(model, three)
-    with pytest.raises(ValueError, match="head for classification, .* 'mine' is of kind 'multila"):
+    with pytest.raises(ValueError, match=r"head for classification, .* 'mine' is of kind"):
         evaluate(model, replace(three, task=Task("mine", ("text",), kind="multilabel")))
 
 

@@ -101,7 +101,7 @@ def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> 
         for _ in range(products):  # many for one wait: a GPU takes as long to be asked as to answer
             x @ weight
 
-    return 8 * rows * width**2 * products / seconds_in_turns({"": call}, 50)[""]
+    return 8 * rows * width**2 * products / seconds_in_turns({"": call}, 50, device=device)[""]
 
 
 @contextmanager
