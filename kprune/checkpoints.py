@@ -1,11 +1,5 @@
-"""Save and load pruned models (safetensors and JSON), and write folders all at once."""
+"""Save and load pruned models (safetensors and JSON)."""
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -13,8 +7,10 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.encoders import NAME_MAPS, view
-from kprune.pruning import find_tokenizer
+from kprune.encoders import Encoder
+from kprune.engine.files import written_whole
+from kprune.families import FAMILIES
+from kprune.sampling import find_tokenizer
 from kprune.surgery import keep_units
 
 WEIGHTS = "model.safetensors"
@@ -71,22 +67,22 @@ def load(folder: str | Path) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = config.architectures[0]
         kept = config.kprune["kept"]
-        names = NAME_MAPS[config.model_type].heads
+        known = config.model_type in FAMILIES and hasattr(transformers, name)
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{folder} holds a model that kprune did not prune; load it with from_pretrained."
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
-    if name not in names:
+    if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten below
         model = getattr(transformers, name)(config).eval()
     try:
-        for sublayer, units in zip(view(model).sublayers, kept, strict=True):
+        for sublayer, units in zip(Encoder(model).sublayers, kept, strict=True):
             keep = torch.zeros(sublayer.units, dtype=torch.bool)
             keep[units] = True
             keep_units(sublayer, keep)
@@ -98,36 +94,3 @@ def load(folder: str | Path) -> PreTrainedModel:
             f"({str(error).splitlines()[0]})."
         ) from error
     return model
-
-
-@contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name `path` when the block ends without an error.
-
-    Args:
-        path: the folder to create or replace.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield part
-        part.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            path.rename(old / path.name)
-            part.rename(path)
-            shutil.rmtree(old)
-        else:
-            part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def write_json(path: str | Path, record: dict) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    part.replace(path)

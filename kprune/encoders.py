@@ -1,279 +1,372 @@
-"""A uniform view of a Hugging Face encoder: embeddings, 2L sublayers, task head.
+"""A Hugging Face encoder as 2L sublayers: its own forward runs, entered at a layer and watched.
 
-Architectures differ by one `NameMap` each; nothing else in the package knows BERT from DistilBERT.
+No attention, norm, gate or head is written again here: a family is a few names (`families`).
 """
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial, reduce
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kprune.attention import attend
-from kprune.sampling import Batch
-from kprune.states import HiddenStates
-
-
-@dataclass(frozen=True)
-class NameMap:
-    """Where one architecture keeps the parts of a post-LayerNorm encoder.
-
-    `layers` and the fields up to `ffn_norm` are dotted paths, the latter from one layer.
-    `embed(backbone, inputs)` gives hidden states; `heads` maps a model class to the name of the
-    projection that gives its logits, and `readout(model, hidden)`, which gives the input of that.
-    """
-
-    layers: str
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    attention_norm: str
-    ffn_input: str
-    activation: str
-    ffn_output: str
-    ffn_norm: str
-    embed: Callable[[nn.Module, dict[str, Tensor]], Tensor]
-    heads: dict[str, tuple[str, Callable[[PreTrainedModel, Tensor], Tensor]]]
-
-
-NAME_MAPS = {
-    "bert": NameMap(
-        layers="encoder.layer",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
-        attention_output="attention.output.dense",
-        attention_norm="attention.output.LayerNorm",
-        ffn_input="intermediate.dense",
-        activation="intermediate.intermediate_act_fn",
-        ffn_output="output.dense",
-        ffn_norm="output.LayerNorm",
-        embed=lambda bert, inputs: bert.embeddings(
-            input_ids=inputs["input_ids"], token_type_ids=inputs.get("token_type_ids")
-        ),
-        heads={
-            "BertForSequenceClassification": (
-                "classifier",
-                lambda model, hidden: model.dropout(model.bert.pooler(hidden)),
-            ),
-            "BertForQuestionAnswering": ("qa_outputs", lambda model, hidden: hidden),
-        },
-    ),
-    "distilbert": NameMap(
-        layers="transformer.layer",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        attention_norm="sa_layer_norm",
-        ffn_input="ffn.lin1",
-        activation="ffn.activation",
-        ffn_output="ffn.lin2",
-        ffn_norm="output_layer_norm",
-        embed=lambda distilbert, inputs: distilbert.embeddings(inputs["input_ids"]),
-        heads={
-            "DistilBertForSequenceClassification": (
-                "classifier",
-                lambda model, hidden: model.dropout(F.relu(model.pre_classifier(hidden[:, 0]))),
-            ),
-            "DistilBertForQuestionAnswering": (
-                "qa_outputs",
-                lambda model, hidden: model.dropout(hidden),
-            ),
-        },
-    ),
-}
+from kprune.data.batching import Batch
+from kprune.engine.attention import plug_in
+from kprune.engine.sharing import sharing_weights
+from kprune.families import head_size, names_of
+from kprune.outputs import Kind, kind_of
 
 
 @dataclass(frozen=True)
 class Sublayer:
-    """One MHA or FFN sublayer: X + Sub(X), then LayerNorm (post-LN).
+    """One MHA or FFN sublayer. A *unit* is a head (d_h features) or a neuron (one feature).
 
-    The fields refer to the model's own modules, so surgery on them shows here at once. A *unit* is
-    a head (`unit_size` = d_h features) or a neuron (`unit_size` = 1).
+    The fields refer to the model's own modules, so surgery on them shows here at once.
+
+    Attributes:
+        place: its number t, from 0 at the embedding.
+        inputs: the projections that give its units their inputs.
+        blocks: parts of a unit's rows in each of them.
+        output: the output projection; what it is given are the *features* of the units.
+        sum_at: the module that is given X + Sub(X), or the layer, which gives it.
+        unit_size: features of a unit.
+        others: further projections that lose a head's rows with it.
+        after: what the family needs when units were removed (`families.Names.after`).
     """
 
-    layer: int
-    kind: Literal["MHA", "FFN"]
+    place: int
     inputs: tuple[nn.Linear, ...]
+    blocks: int
     output: nn.Linear
-    norm: nn.LayerNorm
+    sum_at: nn.Module
     unit_size: int
-    activation: Callable[[Tensor], Tensor] | None = None
+    others: tuple[nn.Linear, ...] = ()
+    after: Callable[[Tensor, Tensor], None] = lambda units, features: None
+
+    @property
+    def kind(self) -> Literal["MHA", "FFN"]:
+        """Attention or feed-forward."""
+        return "FFN" if self.place % 2 else "MHA"
+
+    @property
+    def layer(self) -> int:
+        """Number of its layer, from 0."""
+        return self.place // 2
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{self.kind} of layer {self.layer + 1}"
 
     @property
     def units(self) -> int:
-        """Number of units that the sublayer has now."""
+        """Number of units that it has now."""
         return self.output.in_features // self.unit_size
 
     def unit_flops(self, length: float) -> float:
         """FLOPs of one unit on one sequence of `length` tokens (multiplies and adds counted).
 
-        F_h = 3·2·s·d·d_h + 2·2·s²·d_h + 2·s·d_h·d for a head, F_n = 2·2·s·d for a neuron: biases,
-        norms, activations and embeddings are ignored, as in the paper.
+        Two for each weight of the unit's rows and columns and each token, and 4·s²·d_h for the
+        attention of a head. In BERT that is the paper's F_h = 3·2·s·d·d_h + 2·2·s²·d_h + 2·s·d_h·d
+        and F_n = 2·2·s·d; a gated neuron costs half as much again. Biases, norms, activations and
+        embeddings are ignored.
         """
-        d, d_h = self.output.out_features, self.unit_size
-        if self.kind == "FFN":
-            return 4 * length * d
-        return 8 * length * d * d_h + 4 * length**2 * d_h
-
-    def features(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the units compute, just before the output projection.
-
-        Args:
-            hidden: sublayer input X, [batch, length, d].
-            mask: True at real tokens, bool [batch, length]; None where nothing is padded.
-
-        Returns:
-            [batch, length, units · unit_size]; empty in the last dimension for an empty sublayer.
-        """
-        hidden = hidden.to(self.output.weight.dtype)
-        if self.units == 0:
-            return hidden[..., :0]
-        projected = [linear(hidden) for linear in self.inputs]
-        if self.kind == "FFN":
-            return self.activation(projected[0])
-        heads = (part.unflatten(-1, (-1, self.unit_size)).transpose(1, 2) for part in projected)
-        return attend(*heads, mask=mask).transpose(1, 2).flatten(-2)
-
-    def finish(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """The sublayer's output LayerNorm(X + P·Wᵀ + b): [batch, length, d]."""
-        return self.norm(hidden + self.output(features))
-
-    def cast(self, dtype: torch.dtype | None) -> "Sublayer":
-        """The same sublayer with its projections copied to `dtype`; None leaves them as they are.
-
-        The sum with the input and the norm keep the precision of the input.
-        """
-        if dtype in (None, self.output.weight.dtype):
-            return self
-        inputs = tuple(copy.deepcopy(linear).to(dtype) for linear in self.inputs)
-        return replace(self, inputs=inputs, output=copy.deepcopy(self.output).to(dtype))
-
-    def __call__(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The whole step from input to output, [batch, length, d]; arguments as in `features`."""
-        return self.finish(hidden, self.features(hidden, mask))
+        projections = len(self.inputs) * self.blocks + 1
+        flops = 2 * projections * length * self.output.out_features * self.unit_size
+        return flops + (4 * length**2 * self.unit_size if self.kind == "MHA" else 0)
 
 
-@dataclass(frozen=True)
 class Encoder:
-    """The uniform view: `embed`, then `sublayers` from the embedding upwards, then `head`.
+    """A model seen as sublayers, from the embedding upwards.
 
-    The head is `readout`, then the projection `last`.
+    Args:
+        model: a fine-tuned model of a known family; its modules are shared, not copied.
+        pooling: of a model without a head: "mean" over real tokens, or "first".
+        normalize: whether such a model's output is scaled to length 1.
+
+    Attributes:
+        model: the model (of an ALBERT whose layers share weights, a copy with layers of their own).
+        kind: what its head predicts (`outputs`).
+        layers: its list of layers.
+        sublayers: 2L of them.
+
+    Raises:
+        ValueError: for a family or a head that is not known.
     """
 
-    model: PreTrainedModel
-    sublayers: tuple[Sublayer, ...]
-    embed: Callable[[dict[str, Tensor]], Tensor]
-    readout: Callable[[Tensor], Tensor]
-    last: nn.Linear
+    def __init__(self, model: PreTrainedModel, pooling: str = "mean", normalize: bool = True):
+        self.names = names_of(model)
+        self.model: PreTrainedModel = self.names.prepare(model)
+        self.pooling, self.normalize = pooling, normalize
+        self.kind: Kind = kind_of(model, pooling, normalize)
+        self.layers: nn.ModuleList = _get(model.base_model, self.names.layers)
+        self.sublayers = [sub for i in range(len(self.layers)) for sub in self._sublayers(i)]
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states at the top: [batch, labels], or [batch, length, 2] of spans."""
-        return self.last(self.readout(hidden))
+    def _sublayers(self, number: int) -> tuple[Sublayer, Sublayer]:
+        layer, names = self.layers[number], self.names
+        heads = Sublayer(
+            place=2 * number,
+            inputs=tuple(_get(layer, path) for path in names.heads_in),
+            blocks=names.blocks[0],
+            output=_get(layer, names.heads_out),
+            sum_at=_get(layer, names.sums[0]),
+            unit_size=head_size(self.model),
+            others=tuple(filter(None, (_get(layer, path, None) for path in names.others))),
+            after=partial(names.after, layer),
+        )
+        neurons = Sublayer(
+            place=2 * number + 1,
+            inputs=(_get(layer, names.neurons_in),),
+            blocks=names.blocks[1],
+            output=_get(layer, names.neurons_out),
+            sum_at=_get(layer, names.sums[1]),
+            unit_size=1,
+        )
+        return heads, neurons
+
+    def run(
+        self, batch: Batch, hidden: Tensor | None = None, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """The model's own forward, entered at the input of a layer and left at that of another.
+
+        Args:
+            batch: the batch, on the model's device.
+            hidden: hidden states at the input of layer `start`, [batch, length, d]; None starts at
+                the embedding.
+            start: the layer to enter at; L is the head.
+            stop: the layer at whose input to leave, L for the head's; None runs to the end.
+
+        Returns:
+            The outputs as `kind` reads them, or hidden states [batch, length, d].
+        """
+        with ExitStack() as stack:
+            if hidden is not None:
+                stack.enter_context(self._entered(hidden, start))
+            if stop is not None:
+                stack.enter_context(self._left(stop))
+            try:
+                found = self.model(**self._inputs(batch), return_dict=True)
+            except _Leave as leave:
+                return leave.value
+        return self.kind.read(found, batch.mask)
+
+    def passing(self, batch: Batch, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """A sublayer's features P and X + Sub(X), as they pass by.
+
+        Args:
+            batch: the batch.
+            hidden: hidden states at the input of the sublayer's *layer*, [batch, length, d].
+            place: number of the sublayer.
+
+        Returns:
+            [batch, length, units · unit_size] and [batch, length, d].
+        """
+        sublayer = self.sublayers[place]
+        with tapped([sublayer]) as features, summed(sublayer, _leave):
+            total = self.run(batch, hidden, sublayer.layer, sublayer.layer + 1)
+        return features[0], total
+
+    def given(self, module: nn.Module, batch: Batch, hidden: Tensor, start: int) -> Tensor:
+        """What a module above the input of layer `start` is given, when the model runs from there.
+
+        Args:
+            module: one of the model's modules.
+            batch, hidden, start: as in `run`.
+        """
+        hook = module.register_forward_pre_hook(lambda _, args: _leave(args[0]), prepend=True)
+        try:
+            return self.run(batch, hidden, start)
+        finally:
+            hook.remove()
+
+    def copy(self, dtype: torch.dtype | None = None) -> "Encoder":
+        """The same encoder with modules of its own and frozen views of the same weights.
+
+        Args:
+            dtype: of the sublayers' matrix products, where their projections are converted; the sum
+                with the input, norms, embeddings and head keep theirs. None converts nothing.
+        """
+        twin = Encoder(sharing_weights(self.model), self.pooling, self.normalize)
+        plug_in(twin.model)
+        if dtype is not None:
+            for sublayer in twin.sublayers:
+                for linear in (*sublayer.inputs, *sublayer.others, sublayer.output):
+                    linear.to(dtype)
+                    linear.register_forward_pre_hook(_cast)
+        return twin
 
     def flops(self, length: float) -> float:
         """FLOPs of all units on one sequence of `length` tokens, by the paper's count."""
         return sum(sub.units * sub.unit_flops(length) for sub in self.sublayers)
 
-    def cast(self, dtype: torch.dtype | None) -> "Encoder":
-        """The same encoder with the projections of its sublayers copied to `dtype`."""
-        return replace(self, sublayers=tuple(sub.cast(dtype) for sub in self.sublayers))
-
     def units(self, kind: Literal["MHA", "FFN"]) -> list[int]:
         """Heads ("MHA") or neurons ("FFN") of each layer."""
         return [sub.units for sub in self.sublayers if sub.kind == kind]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
-def view(model: PreTrainedModel) -> Encoder:
-    """The uniform view of a fine-tuned model.
+    @cached_property
+    def last(self) -> nn.Linear | None:
+        """The head's last projection, which gives the outputs; None without a head."""
+        inside = {id(module) for module in self.model.base_model.modules()}
+        outside = (m for m in self.model.modules() if id(m) not in inside)
+        linears = [module for module in outside if isinstance(module, nn.Linear)]
+        return linears[-1] if linears else None
+
+    @cached_property
+    def _takes_token_types(self) -> bool:
+        known = inspect.signature(self.model.forward).parameters
+        return "token_type_ids" in known and getattr(self.model.config, "type_vocab_size", 2) > 1
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        inputs = {"input_ids": batch.inputs["input_ids"]}
+        if batch.mask is not None:
+            inputs["attention_mask"] = batch.attention_mask
+        if self._takes_token_types and "token_type_ids" in batch.inputs:
+            inputs["token_type_ids"] = batch.inputs["token_type_ids"]
+        return inputs
+
+    @contextmanager
+    def _entered(self, hidden: Tensor, start: int) -> Iterator[None]:
+        """Lower layers hand on what they are given, and the one at `start` is given `hidden`."""
+        kept = list(self.layers)
+        for number in range(start):
+            self.layers[number] = _Passed(kept[number], hidden, self.names.pairs)
+        enter = []
+        if start < len(kept):
+            enter = [kept[start].register_forward_pre_hook(_given(hidden), with_kwargs=True)]
+        try:
+            yield
+        finally:
+            for hook in enter:
+                hook.remove()
+            for number in range(start):
+                self.layers[number] = kept[number]
+
+    @contextmanager
+    def _left(self, stop: int) -> Iterator[None]:
+        if stop < len(self.layers):
+            hook = self.layers[stop].register_forward_pre_hook(
+                lambda _, args, named: _leave(args[0] if args else named["hidden_states"]),
+                with_kwargs=True,
+            )
+        else:
+            hook = self.layers[-1].register_forward_hook(lambda _, args, out: _leave(_first(out)))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def flops(model: PreTrainedModel, length: float) -> float:
+    """FLOPs of a model's units by the paper's count (see `Sublayer.unit_flops`).
 
     Args:
-        model: a model of a family in `NAME_MAPS`, with a sequence-classification or
-            question-answering head. The view shares its modules.
-
-    Raises:
-        ValueError: for any other family or head.
+        model: dense or pruned.
+        length: tokens per sequence.
     """
-    family, name = getattr(model.config, "model_type", None), type(model).__name__
-    if family not in NAME_MAPS:
-        raise ValueError(
-            f"kprune cannot open a {name}: it knows the architectures {', '.join(NAME_MAPS)}, and "
-            f"this one is {family!r}."
-        )
-    if name not in NAME_MAPS[family].heads:
-        raise ValueError(
-            f"kprune cannot open a {name}; load the model as one of "
-            f"{', '.join(NAME_MAPS[family].heads)}."
-        )
-    if getattr(model.config, "is_decoder", False):
-        raise ValueError(f"kprune prunes encoders, and this {name} is configured as a decoder.")
-    names = NAME_MAPS[family]
-    last, readout = names.heads[name]
-    backbone = model.base_model
-    d_h = model.config.hidden_size // model.config.num_attention_heads
-    sublayers = []
-    for number, layer in enumerate(_get(backbone, names.layers)):
-        mha_inputs = tuple(_get(layer, path) for path in (names.query, names.key, names.value))
-        sublayers += [
-            Sublayer(
-                layer=number,
-                kind="MHA",
-                inputs=mha_inputs,
-                output=_get(layer, names.attention_output),
-                norm=_get(layer, names.attention_norm),
-                unit_size=d_h,
-            ),
-            Sublayer(
-                layer=number,
-                kind="FFN",
-                inputs=(_get(layer, names.ffn_input),),
-                output=_get(layer, names.ffn_output),
-                norm=_get(layer, names.ffn_norm),
-                unit_size=1,
-                activation=_get(layer, names.activation),
-            ),
-        ]
-    return Encoder(
-        model=model,
-        sublayers=tuple(sublayers),
-        embed=lambda inputs: names.embed(backbone, inputs),
-        readout=lambda hidden: readout(model, hidden),
-        last=getattr(model, last),
-    )
+    return Encoder(model).flops(length)
 
 
-def forward(encoder: Encoder, inputs: dict[str, Tensor], mask: Tensor | None = None) -> Tensor:
-    """Logits of the whole model, computed through the view.
+@contextmanager
+def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
+    """Within the block, the features of sublayers as they pass by, [batch, length, features] each.
 
-    Args:
-        encoder: the view.
-        inputs: `input_ids` and, where the family has them, `token_type_ids`, int64 [batch, length].
-        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
+    Where gradients are on, the first of them is a leaf of the graph: nothing below is
+    differentiated, and nothing else (weights are frozen in an `Encoder.copy`).
 
-    Returns:
-        Logits: [batch, labels] of a classifier, [batch, length, 2] of a span model.
+    Yields:
+        A list with an entry for each sublayer, filled by a run of the model.
     """
-    hidden = encoder.embed(inputs)
-    for sublayer in encoder.sublayers:
-        hidden = sublayer(hidden, mask)
-    return encoder.head(hidden)
+    features: list[Tensor] = [torch.empty(0)] * len(sublayers)
+
+    def tap(number: int):
+        def hook(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+            passing = given[0]
+            if torch.is_grad_enabled() and not passing.requires_grad:
+                passing = passing.detach().requires_grad_()
+            features[number] = passing
+            return (passing,)
+
+        return hook
+
+    with ExitStack() as stack:
+        for number, sublayer in enumerate(sublayers):
+            stack.callback(sublayer.output.register_forward_pre_hook(tap(number)).remove)
+        yield features
 
 
-@torch.no_grad()
-def advance(
-    sublayer: Sublayer, hidden: HiddenStates | list[Tensor], parts: Sequence[Batch]
-) -> None:
-    """Replace hidden states at a sublayer's input by those at its output, batch by batch."""
-    for number, batch in enumerate(parts):
-        hidden[number] = sublayer(hidden[number], batch.mask)
+@contextmanager
+def summed(sublayer: Sublayer, take) -> Iterator[None]:
+    """Within the block, `take` is called with X + Sub(X) of a sublayer, [batch, length, d]."""
+    at = sublayer.sum_at
+    if isinstance(at, (nn.LayerNorm, nn.Identity)):
+        hook = at.register_forward_pre_hook(lambda _, given: take(given[0]))
+    else:
+        hook = at.register_forward_hook(lambda _, given, out: take(_first(out)))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
-def _get(module: nn.Module, path: str) -> nn.Module:
-    return reduce(getattr, path.split("."), module)
+class _Passed(nn.Module):
+    """Stands in for a layer below the one that is entered; `like` answers for its attributes."""
+
+    def __init__(self, like: nn.Module, hidden: Tensor, pair: bool):
+        super().__init__()
+        self.__dict__.update(like_=like, hidden=hidden, pair=pair)
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["like_"], name)
+
+    def forward(self, *_, **__):
+        return (self.hidden, None) if self.pair else self.hidden
+
+
+class _Leave(Exception):
+    """Ends a run early, with what it came for."""
+
+    def __init__(self, value: Tensor):
+        self.value = value
+
+
+def _leave(value: Tensor):
+    raise _Leave(value)
+
+
+def _given(hidden: Tensor):
+    def hook(_: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        if args:
+            return (hidden, *args[1:]), named
+        return args, named | {"hidden_states": hidden}
+
+    return hook
+
+
+def _cast(linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
+    return (given[0].to(linear.weight.dtype),)
+
+
+def _first(out: Tensor | tuple) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out
+
+
+_MISSING = object()
+
+
+def _get(module: nn.Module, path: str, default=_MISSING) -> nn.Module:
+    """The module at a dotted path; the module itself for the empty one."""
+    try:
+        return reduce(getattr, path.split("."), module) if path else module
+    except AttributeError:
+        if default is _MISSING:
+            raise
+        return default

@@ -1,46 +1,304 @@
 """Predictive and representational knowledge, and the importance of units that follows from them."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from kprune.encoders import Encoder, Sublayer
-from kprune.passes import Measured, measurements
-from kprune.sampling import Batch
-from kprune.tasks import Task
+from kprune.data.batching import Batch
+from kprune.encoders import Encoder, Sublayer, tapped
+from kprune.engine.memory import stretch_of
+from kprune.engine.workers import side_by_side
+
+if TYPE_CHECKING:
+    from kprune.sublayerwise import State
+
+Loss = Callable[[int, Tensor], Tensor]  # of the number of a batch and its outputs, one per sample
+FORWARD, BACK_TOO = 1, 3  # work on one batch of a sublayer, for the progress bar
 
 
-def predictive_loss(
-    student: Tensor, teacher: Tensor, kind: str, gamma: float = 2.0, mask: Tensor | None = None
-) -> Tensor:
-    """K_pred, the predictive knowledge that each sample loses (section 4.1 of the paper).
+@dataclass(frozen=True)
+class Measured:
+    """What one batch tells about the units of each sublayer passed.
 
-    γ² · KL(softmax(z_T/γ) ‖ softmax(z_S/γ)) for classes; the mean of that over the start and the
-    end distribution for spans, padding left out; the squared error of the outputs for regression.
+    Attributes:
+        outputs: of the batch.
+        squares: Σ over real tokens of f_k² for each feature k, an input of the output projection;
+            one [features] per sublayer.
+        gradients: Σ over the sequence's tokens of f_k · ∂loss/∂f_k, one [batch, features] per
+            sublayer; empty without a loss.
+    """
+
+    outputs: Tensor
+    squares: list[Tensor]
+    gradients: list[Tensor]
+
+
+def measure(
+    encoder: Encoder,
+    t: int,
+    batch: Batch,
+    hidden: Tensor | None,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    stretch: int | None = None,
+) -> Measured:
+    """One batch up from a sublayer, and with a loss down again to it, by the model's own forward.
 
     Args:
-        student: logits z_S, [batch, labels], or [batch, length, 2] for spans.
-        teacher: logits z_T, of the same shape.
-        kind: "classification", "regression" or "span".
-        gamma: the temperature γ.
-        mask: True at real tokens, bool [batch, length]; used for spans only.
-
-    Returns:
-        One loss per sample, [batch].
+        encoder: with frozen weights (`Encoder.copy`).
+        t: number of the target sublayer, from 0.
+        batch: the batch.
+        hidden: hidden states at the input of its layer, [batch, length, d]; None from the embedding.
+        loss: gives one loss per sample, [batch], from the outputs.
+        stretch: layers that are differentiated in one go; the hidden states between stretches are
+            kept, and a lower one runs again on the way down. None takes all.
     """
-    if kind == "regression":
-        return (student - teacher).square().flatten(1).sum(1)
-    if kind == "span":
-        # Padding must not count, or a sample's loss would depend on its batch.
-        if mask is not None:
-            student, teacher = (z.masked_fill(~mask[..., None], -1e4) for z in (student, teacher))
-        student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)  # [batch, 2, length]
-    log_student, log_teacher = (F.log_softmax(z / gamma, -1) for z in (student, teacher))
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)  # [batch] or [batch, 2]
-    return gamma**2 * (divergence.mean(1) if kind == "span" else divergence)
+    start, top, above = t // 2, len(encoder.layers), encoder.sublayers[t:]
+    if loss is None:
+        with tapped(above) as features:
+            outputs = encoder.run(batch, hidden, start)
+        return Measured(outputs, [squared_sum(f, batch) for f in features], [])
+    ends = [*range(start, top, stretch or top), top]
+    inputs = [hidden]
+    for low, high in pairwise(ends[:-1]):
+        inputs.append(encoder.run(batch, inputs[-1], low, high))
+    outputs, slope, squares, gradients = None, None, [], []
+    for low, high in reversed([*pairwise(ends)]):
+        some = [sublayer for sublayer in above if low <= sublayer.layer < high]
+        entry = inputs.pop()
+        with torch.enable_grad(), tapped(some) as features:
+            below = [entry.detach().requires_grad_()] if low > start else []
+            found = encoder.run(batch, *(below or [entry]), low, None if high == top else high)
+            goal = loss(found).sum() if high == top else found
+        if high == top:
+            outputs = found.detach()
+        *slopes, slope = torch.autograd.grad(goal, [*features, *below], slope) + (None,) * (
+            not below
+        )
+        squares = [squared_sum(f, batch) for f in features] + squares
+        gradients = [_token_sum(*pair) for pair in zip(features, slopes, strict=True)] + gradients
+    return Measured(outputs, squares, gradients)
+
+
+def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:
+    """Measure the batches of a sample from sublayer `t` of the student up, in their order.
+
+    Products are in the state's ranking precision. On a CPU several batches are in work at once.
+
+    Args:
+        state: gives the student, the batches and the student's hidden states.
+        t: number of the target sublayer.
+        loss: called from several threads, and for the batches in any order.
+    """
+    student = state.student.copy(state.dtype)
+    stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
+    work = (BACK_TOO if loss else FORWARD) * (len(student.sublayers) - t)
+
+    def one(encoder: Encoder, number: int) -> Measured:
+        own = loss and partial(loss, number)
+        hidden = state.student_hidden[number]
+        return measure(encoder, t, state.batches[number], hidden, own, stretch)
+
+    with side_by_side(student.device, student.copy) as over:
+        for found in over(one, range(len(state.batches))):
+            yield found
+            state.clock.tick(work)
+
+
+class GradientSums:
+    """Mask gradients of a mean loss over minibatches *in sampling order*, however batches fall.
+
+    The mask gradient of a sample is Σ_tokens feature · ∂loss/∂feature, summed into its minibatch.
+    """
+
+    def __init__(self, state: State, t: int):
+        self.sublayers, self.size = state.student.sublayers[t:], state.sample.task.minibatch
+        self.samples = len(state.sample.examples)
+        self.sums = [
+            _sums(sublayer, -(-self.samples // self.size), sublayer.output.in_features)
+            for sublayer in self.sublayers
+        ]
+
+    def add(self, batch: Batch, found: Measured) -> None:
+        """Add what a batch tells."""
+        number = batch.index // self.size
+        # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
+        share = 1 / (self.samples - number * self.size).clamp(max=self.size)
+        for total, own in zip(self.sums, found.gradients, strict=bool(found.gradients)):
+            # A product adds in a fixed order, which index_add_ does not on a GPU.
+            into = F.one_hot(number, len(total)).T.to(total) * share.to(total)
+            total.addmm_(into, own.to(total))
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """S_pred: half the squared mask gradient of K_pred, per sample (section 4.1 of the paper).
+
+    As the authors' code computes it: the gradient of K_pred's mean over a minibatch of samples,
+    squared for each feature, summed over minibatches, times ½, divided by the number of samples.
+
+    The gradient is exactly zero where the student still *is* the teacher, so at the first sublayer
+    S_pred says nothing and is not computed. The paper's method has this weakness; it is kept.
+
+    Attributes:
+        gamma: temperature γ of K_pred.
+    """
+
+    gamma: float = 2.0
+
+    def loss(self, state: State, t: int) -> Loss | None:
+        """K_pred of a batch; None at the first sublayer."""
+
+        def lost(number: int, outputs: Tensor) -> Tensor:
+            teacher, mask = state.outputs[number], state.batches[number].mask
+            return state.kind.distance(outputs, teacher, self.gamma, mask)
+
+        return lost if t else None
+
+    def sums(self, state: State, t: int) -> PredictiveSums:
+        """Empty sums from sublayer `t` up."""
+        return PredictiveSums(state, t)
+
+
+class PredictiveSums(GradientSums):
+    """S_pred, summed over the sample."""
+
+    def per_unit(self) -> list[Tensor]:
+        """Summed over the features of each unit, float64 [units] of each sublayer."""
+        return [
+            by_unit(sublayer, total.double().square().sum(0) / (2 * self.samples))
+            for sublayer, total in zip(self.sublayers, self.sums, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Representational:
+    """S_rep of feature k: mean over tokens of f_k², times the mean of W_k² over its d weights."""
+
+    def sums(self, state: State, t: int) -> RepresentationalSums:
+        """Empty sums from sublayer `t` up."""
+        return RepresentationalSums(state, t)
+
+
+class RepresentationalSums:
+    """S_rep, summed over the sample."""
+
+    def __init__(self, state: State, t: int):
+        self.sublayers = state.student.sublayers[t:]
+        self.tokens = sum(batch.tokens for batch in state.batches)
+        self.sums = [
+            _sums(sub, sub.output.in_features, dtype=torch.float64) for sub in self.sublayers
+        ]
+
+    def add(self, batch: Batch, found: Measured) -> None:
+        """Add what a batch tells."""
+        for total, squares in zip(self.sums, found.squares, strict=True):
+            total += squares
+
+    def per_unit(self) -> list[Tensor]:
+        """Summed over the features of each unit, float64 [units] of each sublayer."""
+        return [
+            by_unit(sub, total / self.tokens * sub.output.weight.double().square().mean(0))
+            for sub, total in zip(self.sublayers, self.sums, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """(S_pred + λ · S_rep) · μ for heads, S_pred + λ · S_rep for neurons; a head is the mean over
+    its d_h features.
+
+    Attributes:
+        lam: λ, the weight of representational knowledge.
+        mu: μ, the weight of heads against neurons.
+    """
+
+    lam: float = 0.00025
+    mu: float = 64.0
+
+    def __call__(
+        self,
+        sublayers: Sequence[Sublayer],
+        predictive: list[Tensor],
+        representational: list[Tensor],
+    ) -> list[Tensor]:
+        """Importance of the units of each sublayer."""
+        return [
+            (ours + self.lam * theirs) / sub.unit_size * (self.mu if sub.kind == "MHA" else 1.0)
+            for sub, ours, theirs in zip(sublayers, predictive, representational, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance of every unit in a sublayer and above, around "all remaining units on".
+
+    Attributes:
+        predictive: the score of predictive knowledge; None leaves it out, and the gradient with it.
+        representational: that of representational knowledge; None leaves it out.
+        combine: makes one score of the two.
+    """
+
+    predictive: Predictive | None = Predictive()
+    representational: Representational | None = Representational()
+    combine: Callable[..., list[Tensor]] = Weighted()
+
+    def __call__(self, state: State, t: int) -> list[Tensor]:
+        """Scores of sublayers `t` … 2L − 1, float64 [units] each; `state.outputs` is filled first.
+
+        The first call is at the first sublayer, where student and teacher are one.
+        """
+        loss = self.predictive.loss(state, t) if self.predictive else None
+        parts = [
+            part.sums(state, t) if part else None
+            for part in (self.predictive, self.representational)
+        ]
+        for batch, found in zip(state.batches, measured(state, t, loss), strict=True):
+            for part in filter(None, parts):
+                part.add(batch, found)
+            if t == 0:
+                state.outputs.append(found.outputs)
+        sublayers = state.student.sublayers[t:]
+        scores = [
+            part.per_unit() if part else [_sums(sub, sub.units).double() for sub in sublayers]
+            for part in parts
+        ]
+        return self.combine(sublayers, *scores)
+
+
+class Reused:
+    """Scores that are kept until the student has moved: measuring is most of K-prune's time.
+
+    How far it has moved is the relative output errors that tuning leaves (`Tuning.after`), summed
+    over the sublayers pruned since.
+
+    Args:
+        scores: measures them.
+        until: how far it may move; `math.inf` measures twice.
+        always: sublayers at which they are measured in any case: at the second too, by default,
+            since the teacher's own gradient is zero and not worth keeping.
+    """
+
+    def __init__(self, scores: Callable, until: float, always: Sequence[int] = (0, 1)):
+        self.scores, self.until, self.always = scores, until, always
+        self.kept: list[Tensor] = []
+        self.moved = 0.0
+
+    def __call__(self, state: State, t: int) -> list[Tensor]:
+        """Scores of sublayers `t` … 2L − 1."""
+        if t:
+            self.moved += sum(tuned.after for tuned in state.steps[-1].tuned[-1:])
+            self.kept = self.kept[1:]
+        if t in self.always or self.moved > self.until:
+            self.kept, self.moved = self.scores(state, t), 0.0
+        return self.kept
 
 
 def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -58,211 +316,28 @@ def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None 
     return squared.sum() if mask is None else squared[mask].sum()
 
 
-@torch.no_grad()
-def predict(
-    encoder: Encoder, hidden: Sequence[Tensor], batches: Sequence[Batch], start: int = 0
-) -> list[Tensor]:
-    """Logits of each batch, from the hidden states at the input of sublayer `start`."""
-    logits = []
-    for x, batch in zip(hidden, batches, strict=True):
-        for sublayer in encoder.sublayers[start:]:
-            x = sublayer(x, batch.mask)
-        logits.append(encoder.head(x))
-    return logits
-
-
-def importance(
-    encoder: Encoder,
-    start: int,
-    hidden: Sequence[Tensor],
-    batches: Sequence[Batch],
-    teacher: list[Tensor],
-    task: Task,
-    length: float,
-    gamma: float = 2.0,
-    lam: float = 0.00025,
-    mu: float = 64.0,
-    dtype: torch.dtype | None = None,
-    tick: Callable[[], object] = lambda: None,
-    predictive: bool = True,
-) -> list[Tensor]:
-    """Importance per FLOP of every unit in sublayer `start` and above (section 4.1 of the paper).
-
-    S = (S_pred + λ·S_rep) · μ / F_h for heads and (S_pred + λ·S_rep) / F_n for neurons, estimated
-    around "all remaining units on" and computed as the authors' code does:
-
-    - S_pred: the mask gradient of K_pred's mean over a minibatch of `task.minibatch` samples *in
-      sampling order*, squared, summed over minibatches, times ½, divided by the number of samples.
-      The mask gradient of a sample is Σ_tokens feature · ∂K_pred/∂feature, summed into its
-      minibatch here, so the way that the passes are batched changes nothing.
-    - S_rep of feature k: mean over tokens of f_k² times the mean of W_k² over its d weights.
-    - A head's score is the mean over its d_h features.
-
-    The gradient is exactly zero where the student still *is* the teacher, so at the first sublayer
-    S_pred says nothing and S_rep alone ranks (with λ = 0 every score is 0, and the first sublayer
-    loses every unit). The paper's method has this weakness; it is kept.
-
-    Args:
-        encoder: the student, its sublayers below `start` pruned.
-        start: number of the target sublayer, from 0 at the bottom.
-        hidden: the student's hidden states at the target's input, one [batch, length, d] per batch.
-        batches: the sample's batches.
-        teacher: the teacher's logits of each batch. An empty list means that the student is still
-            the teacher: it is filled with the student's logits, and no gradient is taken.
-        task: gives the kind of prediction and the minibatch.
-        length: tokens per sequence that FLOPs are counted at.
-        gamma: temperature γ of K_pred.
-        lam: λ, the weight of representational knowledge.
-        mu: μ, the weight of heads against neurons.
-        dtype: precision of the passes' matrix products; None keeps the model's.
-        tick: called after each batch.
-        predictive: False leaves S_pred out (the paper's ablation), and the gradient with it.
-
-    Returns:
-        Scores [units] of sublayers `start` … 2L − 1, float64.
-    """
-    same = not teacher  # no gradient to take: the student is the teacher
-    sublayers = encoder.sublayers[start:]
-    sums = Sums(sublayers, batches, task.minibatch)
-
-    def lost(number: int, logits: Tensor) -> Tensor:
-        return predictive_loss(logits, teacher[number], task.kind, gamma, batches[number].mask)
-
-    loss = None if same or not predictive else lost
-    passes = measurements(encoder, sublayers, hidden, batches, task, dtype, loss)
-    for batch, found in zip(batches, passes, strict=True):
-        sums.add(batch, found)
-        if same:
-            teacher.append(found.logits)
-        tick()
-    return [
-        (predictive_score + lam * representational_score)
-        * (mu if sublayer.kind == "MHA" else 1.0)
-        / sublayer.unit_flops(length)
-        for sublayer, predictive_score, representational_score in zip(
-            sublayers, sums.predictive(), sums.representational(), strict=True
-        )
-    ]
-
-
-def mask_gradients(
-    encoder: Encoder,
-    batches: Sequence[Batch],
-    loss: Callable[[Tensor, Batch], Tensor],
-    task: Task,
-    dtype: torch.dtype | None = None,
-    tick: Callable[[], object] = lambda: None,
-) -> list[Tensor]:
-    """Gradient of a loss with respect to every unit's mask variable, minibatch by minibatch.
-
-    Args:
-        encoder: the model.
-        batches: the sample's batches.
-        loss: gives one loss per sequence, [batch], from the logits and the batch.
-        task: gives the kind of prediction, and the size of the minibatches, in sampling order,
-            whose mean loss is meant.
-        dtype: precision of the passes' matrix products; None keeps the model's.
-        tick: called after each batch.
-
-    Returns:
-        For each sublayer the gradients, [minibatches, units].
-    """
-    sums = Sums(encoder.sublayers, batches, task.minibatch)
-    passes = measurements(
-        encoder,
-        encoder.sublayers,
-        (encoder.embed(batch.inputs) for batch in batches),
-        batches,
-        task,
-        dtype,
-        lambda number, logits: loss(logits, batches[number]),
-    )
-    for batch, found in zip(batches, passes, strict=True):
-        sums.add(batch, found)
-        tick()
-    return [
-        by_unit(sublayer, gradients)
-        for sublayer, gradients in zip(encoder.sublayers, sums.gradients, strict=True)
-    ]
-
-
-# What a CPU multiplies bfloat16 with: AMX at about ten times the rate of float32, AVX-512 at twice.
-BF16_UNITS = ("amx_bf16", "avx512_bf16")
-
-
-def ranking_dtype(precision: str, model: PreTrainedModel) -> torch.dtype | None:
-    """The type of matrix products in passes that only rank units; None for the model's own.
-
-    Raises:
-        ValueError: for another word than "auto", "bf16" or "full".
-    """
-    check_precision(precision)
-    if precision == "auto":
-        native = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if model.device.type == "cuda"
-            else any(torch.cpu.get_capabilities().get(unit, False) for unit in BF16_UNITS)
-        )
-        precision = "bf16" if native and model.dtype == torch.float32 else "full"
-    return torch.bfloat16 if precision == "bf16" else None
-
-
-def check_precision(precision: str) -> None:
-    """Raise ValueError for another word than "auto", "bf16" or "full"."""
-    if precision not in ("auto", "bf16", "full"):
-        raise ValueError(f'precision is "auto", "bf16" or "full"; got {precision!r}.')
-
-
 def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
     """Sums over the features of each unit: [..., features] to [..., units]."""
     return per_feature.unflatten(-1, (-1, sublayer.unit_size)).sum(-1)
 
 
-class Sums:
-    """The two sums over the sample that the scores of units are made of."""
-
-    def __init__(self, sublayers: Sequence[Sublayer], batches: Sequence[Batch], minibatch: int):
-        self.sublayers, self.minibatch = sublayers, minibatch
-        self.samples = sum(len(batch.index) for batch in batches)
-        self.tokens = sum(batch.tokens for batch in batches)
-        weights = [sublayer.output.weight for sublayer in sublayers]  # [d, features]
-        minibatches = -(-self.samples // minibatch)
-        self.gradients = [
-            weight.new_zeros(
-                minibatches,
-                weight.shape[1],
-                dtype=torch.promote_types(weight.dtype, torch.float32),
-            )
-            for weight in weights
-        ]
-        self.squares = [
-            weight.new_zeros(weight.shape[1], dtype=torch.float64) for weight in weights
-        ]
-
-    def add(self, batch: Batch, found: Measured) -> None:
-        number = batch.index // self.minibatch
-        # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
-        size = (self.samples - number * self.minibatch).clamp(max=self.minibatch)[:, None]
-        for total, squares in zip(self.squares, found.squares, strict=True):
-            total += squares
-        for total, own in zip(self.gradients, found.gradients, strict=bool(found.gradients)):
-            total.index_add_(0, number, own.to(total.dtype) / size)
-
-    def predictive(self) -> list[Tensor]:
-        return [
-            _per_unit(sublayer, gradients.double().square().sum(0) / (2 * self.samples))
-            for sublayer, gradients in zip(self.sublayers, self.gradients, strict=True)
-        ]
-
-    def representational(self) -> list[Tensor]:
-        return [
-            _per_unit(
-                sublayer,
-                squares / self.tokens * sublayer.output.weight.double().square().mean(0),
-            )
-            for sublayer, squares in zip(self.sublayers, self.squares, strict=True)
-        ]
+def squared_sum(features: Tensor, batch: Batch) -> Tensor:
+    """Σ f² over the real tokens of a batch, in float32 or wider: [features]."""
+    squares = features.detach().to(wide(features.dtype)).square().flatten(0, 1)
+    if batch.mask is None:
+        return squares.sum(0)
+    return (batch.mask.flatten()[None].to(squares) @ squares)[0]
 
 
-def _per_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
-    return by_unit(sublayer, per_feature) / sublayer.unit_size
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """A type in which sums neither overflow nor round away: float32, or wider where given."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _token_sum(features: Tensor, slopes: Tensor) -> Tensor:
+    return (features.detach() * slopes).sum(1, dtype=wide(features.dtype))
+
+
+def _sums(sublayer: Sublayer, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    weight = sublayer.output.weight
+    return weight.new_zeros(shape, dtype=dtype or wide(weight.dtype))

@@ -1,11 +1,19 @@
 """Knowledge-preserving mask search (KPMS, Algorithm 1 of the paper)."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kprune.encoders import Sublayer
+if TYPE_CHECKING:
+    from kprune.limits.budget import Budget
+    from kprune.sublayerwise import State
+
+Masks = list[Tensor]  # True at the units to keep, bool [units] of each sublayer
 
 
 def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
@@ -15,9 +23,9 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
     Cost: one sort.
 
     Args:
-        scores: importance per unit of FLOPs, pooled over sublayers, [units].
-        costs: FLOPs of each unit, [units].
-        budget: FLOPs that the kept units may cost together.
+        scores: importance per unit of cost, pooled over sublayers, [units].
+        costs: FLOPs (or seconds) of each unit, [units].
+        budget: what the kept units may cost together.
 
     Returns:
         The mask, bool [units], True at the units to keep, and the threshold ν; −∞ when every unit
@@ -42,34 +50,67 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
 
 
 def search(
-    sublayers: Sequence[Sublayer],
-    scores: Sequence[Tensor],
-    budget: float,
-    length: float,
-    seconds: Sequence[Tensor] | None = None,
-) -> tuple[list[Tensor], float]:
-    """KPMS over the units of several sublayers, pooled.
+    state: State, t: int, importance: Sequence[Tensor], budget: Budget
+) -> tuple[Masks, float]:
+    """KPMS over the units of sublayer `t` and all above it, pooled.
 
     Args:
-        sublayers: the sublayers that compete for the budget.
-        scores: importance of each one's units, [units].
-        budget: FLOPs that they may cost together.
-        length: tokens per sequence that FLOPs are counted at.
-        seconds: for a budget in seconds in place of FLOPs, what 0 … N units of each sublayer take,
-            [N + 1] each (`LatencyTable.sublayers`). The scores are per second then, too.
+        state: gives the student.
+        t: number of the target sublayer.
+        importance: of the units of each of them, [units].
+        budget: what they may cost together.
 
     Returns:
-        A mask for each sublayer, bool [units], and the threshold ν.
+        A mask for each of them, bool [units], and the threshold ν.
     """
-    if seconds is None:
-        costs = [
-            torch.full_like(score, sublayer.unit_flops(length), dtype=torch.float64)
-            for score, sublayer in zip(scores, sublayers, strict=True)
-        ]
-    else:
-        costs = [unit_seconds(row, score) for row, score in zip(seconds, scores, strict=True)]
-    mask, threshold = kpms(torch.cat(list(scores)), torch.cat(costs), budget)
+    above = state.student.sublayers[t:]
+    per_cost = [score / budget.price(sub) for sub, score in zip(above, importance, strict=True)]
+    masks, threshold = pooled(above, per_cost, budget)
+    while budget.corrected(state, t, masks):  # never for FLOPs; a limit in time is measured
+        masks, threshold = pooled(above, per_cost, budget)
+    return masks, threshold
+
+
+def pooled(sublayers: Sequence, scores: Sequence[Tensor], budget: Budget) -> tuple[Masks, float]:
+    """KPMS over scores that are per unit of cost already, split into sublayers again."""
+    costs = [budget.costs(sub, score) for sub, score in zip(sublayers, scores, strict=True)]
+    mask, threshold = kpms(torch.cat(list(scores)), torch.cat(costs), budget.left)
     return list(mask.split([len(score) for score in scores])), threshold
+
+
+@dataclass
+class Once:
+    """The first sublayer's search decides for all (an ablation: without sublayer-wise search)."""
+
+    search: Callable[..., tuple[Masks, float]]
+    found: tuple[Masks, float] | None = None
+
+    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
+        """As `search`, in whose place it stands."""
+        if t == 0:
+            self.found = self.search(state, t, importance, budget)
+        return self.found[0][t:], self.found[1]
+
+
+@dataclass
+class Rounded:
+    """A search whose numbers of neurons are rounded to a multiple, which matrix units like.
+
+    What rounding frees or takes, the layers above get or give, unless their masks are settled.
+    """
+
+    search: Callable[..., tuple[Masks, float]]
+    multiple: int
+
+    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
+        """As `search`, in whose place it stands."""
+        (keep, *rest), threshold = self.search(state, t, importance, budget)
+        target = state.student.sublayers[t]
+        if target.kind == "FFN":
+            settled = isinstance(self.search, Once)
+            most = int(keep.sum()) if settled else budget.affords(target)
+            keep = to_multiple(keep, importance[0], self.multiple, most)
+        return [keep, *rest], threshold
 
 
 def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tensor:
@@ -95,18 +136,3 @@ def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tenso
     found = torch.zeros_like(keep)
     found[scores.topk(count).indices] = True
     return found
-
-
-def unit_seconds(seconds: Tensor, scores: Tensor) -> Tensor:
-    """What each unit of a sublayer costs, if units leave in ascending order of their scores.
-
-    Args:
-        seconds: what 0 … N units take, [N + 1].
-        scores: importance of the units, [N].
-
-    Returns:
-        Seconds, float64 [N], that add up to those of all units.
-    """
-    costs = torch.empty(len(scores), dtype=torch.float64, device=scores.device)
-    costs[scores.argsort()] = seconds.diff().flip(0).to(costs)  # the first to leave comes first
-    return costs

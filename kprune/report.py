@@ -5,6 +5,8 @@ from typing import Any
 
 from kprune.weight_tuning import Tuning
 
+ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
+
 
 @dataclass
 class Report:
@@ -51,6 +53,15 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     speed: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def note_few_tokens(self) -> None:
+        """Say so where tuning had fewer tokens than it takes not to fit chance."""
+        if self.tuning and self.tokens < ENOUGH * max(self.neurons):
+            self.notes.append(
+                f"{self.tokens:,} tokens are fewer than {ENOUGH} for each of the "
+                f"{max(self.neurons):,} neurons left in the widest layer: tuning may fit chance; "
+                "take a larger sample"
+            )
 
     @property
     def achieved_rate(self) -> float:

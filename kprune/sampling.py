@@ -1,27 +1,28 @@
-"""The sample: tokenise a task's training set, draw a budget of tokens, batch them by length."""
+"""The sample: draw a budget of tokens from a task's training set, or from texts of one's own."""
 
-import math
+from __future__ import annotations
+
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from datasets import Dataset
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.tasks import Task, get_task, load_split
+from kprune.data.hub import load_split
+from kprune.data.tasks import Task, get_task
+from kprune.data.tokens import Example, Label, as_examples, tokenize
 
-Example = dict[str, list[int]]
-Label = int | float | tuple[int, int]
-INPUTS = ("input_ids", "token_type_ids")
-# Tokens per batch: enough to keep the device busy, few enough that activations stay small; of many
-# divisors, see `_rounded`.
-BATCH_TOKENS = {"cpu": 480, "cuda": 15360}
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from kprune.outputs import Kind
+
+LONGEST = 512  # tokens of a text of one's own, where the tokenizer allows more
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,101 +59,6 @@ class Sample:
     def length(self) -> float:
         """Tokens per sequence to count FLOPs at: the task's record, else the sample's mean."""
         return self.task.average_length or self.tokens / len(self.examples)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples padded to the longest of them.
-
-    Attributes:
-        index: their places in the sample, int64 [batch].
-        inputs: `input_ids` (and `token_type_ids`), int64 [batch, length].
-        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
-        tokens: number of real tokens.
-    """
-
-    index: Tensor
-    inputs: dict[str, Tensor]
-    mask: Tensor | None
-    tokens: int
-
-    @property
-    def attention_mask(self) -> Tensor:
-        """The mask as Hugging Face models take it: int64 [batch, length]."""
-        ids = self.inputs["input_ids"]
-        return torch.ones_like(ids) if self.mask is None else self.mask.long()
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        inputs = {name: ids.to(device) for name, ids in self.inputs.items()}
-        mask = None if self.mask is None else self.mask.to(device)
-        return Batch(self.index.to(device), inputs, mask, self.tokens)
-
-
-def tokenize(
-    task: str | Task,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset | dict[str, Sequence],
-    labels: bool = False,
-) -> dict[str, list]:
-    """Tokenise rows of a task; a span task's long contexts become overlapping windows.
-
-    Args:
-        task: a task or its name.
-        tokenizer: the model's own.
-        rows: columns of the data set, as `Dataset.map(batched=True)` hands them over.
-        labels: also give each sequence's label, as the models' losses take them.
-
-    Returns:
-        The tokenizer's columns, one entry per sequence. For span tasks also `row` (the row of each
-        window) and `offset_mapping` (start and end characters of each token in the context; None
-        outside it). With labels, `labels`; for spans `start_positions` and `end_positions`, the
-        answer's first and last token, or twice the first token ([CLS]) where the window does not
-        hold it.
-    """
-    task = get_task(task)
-    if task.kind != "span":
-        texts = [list(rows[column]) for column in task.columns]
-        found = dict(tokenizer(*texts, truncation=True, max_length=task.max_length))
-        return {**found, "labels": list(rows[task.label])} if labels else found
-    question, context = (list(rows[column]) for column in task.columns)
-    found = tokenizer(
-        [text.strip() for text in question],
-        context,
-        truncation="only_second",
-        max_length=task.max_length,
-        stride=task.stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    found["row"] = found.pop("overflow_to_sample_mapping")
-    found["offset_mapping"] = [
-        [
-            span if part == 1 else None
-            for span, part in zip(spans, found.sequence_ids(i), strict=True)
-        ]
-        for i, spans in enumerate(found["offset_mapping"])
-    ]
-    if labels:
-        answers = rows[task.label]
-        places = [
-            _answer_tokens(answers[row], offsets)
-            for row, offsets in zip(found["row"], found["offset_mapping"], strict=True)
-        ]
-        found["start_positions"], found["end_positions"] = map(list, zip(*places, strict=True))
-    return dict(found)
-
-
-def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tuple[int, int]:
-    if not answers["text"]:
-        return 0, 0
-    start = answers["answer_start"][0]
-    end = start + len(answers["text"][0])
-    inside = [i for i, span in enumerate(offsets) if span and span[0] < end and span[1] > start]
-    # A window that cuts the answer short does not hold it.
-    if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
-        return 0, 0
-    return inside[0], inside[-1]
 
 
 def sample(
@@ -223,9 +129,62 @@ def sample(
     return Sample(examples, task, tokenizer, seed, labels if labelled else None)
 
 
+def fitted(sample: Sample, kind: Kind, model: str) -> Sample:
+    """The sample, when it fits what a model predicts; texts of one's own take the model's kind.
+
+    Args:
+        sample: the sample.
+        kind: what the model predicts.
+        model: what to call it.
+
+    Raises:
+        ValueError: when the sample is of a task of another kind, or with another number of labels.
+    """
+    task = sample.task
+    if not task.kind:
+        return replace(
+            sample,
+            task=replace(task, kind=kind.name, labels=kind.outputs, minibatch=kind.minibatch),
+        )
+    if kind.name == "embedding":
+        return sample  # any text will do: its output has no labels
+    of = f"{kind.name} with {kind.outputs} outputs"
+    if task.kind != kind.name:
+        raise ValueError(
+            f"The model, a {model}, is for {of}, and the sample is of {task.name!r}, a task of the "
+            f"kind {task.kind}; take a sample of the model's own task, or a list of texts."
+        )
+    if task.kind != "span" and task.labels != kind.outputs:
+        raise ValueError(
+            f"The model, a {model}, is for {of}, and the sample is of {task.name!r}, which has "
+            f"{task.labels}; take a sample of the model's own task, or a list of texts."
+        )
+    return sample
+
+
+def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer that travels with a model: its own attribute, or the one beside its weights.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    if getattr(model, "tokenizer", None) is not None:
+        return model.tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"No tokenizer found beside the model ({model.name_or_path or 'no name'}); pass "
+            "tokenizer=AutoTokenizer.from_pretrained(...)."
+        ) from error
+
+
 def _own_texts(
     texts: Sequence[str] | Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Task, Dataset]:
+    """A task without a kind: what it is for, the model that is pruned will tell (`fitted`)."""
+    from datasets import Dataset
+
     if hasattr(texts, "column_names") or hasattr(texts, "columns"):
         raise ValueError(
             f"A sample of your own is a list of texts or of pairs of texts, not a "
@@ -242,7 +201,8 @@ def _own_texts(
         )
     if not any(text.strip() for column in columns.values() for text in column):
         raise ValueError("All texts of the sample are empty.")
-    task = Task("texts", tuple(columns), max_length=min(tokenizer.model_max_length, 512))
+    longest = min(tokenizer.model_max_length, LONGEST)
+    task = Task("texts", tuple(columns), kind="", labels=0, max_length=longest)
     return task, Dataset.from_dict(columns)
 
 
@@ -280,95 +240,3 @@ def _with_replacement(rows: int, seed: int) -> Iterator[int]:
     generator = np.random.RandomState(seed)
     while True:
         yield from generator.randint(rows, size=512).tolist()
-
-
-def as_examples(columns: dict[str, list]) -> list[Example]:
-    """The model's inputs of each sequence, out of the tokenizer's columns."""
-    names = [name for name in INPUTS if name in columns]
-    rows = zip(*(columns[name] for name in names), strict=True)
-    return [dict(zip(names, values, strict=True)) for values in rows]
-
-
-def batches(
-    examples: Sequence[Example], pad: int = 0, max_tokens: int = 1920, by_length: bool = True
-) -> list[Batch]:
-    """Group examples of like length into batches of at most `max_tokens` tokens, padding included.
-
-    Args:
-        examples: tokenised sequences.
-        pad: id of the padding token.
-        max_tokens: size of a batch; a longer sequence makes a batch of its own.
-        by_length: False keeps the given order.
-
-    Returns:
-        Batches that hold every example once.
-    """
-    lengths = [len(example["input_ids"]) for example in examples]
-    most = max(lengths, default=0)
-    # Longest first: what does not fit fails at once, and memory freed by one batch fits the next.
-    order = range(len(examples))
-    if by_length:
-        order = sorted(order, key=lambda i: -lengths[i])
-    groups, widths = [], []
-    for i in order:
-        width = min(_rounded(lengths[i], max_tokens), most)
-        if groups:
-            both = max(widths[-1], width)
-            if (len(groups[-1]) + 1) * both <= max_tokens:
-                groups[-1].append(i)
-                widths[-1] = both
-                continue
-        groups.append([i])
-        widths.append(width)
-    return [
-        collate([examples[i] for i in group], pad, group, width)
-        for group, width in zip(groups, widths, strict=True)
-    ]
-
-
-def on_device(sample: Sample, device: torch.device) -> list[Batch]:
-    """A sample's batches, moved to a device and of a size that suits it.
-
-    Args:
-        sample: the sample.
-        device: where to.
-    """
-    size = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    parts = batches(sample.examples, sample.tokenizer.pad_token_id, size)
-    return [part.to(device) for part in parts]
-
-
-def _rounded(length: int, max_tokens: int) -> int:
-    """Up to the next divisor of a batch's size; where that is far, to one of four per octave.
-
-    Nearly all batches then hold the same number of tokens, to the last one, and kernels, which are
-    prepared for each shape that occurs and kept, are few.
-    """
-    divisors = (n for n in range(length, max_tokens + 1) if max_tokens % n == 0)
-    divisor = next(divisors, math.inf)
-    step = max(1, 2 ** (length.bit_length() - 3))
-    return divisor if divisor <= 1.25 * length else -(-length // step) * step
-
-
-def collate(
-    examples: Sequence[Example],
-    pad: int = 0,
-    index: Iterable[int] | None = None,
-    width: int = 0,
-) -> Batch:
-    """Pad examples to the longest of them, or to `width`; `index` defaults to their own numbers."""
-    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-    longest = max(int(lengths.max()), width)
-    inputs = {
-        name: torch.tensor(
-            [
-                example[name] + [pad if name == "input_ids" else 0] * (longest - len(example[name]))
-                for example in examples
-            ]
-        )
-        for name in INPUTS
-        if name in examples[0]
-    }
-    mask = torch.arange(longest) < lengths[:, None]
-    index = torch.tensor(list(range(len(examples)) if index is None else index))
-    return Batch(index, inputs, None if mask.all() else mask, int(lengths.sum()))

@@ -1,12 +1,10 @@
 """Physical removal of heads and neurons."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder, Sublayer
 
@@ -26,42 +24,33 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
     """
     if keep.dtype != torch.bool or keep.shape != (sublayer.units,):
         raise ValueError(
-            f"The mask of layer {sublayer.layer}'s {sublayer.kind} must hold {sublayer.units} "
-            f"booleans, one per unit; got {keep.dtype} of shape {tuple(keep.shape)}."
+            f"The mask of the {sublayer.name} must hold {sublayer.units} booleans, one per unit; "
+            f"got {keep.dtype} of shape {tuple(keep.shape)}."
         )
-    features = feature_mask(sublayer, keep).to(sublayer.output.weight.device)
+    keep = keep.to(sublayer.output.weight.device)
+    features = feature_mask(sublayer, keep)
     for linear in sublayer.inputs:
-        _set(linear, linear.weight[features], linear.bias[features])
-    _set(sublayer.output, sublayer.output.weight[:, features], sublayer.output.bias)
+        _set(linear, rows=features.repeat(sublayer.blocks))
+    for linear in sublayer.others:
+        _set(linear, rows=features)
+    _set(sublayer.output, columns=features)
+    sublayer.after(keep, features)
 
 
-def cut(encoder: Encoder, masks: Sequence[Tensor]) -> list[list[int]]:
+def cut(encoder: Encoder, masks: Sequence[Tensor]) -> None:
     """Remove units of all sublayers at once, in place.
 
     Args:
         encoder: the model to cut.
         masks: True at the units to keep, bool [units], one mask for each sublayer.
-
-    Returns:
-        Numbers of the kept units of each sublayer.
     """
     for sublayer, keep in zip(encoder.sublayers, masks, strict=True):
         keep_units(sublayer, keep)
-    return [keep.nonzero().flatten().tolist() for keep in masks]
 
 
 def feature_mask(sublayer: Sublayer, keep: Tensor) -> Tensor:
     """The mask of units [units] spread over their features: bool [units · unit_size]."""
     return keep.repeat_interleave(sublayer.unit_size)
-
-
-def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy whose parameters are frozen views of the model's; surgery puts new ones in place."""
-    shared = {
-        id(weight): nn.Parameter(weight.detach(), requires_grad=False)
-        for weight in model.parameters()
-    }
-    return copy.deepcopy(model, shared)
 
 
 @contextmanager
@@ -80,8 +69,17 @@ def masked(sublayer: Sublayer, mask: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def _set(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Put new tensors in a projection's place; other copies of the model keep the old ones."""
     trainable = linear.weight.requires_grad
-    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=trainable)
-    linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=trainable)
+    linear.weight = nn.Parameter(weight.detach().contiguous().clone(), requires_grad=trainable)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=trainable)
     linear.out_features, linear.in_features = weight.shape
+
+
+def _set(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+    weight, bias = linear.weight, linear.bias
+    if rows is not None:
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    set_weight(linear, weight if columns is None else weight[:, columns], bias)

@@ -1,25 +1,32 @@
 """Knowledge-preserving weight-tuning (KPWT): refit the output projection by least squares."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from kprune.encoders import Encoder, Sublayer
-from kprune.sampling import Batch
-from kprune.states import HiddenStates
+from kprune.encoders import Encoder
+from kprune.knowledge import wide
+from kprune.surgery import set_weight
+
+if TYPE_CHECKING:
+    from kprune.sublayerwise import State
+
+ROWS = 512  # summed in the features' precision; more would round
+Products = list[tuple[Tensor, Tensor, Tensor]]  # PᵀP, PᵀY and ‖Y‖² of some rows
 
 
 @dataclass
 class NormalEquations:
     """The streamed sums of min_W ‖Y − P·W‖²_F: nothing here grows with the number of tokens.
 
-    Kept in float64, so that adding many batches loses nothing; each batch's product is computed in
-    the precision of its features.
+    Kept in float64, so that adding many batches loses nothing.
 
     Attributes:
         gram: PᵀP, [features, features].
@@ -28,24 +35,18 @@ class NormalEquations:
         tokens: number of rows so far.
         held_out: the same sums over every tenth sequence alone, on which the ridge is chosen; None
             for a fixed ridge.
-        sequences: number of sequences so far.
     """
 
     gram: Tensor
     moment: Tensor
     target: Tensor
     tokens: int = 0
-    held_out: "NormalEquations | None" = None
-    sequences: int = 0
+    held_out: NormalEquations | None = None
 
     @classmethod
     def zeros(
-        cls,
-        features: int,
-        d: int,
-        device: torch.device | str = "cpu",
-        hold_out: bool = False,
-    ) -> "NormalEquations":
+        cls, features: int, d: int, device: torch.device | str = "cpu", hold_out: bool = False
+    ) -> NormalEquations:
         """Empty sums for `features` columns of P and `d` columns of Y."""
         empty = {"dtype": torch.float64, "device": device}
         shapes = (features, features), (features, d), ()
@@ -53,37 +54,21 @@ class NormalEquations:
         return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
 
     def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
-        """Add the rows of one batch: P [rows, features] and Y [rows, d].
+        """Add rows: P [rows, features] and Y [rows, d].
 
-        `tokens` says how many of the rows are real, where the others are zero.
+        `tokens` says how many of them are real, where the others are zero.
         """
-        # Half precision would overflow or round the sums over a batch.
-        features, target = (
-            rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (features, target)
-        )
-        self.gram += features.T @ features
-        self.moment += features.T @ target
-        self.target += torch.linalg.vector_norm(target).double().square()
-        self.tokens += len(target) if tokens is None else tokens
+        self.add_products(products(features, target), len(target) if tokens is None else tokens)
 
-    def add_batch(self, features: Tensor, target: Tensor, batch: Batch) -> None:
-        """Add the real tokens of a batch: P [batch, length, features] and Y [batch, length, d].
+    def add_products(self, some: Products, tokens: int) -> None:
+        """Add rows whose products are formed already."""
+        for gram, moment, target in some:
+            self.gram += gram
+            self.moment += moment
+            self.target += target
+        self.tokens += tokens
 
-        A length of 1 stands for the first token of each sequence.
-        """
-        if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
-            real = batch.mask[:, : features.shape[1], None]
-            features, target = features * real, target * real
-        whole = features.shape[1] == batch.inputs["input_ids"].shape[1]
-        count = batch.tokens if whole else features.shape[0] * features.shape[1]
-        self.add(features.flatten(0, 1), target.flatten(0, 1), count)
-        if self.held_out is not None:
-            some = slice(-self.sequences % HELD_OUT, None, HELD_OUT)
-            if len(features[some]):
-                self.held_out.add(features[some].flatten(0, 1), target[some].flatten(0, 1))
-        self.sequences += len(features)
-
-    def without(self, part: "NormalEquations") -> "NormalEquations":
+    def without(self, part: NormalEquations) -> NormalEquations:
         """These sums less those of a part."""
         return NormalEquations(
             self.gram - part.gram, self.moment - part.moment, self.target - part.target
@@ -99,109 +84,126 @@ class NormalEquations:
         return max(squared, 0.0) / target if target else 0.0
 
 
+def products(features: Tensor, target: Tensor) -> Products:
+    """PᵀP, PᵀY and ‖Y‖² of rows P [rows, features] and Y [rows, d], `ROWS` at a time."""
+    # Half precision would overflow or round.
+    some = [rows.to(wide(rows.dtype)).split(ROWS) for rows in (features, target)]
+    return [
+        (P.T @ P, P.T @ Y, torch.linalg.vector_norm(Y).double().square())
+        for P, Y in zip(*some, strict=True)
+    ]
+
+
 @torch.no_grad()
 def gather(
-    source: Sublayer,
-    target: Sublayer,
-    teacher_hidden: HiddenStates | list[Tensor],
-    student_hidden: Sequence[Tensor],
-    parts: Sequence[Batch],
-    first_token: bool = False,
-    bias: bool = False,
+    state: State,
+    rows: Callable[[Encoder, Encoder, int], tuple[Tensor, Tensor]],
+    features: int,
+    outputs: int,
     hold_out: bool = False,
 ) -> NormalEquations:
-    """The least-squares problem that matches a student's sublayer to its teacher's at this place.
-
-    Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
-    b stays as it is (equations 10 and 11 of the paper). The teacher moves on to the next sublayer
-    in the same pass, so that it runs once.
+    """The least-squares problem whose rows come from teacher and student, batch by batch.
 
     Args:
-        source: the teacher's sublayer.
-        target: the student's.
-        teacher_hidden: the teacher's hidden states at the sublayer's input, one per batch; replaced
-            by those at its output.
-        student_hidden: the student's.
-        parts: the batches.
-        first_token: count the first token ([CLS]) of each sequence only.
-        bias: refit b, too: it is not taken off Y, and P ends in a column of ones.
+        state: gives the encoders and the batches.
+        rows: (teacher, student, number of the batch) → P [batch, length, features] and
+            Y [batch, length, outputs]; a length of 1 stands for one row a sequence.
+        features, outputs: columns of P and Y.
         hold_out: keep the sums of every tenth sequence apart as well.
     """
-    output = target.output
-    found = NormalEquations.zeros(
-        output.in_features + bias, output.out_features, output.weight.device, hold_out
-    )
-    for number, (x_student, batch) in enumerate(zip(student_hidden, parts, strict=True)):
-        x_teacher = teacher_hidden[number]
-        full = x_teacher + source.output(source.features(x_teacher, batch.mask))
-        teacher_hidden[number] = source.norm(full)
-        wanted = full - x_student
-        features = target.features(x_student, batch.mask)
+    found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
+    before = [0]  # sequences before each batch
+    for batch in state.batches:
+        before.append(before[-1] + len(batch.index))
+
+    def one(encoders: tuple[Encoder, Encoder], number: int) -> tuple[Products, Products, int]:
+        P, Y = rows(*encoders, number)
+        batch, held = state.batches[number], []
+        if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
+            real = batch.mask[:, : P.shape[1], None]
+            P, Y = P * real, Y * real
+        if hold_out:
+            some = slice(-before[number] % HELD_OUT, None, HELD_OUT)
+            held = products(P[some].flatten(0, 1), Y[some].flatten(0, 1))
+        whole = P.shape[1] == batch.inputs["input_ids"].shape[1]
+        tokens = batch.tokens if whole else len(P)
+        return products(P.flatten(0, 1), Y.flatten(0, 1)), held, tokens
+
+    for all_rows, held, tokens in state.each(one):
+        found.add_products(all_rows, tokens)
+        if hold_out:
+            found.held_out.add_products(held, 0)
+    return found
+
+
+def gather_output(
+    state: State, t: int, bias: bool = False, hold_out: bool = False, first_only: bool = False
+) -> NormalEquations:
+    """The least-squares problem that matches sublayer `t` of the student to the teacher's.
+
+    Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
+    b stays as it is (equations 10 and 11 of the paper).
+
+    Args:
+        state, hold_out: as in `gather`.
+        t: number of the target sublayer.
+        bias: refit b, too: it is not taken off Y, and P ends in a column of ones.
+        first_only: count the first token of each sequence only.
+    """
+    output = state.student.sublayers[t].output
+
+    def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
+        batch = state.batches[number]
+        _, wanted = teacher.passing(batch, state.teacher_hidden[number], t)
+        P, total = student.passing(batch, state.student_hidden[number], t)
+        rest = total - P @ output.weight.T  # X_S + b
+        Y = wanted - rest
         if bias:
-            features = F.pad(features, (0, 1), value=1.0)
-        else:
-            wanted -= output.bias
-        if first_token:
-            features, wanted = features[:, :1], wanted[:, :1]
-        found.add_batch(features, wanted, batch)
-    return found
+            P, Y = padded(P, True), Y + output.bias
+        return (P[:, :1], Y[:, :1]) if first_only else (P, Y)
+
+    return gather(state, rows, output.in_features + bias, output.out_features, hold_out)
 
 
-@torch.no_grad()
-def gather_inputs(
-    source: Sublayer,
-    target: Sublayer,
-    keep: Tensor,
-    teacher_hidden: Sequence[Tensor],
-    student_hidden: Sequence[Tensor],
-    parts: Sequence[Batch],
-    hold_out: bool = False,
-) -> NormalEquations:
-    """The least-squares problem that gives a student's units the inputs that the teacher's get.
+@dataclass(frozen=True)
+class TuneOutput:
+    """KPWT of a pruned sublayer: match the uncompressed model's output at this place.
 
-    Y = X_T·Wᵀ + b of the teacher's input projections at the surviving units (queries, keys and
-    values of heads side by side), P = [X_S, 1]: one matrix PᵀP of size d + 1 serves them all.
+    Attributes:
+        bias: refit the bias of the output projection, too, where it has one.
+        hold_out: choose the ridge on held-out sequences.
+    """
+
+    bias: bool = False
+    hold_out: bool = False
+
+    @torch.no_grad()
+    def __call__(self, state: State, t: int, keep: Tensor) -> Tuning:
+        """Put the tuned weights in place, and say what was done."""
+        output = state.student.sublayers[t].output
+        bias = self.bias and output.bias is not None
+        return refit([output], gather_output(state, t, bias, self.hold_out), bias)
+
+
+def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool) -> Tuning:
+    """KPWT of projections that share their input, side by side: new weights are put in place.
 
     Args:
-        source, target, teacher_hidden, student_hidden, parts, hold_out: as in `gather`; the
-            teacher stays where it is.
-        keep: True at the features that survive in the student, bool [features of the teacher].
+        linears: the projections.
+        equations: of all of them; with `biases`, P ends in a column of ones.
+        biases: whether their biases are refit as well.
     """
-    weight = torch.cat([linear.weight[keep] for linear in source.inputs])
-    bias = torch.cat([linear.bias[keep] for linear in source.inputs])
-    found = NormalEquations.zeros(weight.shape[1] + 1, len(weight), weight.device, hold_out)
-    for x_teacher, x_student, batch in zip(teacher_hidden, student_hidden, parts, strict=True):
-        wanted = F.linear(x_teacher.to(weight.dtype), weight, bias)
-        found.add_batch(F.pad(x_student, (0, 1), value=1.0), wanted, batch)
-    return found
+    parts = [[linear.weight.T, *([linear.bias[None]] if biases else [])] for linear in linears]
+    tuned, result = kpwt(equations, torch.cat([torch.cat(part) for part in parts], 1))
+    for linear, part in zip(linears, tuned.chunk(len(linears), 1), strict=True):
+        weight, bias = (part[:-1], part[-1]) if biases else (part, linear.bias)
+        set_weight(linear, weight.T, bias)
+    return result
 
 
-@torch.no_grad()
-def gather_head(
-    encoder: Encoder,
-    teacher_logits: Sequence[Tensor],
-    student_hidden: Sequence[Tensor],
-    parts: Sequence[Batch],
-    hold_out: bool = False,
-) -> NormalEquations:
-    """The least-squares problem that matches a student's logits to its teacher's.
-
-    Args:
-        encoder: the student; P is what its last projection is given, and ones.
-        teacher_logits: the teacher's logits, one [batch, labels] or [batch, length, 2] per batch.
-        student_hidden: hidden states at the student's head, one per batch.
-        parts, hold_out: as in `gather`.
-    """
-    last = encoder.last
-    found = NormalEquations.zeros(
-        last.in_features + 1, last.out_features, last.weight.device, hold_out
-    )
-    for x, logits, batch in zip(student_hidden, teacher_logits, parts, strict=True):
-        features = F.pad(encoder.readout(x), (0, 1), value=1.0)
-        if logits.dim() == 2:  # one row per sequence
-            features, logits = features[:, None], logits[:, None]
-        found.add_batch(features, logits, batch)
-    return found
+def padded(features: Tensor, ones: bool) -> Tensor:
+    """P, with a column of ones where a bias is refit, too."""
+    return F.pad(features, (0, 1), value=1.0) if ones else features
 
 
 @dataclass(frozen=True)

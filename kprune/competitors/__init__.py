@@ -1,1 +1,1 @@
-"""Other retraining-free methods, one file each, with K-prune's signature."""
+"""Other methods without retraining, beside which K-prune is measured."""

@@ -1,101 +1,96 @@
 """Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers"."""
 
-import copy
-import math
-from collections.abc import Sequence
+from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 import torch
-import torch.nn.functional as F
-from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
-from kprune.encoders import Encoder, advance, view
-from kprune.knowledge import mask_gradients, ranking_dtype
-from kprune.progress import bar, timed
-from kprune.report import Report
-from kprune.sampling import Batch, Sample, on_device
+from kprune.encoders import Encoder
+from kprune.knowledge import GradientSums, by_unit, measured
+from kprune.mask_search import Masks
+from kprune.sublayerwise import Pruned, State, all_at_once
 from kprune.surgery import cut
-from kprune.weight_tuning import NormalEquations, gather
+from kprune.weight_tuning import NormalEquations, gather_output
+
+if TYPE_CHECKING:
+    from kprune.limits.budget import Budget
 
 DAMP = 1.0
 LARGEST_SCALE = 10.0
 
 
 @torch.no_grad()
-def kwon(
-    teacher: Encoder, student: Encoder, sample: Sample, report: Report, progress: bool = True
-) -> None:
+def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
     """Fisher mask search, rearrangement within each sublayer, rescaling of the survivors.
 
     The one method here that needs labels: the Fisher information is of the task's loss. The
     paper's setting is a sample of 2,048 sequences.
 
     Args:
-        teacher: the uncompressed model.
-        student: a copy of it, pruned in place; scales are folded into its output projections.
-        sample: the sample dataset, with labels.
-        report: gives the limit; receives what was kept and how it went.
-        progress: whether to show a progress bar.
+        state: gives the student, pruned in place; scales are folded into its output projections.
+        budget: FLOPs that all units may cost together.
 
     Raises:
         ValueError: when the sample has no labels.
     """
-    if sample.labels is None:
+    if state.sample.labels is None or state.kind.loss is None:
         raise ValueError(
             "Kwon et al. need labels, and the sample has none; draw it from a task's training data."
         )
-    dtype = ranking_dtype(report.options["precision"], student.model)
-    kind = sample.task.kind
-    parts = on_device(sample, student.model.device)
-    labels = torch.tensor(sample.labels, device=student.model.device)
-    count = len(student.sublayers)
-    with bar(4 * count * len(parts), "pruning", progress) as steps:
-        steps.set_postfix_str("Fisher information")
-        with timed(report.seconds, "knowledge"):
-            gradients = mask_gradients(
-                student,
-                parts,
-                lambda logits, batch: task_loss(logits, labels[batch.index], kind, batch.mask),
-                sample.task,
-                dtype,
-                lambda: steps.update(3 * count),
+    length, dense = state.sample.length, state.teacher.flops(state.sample.length)
+    with state.clock.step("knowledge", "Fisher information"):
+        gradients = label_gradients(state)
+    with state.clock.step("mask search"):
+        scores = [gradient.double().square().sum(0) for gradient in gradients]
+        wide = fisher_search(state.student, scores, math.sqrt(budget.left * dense), length)
+        narrow = [
+            rearrange(mask, gradient)
+            for mask, gradient in zip(
+                fisher_search(state.student, scores, budget.left, length), gradients, strict=True
             )
-        with timed(report.seconds, "mask search"):
-            scores = [gradient.double().square().sum(0) for gradient in gradients]
-            halfway = math.sqrt(report.limit * report.dense_flops)
-            wide = fisher_search(student, scores, halfway, sample.length)
-            narrow = fisher_search(student, scores, report.limit, sample.length)
-            narrow = [
-                rearrange(mask, gradient) for mask, gradient in zip(narrow, gradients, strict=True)
-            ]
-        steps.set_postfix_str("rescaling")
-        rescaled(
-            student, wide, narrow, parts, kind != "span", report, lambda: steps.update(len(parts))
-        )
+        ]
+    yield from rescaled(state, wide, narrow)
 
 
-def task_loss(logits: Tensor, labels: Tensor, kind: str, mask: Tensor | None = None) -> Tensor:
-    """The loss that a model of this kind is fine-tuned with, one per sequence, [batch].
+def label_gradients(state: State) -> list[Tensor]:
+    """Gradient of the task's loss with respect to every unit's mask variable.
 
     Args:
-        logits: [batch, labels], or [batch, length, 2] for spans.
-        labels: [batch], or [batch, 2] for spans.
-        kind: "classification", "regression" or "span".
-        mask: True at real tokens, bool [batch, length]; used for spans only.
+        state: at the embedding, with a labelled sample.
+
+    Returns:
+        For each sublayer the gradients of the mean loss of each minibatch, [minibatches, units].
     """
-    if kind == "regression":
-        return (logits.squeeze(1) - labels).square()
-    if kind == "span":
-        if mask is not None:
-            logits = logits.masked_fill(~mask[..., None], -1e4)
-        return F.cross_entropy(logits, labels, reduction="none").mean(1)
-    return F.cross_entropy(logits, labels, reduction="none")
+    labels = _padded_labels(state)
+
+    def loss(number: int, outputs: Tensor) -> Tensor:
+        return state.kind.loss(outputs, labels[number], state.batches[number].mask)
+
+    sums = GradientSums(state, 0)
+    for batch, found in zip(state.batches, measured(state, 0, loss), strict=True):
+        sums.add(batch, found)
+    return [by_unit(sub, total) for sub, total in zip(sums.sublayers, sums.sums, strict=True)]
+
+
+def _padded_labels(state: State) -> list[Tensor]:
+    """The labels of each batch; those of tokens are padded with −100, which no loss counts."""
+    found = []
+    for batch in state.batches:
+        rows = [state.sample.labels[i] for i in batch.index.tolist()]
+        if state.kind.name == "tokens":
+            width = batch.inputs["input_ids"].shape[1]
+            rows = [[*row, *[-100] * (width - len(row))] for row in rows]
+        found.append(torch.tensor(rows, device=state.student.device))
+    return found
 
 
 def fisher_search(
     encoder: Encoder, scores: Sequence[Tensor], budget: float, length: float
-) -> list[Tensor]:
+) -> Masks:
     """The best heads and the best neurons, ranked apart over the whole model.
 
     For every number of heads from 1 up, the rest of the budget goes to the best neurons; the split
@@ -123,7 +118,7 @@ def fisher_search(
         heads = torch.zeros(1, dtype=torch.int64, device=order.device)
     neurons = ((budget - heads * cost["MHA"]) / cost["FFN"]).long().clamp(max=len(gain["FFN"]) - 1)
     best = int((gain["MHA"][heads] + gain["FFN"][neurons]).argmax())
-    masks: list[Tensor] = [torch.empty(0)] * len(scores)
+    masks: Masks = [torch.empty(0)] * len(scores)
     for kind, number in (("MHA", heads[best]), ("FFN", neurons[best])):
         own, order = ranked[kind]
         mask = torch.zeros(len(order), dtype=torch.bool, device=order.device)
@@ -149,7 +144,7 @@ def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
     gone = int((~mask).sum())
     if gone in (0, len(mask)):
         return mask
-    vectors = gradients.T.double()
+    vectors = gradients.T.double().cpu()  # one unit at a time: a GPU would mostly wait
     order = vectors.square().sum(1).argsort()
     pruned, total = order[:gone].clone(), vectors[order[:gone]].sum(0)
     for unit in order[gone:]:
@@ -159,65 +154,57 @@ def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
         members = vectors[candidates]
         back = (members.square().sum(1) - 2 * members @ total).argmin()
         total = total - members[back]
-        pruned = candidates[torch.arange(gone + 1, device=mask.device) != back]
-    keep = torch.ones_like(mask)
+        pruned = candidates[torch.arange(gone + 1) != back]
+    keep = torch.ones(len(mask), dtype=torch.bool)
     keep[pruned] = False
-    return keep
+    return keep.to(mask.device)
 
 
+@torch.no_grad()
 def rescaled(
-    student: Encoder,
-    wide: Sequence[Tensor],
-    narrow: Sequence[Tensor],
-    parts: Sequence[Batch],
-    first_token_last: bool,
-    report: Report,
-    tick=lambda: None,
-) -> None:
+    state: State, wide: Masks, narrow: Masks, threshold: float | None = None
+) -> Iterator[Pruned]:
     """Cut the student and fit one scale per survivor, sublayer by sublayer from the bottom.
 
     Each sublayer's output is fitted to that of a *half-way* teacher, the model cut at
     √(remaining share). The first attention sublayer is skipped, and all that follows a sublayer
     whose solve fails or whose scales leave [−10, 10] keeps scale 1. The scales are folded into the
-    output projections.
+    output projections. Where the head reads the first token only, the last sublayer is fitted there.
 
     Args:
-        student: the uncompressed copy; cut and rescaled in place.
+        state: at the embedding; its student is cut and rescaled in place, its teacher is replaced
+            by the half-way one.
         wide: the half-way teacher's masks.
         narrow: the student's.
-        parts: the sample's batches.
-        first_token_last: fit the last sublayer at the first token only, which is all that a
-            classifier reads.
-        report: receives what was kept and how it went.
-        tick: called after each sublayer.
+        threshold: of the mask search, where there is one.
     """
-    halfway = view(copy.deepcopy(student.model))
+    halfway = state.student.copy()
     cut(halfway, wide)
-    report.kept = cut(student, narrow)
-    last = len(student.sublayers) - 1
-    with timed(report.seconds, "rescaling"):
-        hidden = [student.embed(batch.inputs) for batch in parts]
-        teacher_hidden = list(hidden)
-        for t, (source, target) in enumerate(
-            zip(halfway.sublayers, student.sublayers, strict=True)
-        ):
-            if t and target.units:
-                first = first_token_last and t == last
-                equations = gather(source, target, teacher_hidden, hidden, parts, first)
+    state.teach_by(halfway)
+    steps = list(all_at_once(state, narrow, threshold))
+    last, stopped = len(steps) - 1, False
+    for t, target in enumerate(state.student.sublayers):
+        with state.clock.step("rescaling", "rescaling"):
+            if t and target.units and not stopped:
+                first_only = state.kind.first_only and t == last
+                equations = gather_output(state, t, first_only=first_only)
                 scales = solve_scales(equations, target.output.weight.T, target.unit_size)
-                if scales is None:
-                    place = f"{target.kind} of layer {target.layer + 1}"
-                    report.notes.append(f"rescaling stopped at the {place}: a scale left ±10")
-                    return
-                target.output.weight.mul_(scales.repeat_interleave(target.unit_size))
-            else:
-                advance(source, teacher_hidden, parts)
-            advance(target, hidden, parts)
-            tick()
+                stopped = scales is None
+                if stopped:
+                    state.notes.append(f"rescaling stopped at the {target.name}: a scale left ±10")
+                else:
+                    scales = scales.to(target.output.weight)
+                    target.output.weight.mul_(scales.repeat_interleave(target.unit_size))
+            if not stopped:
+                state.advance(t)
+        yield steps[t]
 
 
 def solve_scales(equations: NormalEquations, weight: Tensor, unit_size: int) -> Tensor | None:
     """Damped least squares around 1 for one scale per unit: min_s ‖Y − Σ_i s_i · P_i·W_i‖²_F.
+
+    As the authors' code has it, damping is of the normal equations: with A and b the sums over the
+    sample, min_δ ‖A·δ − (b − A·1)‖² + ‖δ‖², solved by the eigenvalues of A.
 
     Args:
         equations: PᵀP and PᵀY of the surviving features.
@@ -225,15 +212,17 @@ def solve_scales(equations: NormalEquations, weight: Tensor, unit_size: int) -> 
         unit_size: features per unit.
 
     Returns:
-        Scales [units], or None when a scale is not finite or leaves [−10, 10].
+        Scales float64 [units], or None when a scale is not finite or leaves [−10, 10].
     """
-    weight = weight.double()
-    blocks = (-1, unit_size)
+    weight, blocks = weight.double(), (-1, unit_size)
     gram = equations.gram * (weight @ weight.T)
-    gram = gram.unflatten(0, blocks).sum(1).unflatten(1, blocks).sum(2).cpu().numpy()
-    moment = (equations.moment * weight).sum(1).unflatten(0, blocks).sum(1).cpu().numpy()
-    change = lsmr(gram, moment - gram.sum(1), damp=DAMP)[0]
-    scales = 1 + change
-    if not np.isfinite(scales).all() or np.abs(scales).max() > LARGEST_SCALE:
+    gram = gram.unflatten(0, blocks).sum(1).unflatten(1, blocks).sum(2)
+    moment = (equations.moment * weight).sum(1).unflatten(0, blocks).sum(1)
+    if not (gram.isfinite().all() and moment.isfinite().all()):
         return None
-    return torch.as_tensor(scales, dtype=torch.float32, device=equations.gram.device)
+    values, vectors = torch.linalg.eigh(gram)
+    change = vectors @ (values / (values.square() + DAMP**2) * (vectors.T @ (moment - gram.sum(1))))
+    scales = 1 + change
+    if not scales.isfinite().all() or scales.abs().max() > LARGEST_SCALE:
+        return None
+    return scales

@@ -1,6 +1,7 @@
-"""A limit in time instead of FLOPs: how long this machine takes for each number of units."""
+"""All timing of models: passes in turns, and a table of what each number of units takes."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kprune.encoders import view
-from kprune.evaluation import latencies
+from kprune.data.batching import collate
+from kprune.encoders import Encoder
+from kprune.engine.memory import keep_memory
+from kprune.engine.progress import bar, timed
+from kprune.engine.sharing import sharing_weights
 from kprune.mask_search import to_multiple
-from kprune.surgery import keep_units, sharing_weights
+from kprune.sampling import Sample
+from kprune.surgery import keep_units
 
+AGREE, MOST = 0.01, 4  # when timings of a quiet machine count as such
 SHARES = tuple(eighth / 8 for eighth in range(9))  # of the units, at which a model is timed
 
 
@@ -92,8 +98,8 @@ class LatencyTable:
 
 def measure_candidate(
     table: LatencyTable,
-    dense: PreTrainedModel,
-    student: PreTrainedModel,
+    dense: Encoder,
+    student: Encoder,
     masks: Sequence[Tensor],
     multiple: int = 1,
     repeats: int = 5,
@@ -103,7 +109,7 @@ def measure_candidate(
     Args:
         table: gives batch size and length.
         dense: the whole model.
-        student: the model being pruned; it is not changed.
+        student: the one being pruned; it is not changed.
         masks: of its last sublayers, those that are not pruned yet; bool [units] each.
         multiple: to which their numbers of neurons will be rounded.
         repeats: timed passes of each of the two.
@@ -111,13 +117,13 @@ def measure_candidate(
     Returns:
         The measured speed-up, and the units of all its sublayers.
     """
-    candidate = sharing_weights(student)
-    sublayers = view(candidate).sublayers
+    candidate = Encoder(sharing_weights(student.model))
+    sublayers = candidate.sublayers
     for sublayer, keep in zip(sublayers[len(sublayers) - len(masks) :], masks, strict=True):
         if sublayer.kind == "FFN":  # which neurons they are makes no difference to time
             keep = to_multiple(keep, keep.float(), multiple, sublayer.units)
         keep_units(sublayer, keep)
-    models = {"dense": dense, "candidate": candidate}
+    models = {"dense": dense.model, "candidate": candidate.model}
     found = latencies(models, table.batch_size, table.length, repeats, quiet=True)
     return found["dense"] / found["candidate"], [sublayer.units for sublayer in sublayers]
 
@@ -152,10 +158,10 @@ def measure_latencies(
             f"Latency is measured on batches of at least one sequence of 1 to {longest} tokens; "
             f"got {batch_size} × {length}."
         )
-    sublayers = view(model).sublayers
+    sublayers = Encoder(model).sublayers
     # Each kind on its own, without the other: their times add up.
     wanted = [("MHA", share) for share in SHARES] + [("FFN", share) for share in SHARES[1:]]
-    models = {"whole": model.eval()}
+    models = {"whole": model}
     models |= {f"{kind} {share}": _cut_to(model, kind, share) for kind, share in wanted}
     found = latencies(models, batch_size, length, repeats, progress, quiet=True)
     empty = found[f"MHA {SHARES[0]}"]
@@ -163,7 +169,7 @@ def measure_latencies(
     for kind in ("MHA", "FFN"):
         copies = [f"{kind} {share}" for share in SHARES[1:]]
         curves[kind] = np.maximum.accumulate([0.0, *(found[name] - empty for name in copies)])
-        counts[kind] = [0, *(sum(view(models[name]).units(kind)) for name in copies)]
+        counts[kind] = [0, *(sum(Encoder(models[name]).units(kind)) for name in copies)]
     scale = (found["whole"] - empty) / max(curves["MHA"][-1] + curves["FFN"][-1], 1e-12)
     rows = []
     for sublayer in sublayers:
@@ -178,7 +184,138 @@ def measure_latencies(
 def _cut_to(model: PreTrainedModel, kind: str, share: float) -> PreTrainedModel:
     """A copy with this share of the units of one kind in each layer, and none of the other."""
     copied = sharing_weights(model)
-    for sublayer in view(copied).sublayers:
+    for sublayer in Encoder(copied).sublayers:
         count = round(share * sublayer.units) if sublayer.kind == kind else 0
         keep_units(sublayer, torch.arange(sublayer.units) < count)
     return copied
+
+
+def unit_seconds(seconds: Tensor, scores: Tensor) -> Tensor:
+    """What each unit of a sublayer costs, if units leave in ascending order of their scores.
+
+    Args:
+        seconds: what 0 … N units take, [N + 1].
+        scores: importance of the units, [N].
+
+    Returns:
+        Seconds, float64 [N], that add up to those of all units.
+    """
+    costs = torch.empty(len(scores), dtype=torch.float64, device=scores.device)
+    costs[scores.argsort()] = seconds.diff().flip(0).to(costs)  # the first to leave comes first
+    return costs
+
+
+@torch.inference_mode()
+def latency(
+    model: PreTrainedModel, batch_size: int = 32, length: int = 128, repeats: int = 5
+) -> float:
+    """Median seconds of one forward pass over random tokens, on the device that the model is on.
+
+    Args:
+        model: dense or pruned.
+        batch_size: sequences per batch.
+        length: tokens per sequence.
+        repeats: timed runs, after two that are not.
+    """
+    return latencies({"model": model}, batch_size, length, repeats)["model"]
+
+
+@torch.inference_mode()
+def latencies(
+    models: dict[str, PreTrainedModel],
+    batch_size: int = 32,
+    length: int = 128,
+    repeats: int = 5,
+    progress: bool = False,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """`latency` of several models, in turns: what else the machine does then meets all alike.
+
+    Memory that a pass frees stays with the process meanwhile (`states.keep_memory`).
+
+    Args:
+        models: the models by name.
+        batch_size: sequences per batch.
+        length: tokens per sequence.
+        repeats: timed rounds, after two that are not.
+        progress: whether to show a progress bar.
+        quiet: the time that a quiet machine would take in place of the median: see
+            `progress.seconds_in_turns`.
+
+    Returns:
+        Seconds by name.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def prepare(model: PreTrainedModel) -> Callable[[], object]:
+        ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
+        ids = ids.to(model.device)
+        mask = torch.ones_like(ids)
+        return lambda: model(input_ids=ids, attention_mask=mask)
+
+    own = {name: sharing_weights(model) for name, model in models.items()}  # in evaluation mode
+    calls = {name: prepare(model) for name, model in own.items()}
+    device = next(iter(own.values())).device
+    with keep_memory():
+        return seconds_in_turns(calls, repeats, progress, quiet, device)
+
+
+@torch.inference_mode()
+def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
+    """Seconds of one plain forward pass over a sample: F, the unit that pruning is timed in.
+
+    Plain means the task's minibatches as drawn, each padded, in the model's own precision.
+
+    Args:
+        model: the dense model, on any device.
+        sample: the sample dataset.
+    """
+    model, size = sharing_weights(model), sample.task.minibatch
+    encoder, seconds = Encoder(model), {}
+    with timed(seconds, "pass", model.device):
+        for first in range(0, len(sample.examples), size):
+            batch = collate(sample.examples[first : first + size]).to(model.device)
+            encoder.run(batch)
+    return seconds["pass"]
+
+
+def seconds_in_turns(
+    calls: dict[str, Callable[[], object]],
+    repeats: int,
+    show: bool = False,
+    quiet: bool = False,
+    device: torch.device | None = None,
+) -> dict[str, float]:
+    """Seconds of each call, timed in turns after two uncounted rounds: the median or the shortest.
+
+    Args:
+        calls: the calls by name.
+        repeats: timed rounds.
+        show: whether to show a progress bar.
+        quiet: take the shortest round of each, which is the time of a quiet machine: whatever else
+            runs can only add to it. One short round may be chance, so rounds go on, up to four
+            times as many (`MOST`), until the two shortest of each agree within 1% (`AGREE`). A
+            single round stays single.
+        device: waited for after each call; None for the CPU.
+
+    Returns:
+        Seconds by name.
+    """
+    rounds: list[dict[str, float]] = []
+
+    def of(name: str) -> list[float]:
+        return sorted(seconds[name] for seconds in rounds[2:])
+
+    def settled() -> bool:
+        return all(of(name)[1] <= (1 + AGREE) * of(name)[0] for name in calls)
+
+    with bar((repeats + 2) * len(calls), "timing", show) as steps:
+        most = repeats * (MOST if quiet and repeats > 1 else 1) + 2
+        while len(rounds) < repeats + 2 or (len(rounds) < most and not settled()):
+            rounds.append({})
+            steps.total = max(steps.total, len(rounds) * len(calls))
+            for name, call in calls.items():
+                with timed(rounds[-1], name, device):
+                    call()
+                steps.update()
+    return {name: of(name)[0] if quiet else statistics.median(of(name)) for name in calls}

@@ -1,12 +1,8 @@
 """Cached hidden states: at one sublayer's input only, in the memory that holds them."""
 
-import ctypes
-import gc
 import math
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from kprune.sampling import Batch
+from kprune.data.batching import Batch
 
 Place = Literal["device", "host", "disk"]
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class HiddenStates(Sequence):
@@ -54,7 +49,9 @@ class HiddenStates(Sequence):
             buffer = _mapped(sum(sizes), stored)
         else:
             where = device if self.place == "device" else "cpu"
-            buffer = torch.empty(sum(sizes), dtype=stored, device=where)
+            # Pinned, so that copies to a GPU need not wait.
+            pinned = self.place == "host" and device.type == "cuda"
+            buffer = torch.empty(sum(sizes), dtype=stored, device=where, pin_memory=pinned)
         self._views = [
             view.view(shape) for view, shape in zip(buffer.split(sizes), shapes, strict=True)
         ]
@@ -63,7 +60,7 @@ class HiddenStates(Sequence):
         return len(self._views)
 
     def __getitem__(self, number: int) -> Tensor:
-        return self._views[number].to(self.device, self.dtype)
+        return self._views[number].to(self.device, non_blocking=True).to(self.dtype)
 
     def __setitem__(self, number: int, hidden: Tensor) -> None:
         self._views[number].copy_(hidden)
@@ -76,37 +73,6 @@ def place_for(size: int, device: torch.device) -> Place:
     if size <= psutil.virtual_memory().available / 4:
         return "device" if device.type == "cpu" else "host"
     return "disk"
-
-
-def give_back_memory() -> None:
-    """Have glibc return freed pages: batches of many shapes leave it a gigabyte of holes."""
-    gc.collect(1)  # not the oldest generation: it holds transformers, and takes a third of a second
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextmanager
-def keep_memory() -> Iterator[None]:
-    """Within the block, glibc keeps the pages that are freed, for the next pass to use again.
-
-    By itself it gives large ones back, or not, by thresholds that follow from all the process did
-    before; getting them again is up to a tenth of a dense model's pass, and less of a pruned one's,
-    so that the same two models would differ by another factor in every process.
-    """
-    mallopt = None
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL(None).mallopt
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes, and where it ends by itself
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        if mallopt:
-            mallopt(M_TRIM_THRESHOLD, 2**26)  # likewise
-            give_back_memory()
 
 
 def _mapped(count: int, dtype: torch.dtype) -> Tensor:

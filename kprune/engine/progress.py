@@ -1,19 +1,18 @@
 """One progress bar for notebooks, terminals and log files alike."""
 
 import io
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import datasets
 import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
+from kprune.engine.devices import synchronize
+
 TERMINAL_SECONDS, LOG_SECONDS = 0.2, 15.0
-AGREE, MOST = 0.01, 4  # when timings of a quiet machine count as such
 
 
 def bar(total: float, what: str, show: bool = True, unit: str = "step") -> tqdm:
@@ -58,6 +57,8 @@ class _NotebookBar(tqdm):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Within the block, transformers and datasets draw no bars and report no new heads."""
+    import datasets  # slow, and only what loads data needs it
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     mapping = datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
@@ -74,50 +75,64 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Add the wall-clock time of the block to `seconds[step]`."""
+def timed(
+    seconds: dict[str, float], step: str, device: torch.device | None = None
+) -> Iterator[None]:
+    """Add the wall-clock time of the block to `seconds[step]`, when the device has done its work."""
     start = time.perf_counter()
     yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize(device)
     seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start
 
 
-def seconds_in_turns(
-    calls: dict[str, Callable[[], object]],
-    repeats: int,
-    show: bool = False,
-    quiet: bool = False,
-) -> dict[str, float]:
-    """Seconds of each call, timed in turns after two uncounted rounds: the median or the shortest.
+class Clock:
+    """Wall-clock seconds by step, and a bar that moves with the work.
 
     Args:
-        calls: the calls by name.
-        repeats: timed rounds.
-        show: whether to show a progress bar.
-        quiet: take the shortest round of each, which is the time of a quiet machine: whatever else
-            runs can only add to it. One short round may be chance, so rounds go on, up to four
-            times as many (`MOST`), until the two shortest of each agree within 1% (`AGREE`). A
-            single round stays single.
+        device: waited for at the end of a step.
+        steps: the bar; none is shown by default.
 
-    Returns:
-        Seconds by name.
+    Attributes:
+        seconds: of each step; one inside another counts for itself alone.
     """
-    rounds: list[dict[str, float]] = []
 
-    def of(name: str) -> list[float]:
-        return sorted(seconds[name] for seconds in rounds[2:])
+    def __init__(self, device: torch.device | None = None, steps: tqdm | None = None):
+        self.device, self.steps = device, steps if steps is not None else bar(1, "", show=False)
+        self.seconds: dict[str, float] = {}
+        self._inside = [0.0]  # seconds of steps inside those that are open
+        self._reached, self._allotted = 0.0, 0.0
 
-    def settled() -> bool:
-        return all(of(name)[1] <= (1 + AGREE) * of(name)[0] for name in calls)
+    @contextmanager
+    def step(self, name: str, verb: str = "") -> Iterator[None]:
+        """Time the block as `name`; `verb` stands beside the bar meanwhile."""
+        if verb:
+            self.steps.set_postfix_str(verb, refresh=False)
+        own: dict[str, float] = {}
+        self._inside.append(0.0)
+        try:
+            with timed(own, name, self.device):
+                yield
+        finally:
+            spent, inside = own.get(name, 0.0), self._inside.pop()
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - inside
+            self._inside[-1] += spent
 
-    with bar((repeats + 2) * len(calls), "timing", show) as steps:
-        most = repeats * (MOST if quiet and repeats > 1 else 1) + 2
-        while len(rounds) < repeats + 2 or (len(rounds) < most and not settled()):
-            rounds.append({})
-            steps.total = max(steps.total, len(rounds) * len(calls))
-            for name, call in calls.items():
-                with timed(rounds[-1], name):
-                    call()
-                steps.update()
-    return {name: of(name)[0] if quiet else statistics.median(of(name)) for name in calls}
+    def clocked(self, function: Callable, name: str, verb: str = "") -> Callable:
+        """The function, timed as a step."""
+
+        def run(*arguments):
+            with self.step(name, verb):
+                return function(*arguments)
+
+        return run
+
+    def allot(self, work: float) -> None:
+        """Begin a stretch of the bar; what is missing of the last one is made up for."""
+        self.steps.update(self._allotted - self._reached)
+        self._reached, self._allotted = 0.0, work
+
+    def tick(self, work: float) -> None:
+        """Move on by an amount of work, within what is allotted."""
+        step = min(work, self._allotted - self._reached)
+        self._reached += step
+        self.steps.update(step)

@@ -1,0 +1,56 @@
+"""The floors below every method: magnitude, which looks at the weights only, and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kprune.encoders import Sublayer
+from kprune.mask_search import pooled
+from kprune.sublayerwise import Pruned, State, all_at_once
+
+if TYPE_CHECKING:
+    from kprune.limits.budget import Budget
+
+
+def magnitude(state: State, budget: Budget) -> Iterator[Pruned]:
+    """Keep the units with the largest squared weights per FLOP; tune nothing.
+
+    Args:
+        state: gives the student, pruned in place.
+        budget: what all units may cost together.
+    """
+    sublayers = state.student.sublayers
+    yield from _kept(state, budget, [squared_weights(s) / budget.price(s) for s in sublayers])
+
+
+def random(state: State, budget: Budget) -> Iterator[Pruned]:
+    """Keep units at random, heads and neurons alike, until the budget is full; tune nothing.
+
+    Args:
+        state: gives the student, pruned in place, and the seed.
+        budget: what all units may cost together.
+    """
+    generator = torch.Generator().manual_seed(state.sample.seed)
+    scores = [
+        torch.rand(sublayer.units, generator=generator, dtype=torch.float64)
+        for sublayer in state.student.sublayers
+    ]
+    yield from _kept(state, budget, [score.to(state.student.device) for score in scores])
+
+
+def _kept(state: State, budget: Budget, scores: Sequence[Tensor]) -> Iterator[Pruned]:
+    masks, threshold = pooled(state.student.sublayers, scores, budget)
+    yield from all_at_once(state, masks, threshold)
+
+
+def squared_weights(sublayer: Sublayer) -> Tensor:
+    """Sum of squares of each unit's rows of the input and columns of the output projections."""
+    total = sublayer.output.weight.double().square().sum(0)
+    for linear in sublayer.inputs:
+        rows = linear.weight.double().square().sum(1)
+        total = total + rows.unflatten(0, (sublayer.blocks, -1)).sum(0)
+    return total.unflatten(0, (-1, sublayer.unit_size)).sum(1)

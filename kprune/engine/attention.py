@@ -1,0 +1,122 @@
+"""Softmax(Q·Kᵀ/√d_h)·V by what suits the device, plugged into the models through transformers.
+
+On a CPU the fused kernel and the softmax along short rows take several times as long as the matrix
+products around them. There, exp replaces the softmax, one more column of V sums its rows, and
+padding is a zero row of V: nothing but exp touches the length × length matrix on the way forward,
+and two products on the way back. Elsewhere, and for masks that are not masks of keys (the local
+windows of ModernBERT), it is PyTorch's scaled dot-product attention.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+NAME = "kprune"  # of the implementation, in transformers' two registers
+
+
+def safe_score(dtype: torch.dtype) -> float:
+    """Beyond it exp could overflow or a row vanish: then each row's largest score is taken off."""
+    return 10.0 if dtype == torch.float16 else 70.0
+
+
+class Products(torch.autograd.Function):
+    """Attention by plain matrix products, [batch, heads, length, d_h] each; mask of keys or None.
+
+    `mask` is True at real tokens, bool [batch, length].
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, mask, scaling):
+        batch, heads, length, d_h = query.shape
+        scaled, key = (query * scaling).flatten(0, 1), key.flatten(0, 1)
+        # One more column of V, of ones: weights @ value then ends in the sum of each row.
+        wider = value.new_empty(batch, heads, length, d_h + 1)
+        if mask is None:
+            wider[..., :d_h], wider[..., d_h] = value, 1.0
+        else:
+            real = mask[:, None, :, None].to(value.dtype)
+            torch.mul(value, real, out=wider[..., :d_h])
+            wider[..., d_h:] = real
+        value = wider.flatten(0, 1)
+        scores = torch.bmm(scaled, key.transpose(1, 2))
+        low, high = torch.aminmax(scores)
+        safe = safe_score(scores.dtype)
+        if not (low > -safe and high < safe):
+            if mask is not None:
+                masked = ~mask[:, None, None, :].expand(-1, heads, 1, -1).flatten(0, 1)
+                scores.masked_fill_(masked, torch.finfo(scores.dtype).min)
+            scores.sub_(scores.amax(-1, keepdim=True))
+        weights = scores.exp_()
+        attended, total = torch.bmm(weights, value).unflatten(0, (batch, heads)).split([d_h, 1], -1)
+        # Laid out as the output projection takes it: putting heads side by side copies nothing.
+        merged = query.new_empty(batch, length, heads, d_h).transpose(1, 2)
+        torch.div(attended, total, out=merged)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(scaled, key, value, weights, merged, total.clone())
+            ctx.mask, ctx.scaling = mask, scaling
+        return merged
+
+    @staticmethod
+    def backward(ctx, gradient):
+        # With P the softmax and G the gradient: dS = P ∘ (G·Vᵀ − rowsum(G ∘ P·V)); the column of
+        # ones takes the second term, and the zero rows of V keep padding out.
+        query, key, value, weights, attended, total = ctx.saved_tensors
+        batch, heads, _, d_h = gradient.shape
+        own = gradient / total
+        both = torch.cat([own, -(own * attended).sum(-1, keepdim=True)], -1).flatten(0, 1)
+        d_value = torch.bmm(weights.transpose(1, 2), both).unflatten(0, (batch, heads))[..., :d_h]
+        if ctx.mask is not None:
+            d_value = d_value * ctx.mask[:, None, :, None].to(d_value.dtype)
+        change = torch.bmm(both, value.transpose(1, 2)).mul_(weights)
+        d_key = torch.bmm(change.transpose(1, 2), query).unflatten(0, (batch, heads))
+        d_query = torch.bmm(change, key).mul_(ctx.scaling).unflatten(0, (batch, heads))
+        return d_query, d_key, d_value, None, None
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, scaling: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention.
+
+    Args:
+        query, key, value: [batch, heads, length, d_h].
+        mask: True where a query may look: bool [batch, 1, 1, length] for a mask of keys,
+            [batch, 1, length, length] in general; None where nothing is masked.
+        scaling: of the scores; 0 takes 1/√d_h.
+
+    Returns:
+        [batch, heads, length, d_h].
+    """
+    scaling = scaling or query.shape[-1] ** -0.5
+    if not query.shape[1]:  # no head is left
+        return value
+    if query.device.type == "cpu" and (mask is None or mask.shape[2] == 1):
+        keys = None if mask is None else mask[:, 0, 0]
+        return Products.apply(query, key, value, keys, scaling)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+
+
+def plug_in(model: PreTrainedModel) -> None:
+    """Have a model use `attend`, where its family takes an implementation from outside."""
+    if getattr(model, "_supports_attention_backend", False):
+        model.config._attn_implementation = NAME
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, **_):
+    """`attend` as transformers calls it: gives [batch, length, heads, d_h], and no weights."""
+    attended = attend(query, key, value, attention_mask, scaling or 0.0)
+    return attended.transpose(1, 2), None
+
+
+def _mask(mask_function, attention_mask=None, **others) -> Tensor | None:
+    """The mask as `attend` takes it, from transformers' description of it; never waits."""
+    if mask_function is bidirectional_mask_function:
+        return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    others["allow_is_bidirectional_skip"] = False
+    return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **others)
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)

@@ -1,0 +1,62 @@
+"""Memory of the process: given back, or kept for the next pass."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def give_back_memory() -> None:
+    """Have glibc return freed pages: batches of many shapes leave it a gigabyte of holes."""
+    gc.collect(1)  # not the oldest generation: it holds transformers, and takes a third of a second
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def keep_memory() -> Iterator[None]:
+    """Within the block, glibc keeps the pages that are freed, for the next pass to use again.
+
+    By itself it gives large ones back, or not, by thresholds that follow from all the process did
+    before; getting them again is up to a tenth of a dense model's pass, and less of a pruned one's,
+    so that the same two models would differ by another factor in every process.
+    """
+    mallopt = None
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes, and where it ends by itself
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        if mallopt:
+            mallopt(M_TRIM_THRESHOLD, 2**26)  # likewise
+            give_back_memory()
+
+
+DEEP = 8  # layers that a pass on a CPU differentiates in one go, at the most
+BYTES = 40  # that a token leaves behind in a layer for the way down, per hidden feature
+
+
+def stretch_of(model, layers: int, batches: Sequence) -> int:
+    """How many layers to differentiate in one go: all where memory has the room.
+
+    Args:
+        model: gives the hidden size and the device.
+        layers: from the target up.
+        batches: the largest of them counts.
+    """
+    if model.device.type != "cuda":
+        return layers if layers <= DEEP else DEEP // 2
+    most = max(batch.inputs["input_ids"].numel() for batch in batches)
+    each = most * model.config.hidden_size * BYTES
+    fit = int(torch.cuda.mem_get_info(model.device)[0] / 2 // each)
+    return max(1, min(layers, fit))

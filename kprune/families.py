@@ -1,0 +1,196 @@
+"""Families of encoders: where each keeps its parts, by name, and what few of them need besides.
+
+To add one: its names, and if its attention counts heads by itself, what to do `after` a cut.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kprune.engine.sharing import sharing_weights
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a family keeps its parts.
+
+    Attributes:
+        layers: path of the list of layers, below the backbone; all other paths are below a layer.
+        heads_in: the projections that give queries, keys and values, or one that gives all.
+        heads_out: the output projection of the heads.
+        neurons_in: the projection that gives the neurons' inputs.
+        neurons_out: the output projection of the neurons.
+        sums: the modules that are given X + Sub(X), of MHA and FFN; "" is the layer, which gives it.
+        blocks: parts of a unit's rows in each input projection: 3 of a head in a fused one for
+            queries, keys and values, 2 of a gated neuron.
+        pairs: whether a layer gives a tuple, its hidden states first.
+        others: further input projections of heads, where a layer has them.
+        after: called with a layer, the mask of heads and that of their features when heads were
+            removed, for what the family remembers of their number.
+        prepare: gives the model to look at, where it is not the model itself.
+    """
+
+    layers: str
+    heads_in: tuple[str, ...]
+    heads_out: str
+    neurons_in: str
+    neurons_out: str
+    sums: tuple[str, str]
+    blocks: tuple[int, int] = (1, 1)
+    pairs: bool = False
+    others: tuple[str, ...] = ()
+    after: Callable[[nn.Module, Tensor, Tensor], None] = lambda layer, heads, features: None
+    prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model
+
+
+BERT = Names(
+    layers="encoder.layer",
+    heads_in=("attention.self.query", "attention.self.key", "attention.self.value"),
+    heads_out="attention.output.dense",
+    neurons_in="intermediate.dense",
+    neurons_out="output.dense",
+    sums=("attention.output.LayerNorm", "output.LayerNorm"),
+)
+DISTILBERT = Names(
+    layers="transformer.layer",
+    heads_in=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    heads_out="attention.out_lin",
+    neurons_in="ffn.lin1",
+    neurons_out="ffn.lin2",
+    sums=("sa_layer_norm", "output_layer_norm"),
+)
+
+
+def _slice_position_bias(attention: nn.Module, arguments: tuple, named: dict) -> tuple:
+    """MPNet hands each layer the position bias of all heads; a pruned one has fewer."""
+    hidden, mask, bias, *rest = arguments
+    return (hidden, mask, None if bias is None else bias[:, attention.kept_heads], *rest), named
+
+
+def _after_mpnet(layer: nn.Module, heads: Tensor, features: Tensor) -> None:
+    attention = layer.attention.attn
+    attention.all_head_size = int(features.sum())
+    numbers = heads.nonzero().flatten()
+    if (earlier := getattr(attention, "kept_heads", None)) is None:
+        attention.register_forward_pre_hook(_slice_position_bias, with_kwargs=True)
+        attention.register_buffer("kept_heads", numbers, persistent=False)
+    else:
+        attention.kept_heads = earlier[numbers]
+
+
+MPNET = replace(
+    BERT,
+    heads_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    heads_out="attention.attn.o",
+    sums=("attention.LayerNorm", "output.LayerNorm"),
+    pairs=True,
+    after=_after_mpnet,
+)
+
+
+class NoHeads(nn.Module):
+    """DeBERTa's attention where no head is left: it gives no features, at any length."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        for name, part in attention.named_children():
+            self.add_module(name, part)
+
+    def forward(self, hidden: Tensor, *_, **__) -> tuple[Tensor, None]:
+        return hidden[..., :0], None
+
+
+def _after_deberta(layer: nn.Module, heads: Tensor, features: Tensor) -> None:
+    attention = layer.attention.self
+    attention.num_attention_heads, attention.all_head_size = int(heads.sum()), int(features.sum())
+    if not heads.any():
+        layer.attention.self = NoHeads(attention)
+
+
+DEBERTA = replace(
+    BERT,
+    heads_in=tuple(f"attention.self.{part}_proj" for part in ("query", "key", "value")),
+    others=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+    pairs=True,
+    after=_after_deberta,
+)
+
+
+def _untied(model: PreTrainedModel) -> PreTrainedModel:
+    """ALBERT's layers share their weights; pruned ones differ, so a copy has modules for each."""
+    count, groups = model.config.num_hidden_layers, model.config.num_hidden_groups
+    if model.config.inner_group_num != 1:
+        raise ValueError("kprune prunes ALBERT with one layer in a group; this one has several.")
+    if groups == count:
+        return model
+    model = sharing_weights(model)
+    shared = {id(weight): weight for weight in model.parameters()}
+    tied = model.base_model.encoder.albert_layer_groups
+    model.base_model.encoder.albert_layer_groups = nn.ModuleList(
+        copy.deepcopy(tied[int(i / (count / groups))], dict(shared)) for i in range(count)
+    )
+    model.config.num_hidden_groups = count
+    return model
+
+
+ALBERT = Names(
+    layers="encoder.albert_layer_groups",
+    heads_in=tuple(f"albert_layers.0.attention.{part}" for part in ("query", "key", "value")),
+    heads_out="albert_layers.0.attention.dense",
+    neurons_in="albert_layers.0.ffn",
+    neurons_out="albert_layers.0.ffn_output",
+    sums=("albert_layers.0.attention.LayerNorm", "albert_layers.0.full_layer_layer_norm"),
+    prepare=_untied,
+)
+MODERNBERT = Names(
+    layers="layers",
+    heads_in=("attn.Wqkv",),
+    heads_out="attn.Wo",
+    neurons_in="mlp.Wi",
+    neurons_out="mlp.Wo",
+    sums=("mlp_norm", ""),
+    blocks=(3, 2),
+)
+FAMILIES = {
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "roberta": BERT,
+    "xlm-roberta": BERT,
+    "camembert": BERT,
+    "electra": BERT,
+    "mpnet": MPNET,
+    "deberta-v2": DEBERTA,
+    "albert": ALBERT,
+    "modernbert": MODERNBERT,
+}
+
+
+def names_of(model: PreTrainedModel) -> Names:
+    """The names of a model's family.
+
+    Raises:
+        ValueError: for a family that is not known, a decoder, or one whose layers work in chunks.
+    """
+    config, name = model.config, type(model).__name__
+    family = getattr(config, "model_type", None)
+    if family not in FAMILIES:
+        raise ValueError(
+            f"kprune cannot open a {name}: it knows the families {', '.join(FAMILIES)}, and this "
+            f"one is {family!r}; to add it, give kprune.families.FAMILIES its Names."
+        )
+    if getattr(config, "is_decoder", False):
+        raise ValueError(f"kprune prunes encoders, and this {name} is configured as a decoder.")
+    if getattr(config, "chunk_size_feed_forward", 0):
+        raise ValueError(
+            f"This {name} runs its layers in chunks; set config.chunk_size_feed_forward to 0 "
+            "before it is loaded, which changes no output."
+        )
+    return FAMILIES[family]
+
+
+def head_size(model: PreTrainedModel) -> int:
+    """Features of a head, d_h."""
+    return model.config.hidden_size // model.config.num_attention_heads

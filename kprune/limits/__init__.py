@@ -1,0 +1,1 @@
+"""Limits that pruning keeps to: FLOPs, or seconds on this machine."""

@@ -1,0 +1,126 @@
+"""What the kept units may cost together: FLOPs, or seconds on this machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from kprune.encoders import Sublayer
+from kprune.limits.latency import LatencyTable, measure_candidate, unit_seconds
+
+if TYPE_CHECKING:
+    from kprune.sublayerwise import State
+
+CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
+RECENT = 5  # latest candidates, whose timings correct the budget
+
+
+class Budget(Protocol):
+    """A limit, of which sublayers spend their share from the bottom up.
+
+    Attributes:
+        left: what is left for the sublayers that are not pruned yet.
+    """
+
+    left: float
+
+    def price(self, sublayer: Sublayer) -> float:
+        """What one of its units costs, on average: scores are divided by it."""
+
+    def costs(self, sublayer: Sublayer, scores: Tensor) -> Tensor:
+        """What each unit costs if units leave in ascending order of their scores: [units]."""
+
+    def affords(self, sublayer: Sublayer) -> int:
+        """Units of this sublayer that what is left would pay for."""
+
+    def spend(self, sublayer: Sublayer) -> None:
+        """Take off what the units left in a sublayer cost."""
+
+    def corrected(self, state: State, t: int, masks: Sequence[Tensor]) -> bool:
+        """Whether a search should be made again, since what is left was estimated anew."""
+
+
+class Flops:
+    """A limit in FLOPs on one sequence: exact, so nothing is estimated.
+
+    Args:
+        limit: FLOPs of all units together.
+        length: tokens per sequence to count at.
+    """
+
+    def __init__(self, limit: float, length: float):
+        self.left, self.length = limit, length
+
+    def price(self, sublayer: Sublayer) -> float:
+        """FLOPs of a unit."""
+        return sublayer.unit_flops(self.length)
+
+    def costs(self, sublayer: Sublayer, scores: Tensor) -> Tensor:
+        """The same for every unit."""
+        return torch.full_like(scores, self.price(sublayer), dtype=torch.float64)
+
+    def affords(self, sublayer: Sublayer) -> int:
+        """See `Budget`."""
+        return int(self.left // self.price(sublayer))
+
+    def spend(self, sublayer: Sublayer) -> None:
+        """See `Budget`."""
+        self.left -= sublayer.units * self.price(sublayer)
+
+    def corrected(self, state: State, t: int, masks: Sequence[Tensor]) -> bool:
+        """Never."""
+        return False
+
+
+class Seconds:
+    """A limit in time: a latency table, corrected by timing half-pruned candidates.
+
+    Args:
+        table: seconds of every sublayer by its number of units.
+        speedup: how many times as fast the pruned model shall be.
+        multiple: to which numbers of neurons will be rounded.
+
+    Raises:
+        ValueError: when the speed-up is beyond reach.
+    """
+
+    def __init__(self, table: LatencyTable, speedup: float, multiple: int = 1):
+        self.table, self.speedup, self.multiple = table, speedup, multiple
+        self.left = table.budget(speedup)
+        self.factors: list[float] = []  # by which timed candidates were slower than the table says
+        self.timed: dict[int, int] = {}  # candidates timed at each sublayer
+
+    def price(self, sublayer: Sublayer) -> float:
+        """Mean seconds of a unit."""
+        return self.table.per_unit(sublayer.place)
+
+    def costs(self, sublayer: Sublayer, scores: Tensor) -> Tensor:
+        """See `Budget`: the table is no straight line."""
+        return unit_seconds(self.table.sublayers[sublayer.place], scores)
+
+    def affords(self, sublayer: Sublayer) -> int:
+        """See `Budget`."""
+        return int((self.table.sublayers[sublayer.place] <= self.left).sum()) - 1
+
+    def spend(self, sublayer: Sublayer) -> None:
+        """See `Budget`."""
+        self.left -= self.table.sublayers[sublayer.place][sublayer.units].item()
+
+    def corrected(self, state: State, t: int, masks: Sequence[Tensor]) -> bool:
+        """Time a candidate with these masks: thrice before the first sublayer, once in a layer."""
+        wanted = CORRECTIONS if t == 0 else t % 2
+        if self.timed.get(t, 0) == wanted:
+            return False
+        self.timed[t] = self.timed.get(t, 0) + 1
+        found = measure_candidate(self.table, state.teacher, state.student, masks, self.multiple)
+        self.factors.append(self.table.factor(*found))
+        # Timings scatter: a median does less. Those of long ago were of other shapes, and of a
+        # machine that was busy otherwise.
+        factor = statistics.median(self.factors[-RECENT:])
+        pruned = [sublayer.units for sublayer in state.student.sublayers[:t]]
+        self.left = self.table.left(self.speedup, factor, pruned)
+        return True

@@ -1,0 +1,99 @@
+"""The methods by name, each composed of its parts, and what each can do without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kprune.competitors.floors import magnitude, random
+from kprune.competitors.kcm import kcm
+from kprune.competitors.kwon import kwon
+from kprune.knowledge import Importance, Predictive, Representational, Reused, Weighted
+from kprune.mask_search import Once, Rounded, search
+from kprune.plus.method import WITHOUT as WITHOUT_PLUS
+from kprune.plus.method import kprune_plus, rescored
+from kprune.sublayerwise import Method, Pruned, State, sublayerwise
+from kprune.weight_tuning import TuneOutput
+
+if TYPE_CHECKING:
+    from kprune.engine.progress import Clock
+    from kprune.limits.budget import Budget
+    from kprune.options import Options
+
+Change = Callable[[Method, "Options"], Method]
+
+
+def kprune(options: Options) -> Method:
+    """K-prune, as the paper has it."""
+    return Method(
+        scores=Importance(
+            Predictive(options.gamma), Representational(), Weighted(options.lam, options.mu)
+        ),
+        search=search,
+        tuners=(TuneOutput(),),
+    )
+
+
+SUBLAYERWISE: dict[str, Callable[[Options], Method]] = {
+    "kprune": kprune,
+    "kprune+": lambda options: kprune_plus(options.gamma, options.seed),
+}
+# What a method is without each of its ingredients, in the order in which they are taken out.
+EVERY: dict[str, Change] = {
+    "sublayerwise": lambda method, _: replace(
+        method, scores=Reused(method.scores, math.inf, always=(0,)), search=Once(method.search)
+    ),
+    "tuning": lambda method, _: replace(method, tuners=(), finish=()),
+}
+WITHOUT: dict[str, Mapping[str, Change]] = {
+    "kprune": {
+        "predictive": lambda method, _: rescored(method, predictive=None),
+        "representational": lambda method, _: rescored(method, representational=None),
+        **EVERY,
+    },
+    "kprune+": {**WITHOUT_PLUS, **EVERY},
+}
+INGREDIENTS = {name: tuple(changes) for name, changes in WITHOUT.items()}
+
+
+def composed(options: Options) -> Method:
+    """The sublayer-wise method that the options name, with what they leave out or add."""
+    method = SUBLAYERWISE[options.method](options)
+    for name, change in WITHOUT[options.method].items():
+        if name in options.left_out:
+            method = change(method, options)
+    if options.reuse and "sublayerwise" not in options.left_out:
+        method = replace(method, scores=Reused(method.scores, options.reuse))
+    if options.multiple > 1:
+        method = replace(method, search=Rounded(method.search, options.multiple))
+    return method
+
+
+def watched(method: Method, clock: Clock) -> Method:
+    """The method, its parts timed."""
+    tuners, finish = (
+        tuple(clock.clocked(tune, "tuning", "tuning") for tune in some)
+        for some in (method.tuners, method.finish)
+    )
+    return Method(
+        scores=clock.clocked(method.scores, "knowledge", "measuring"),
+        search=clock.clocked(method.search, "mask search"),
+        tuners=tuners,
+        finish=finish,
+    )
+
+
+def _sublayerwise(options: Options, state: State, budget: Budget) -> Iterator[Pruned]:
+    yield from sublayerwise(state, budget, watched(composed(options), state.clock))
+
+
+METHODS: dict[str, Callable[[Options, State, Budget], Iterator[Pruned]]] = {
+    "kprune": _sublayerwise,
+    "kprune+": _sublayerwise,
+    "kwon": lambda options, state, budget: kwon(state, budget),
+    "kcm": lambda options, state, budget: kcm(state, budget),
+    "magnitude": lambda options, state, budget: magnitude(state, budget),
+    "random": lambda options, state, budget: random(state, budget),
+}

@@ -1,0 +1,130 @@
+"""Everything that can be chosen when pruning: the one list of names, defaults and checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from kprune.data.tasks import nearest
+from kprune.methods import INGREDIENTS, METHODS
+
+LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
+WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "first")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that can be chosen when pruning: the only list of names, defaults and checks.
+
+    Attributes:
+        rate: compression rate, the share of FLOPs to remove, in (0, 1).
+        method: name of the method, one of `METHODS`.
+        gamma: temperature γ of predictive knowledge.
+        lam: λ, the weight of representational against predictive knowledge.
+        mu: μ, the weight of heads against neurons.
+        without: for an ablation, the ingredients to leave out, of `INGREDIENTS[method]`, with
+            commas between them.
+        reuse: K-prune measures all scores anew at every sublayer, which is most of its time. With
+            a positive number it keeps them until the student has moved by more (`Reused`). 0.4
+            takes about two thirds of the time, `math.inf` a third (two measurements).
+        multiple: K-prune and K-prune+ keep a multiple of so many neurons in each layer that loses
+            any, as matrix units like it. 0 means 16 with `speedup` and 1, no rounding, without.
+        speedup: a limit in time in place of `rate`: how many times as fast as the model the pruned
+            one shall be on this machine, at batches of `batch_size` sequences of `length` tokens;
+            0 takes the rate.
+        batch_size, length: where `speedup` shall hold.
+        seed: of the draw, when the sample is not drawn already.
+        tokens: size of the draw, likewise.
+        precision: of the passes that only rank units: "bf16", "full" (the model's own), or "auto",
+            bf16 where the hardware multiplies it natively.
+        pooling: of a model without a head, an embedding model: "mean" or "first".
+        normalize: whether such a model's output is scaled to length 1.
+
+    Raises:
+        ValueError: for a value that makes no sense, in one sentence.
+    """
+
+    rate: float = 0.6
+    method: str = "kprune"
+    gamma: float = 2.0
+    lam: float = 0.00025
+    mu: float = 64.0
+    without: str = ""
+    reuse: float = 0.0
+    multiple: int = 0
+    speedup: float = 0.0
+    batch_size: int = 32
+    length: int = 128
+    seed: int = 0
+    tokens: int = 100_000
+    precision: str = "auto"
+    pooling: str = "mean"
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            _check_type(option.name, getattr(self, option.name), type(option.default))
+        if not 0 < self.rate < 1:
+            raise ValueError(
+                "rate is the share of FLOPs to remove (60% is 0.6) and lies between 0 and 1; got "
+                f"{self.rate!r}."
+            )
+        if self.method not in METHODS:
+            raise ValueError(f"There is no method {self.method!r}; {nearest(self.method, METHODS)}")
+        if not (0 < self.gamma < math.inf and 0 <= self.lam < math.inf and 0 < self.mu < math.inf):
+            raise ValueError(
+                "gamma and mu must be positive and lam not negative, all finite; got "
+                f"gamma={self.gamma}, lam={self.lam}, mu={self.mu}."
+            )
+        self._check_ingredients(INGREDIENTS.get(self.method, ()))
+        for name, least in LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is at least {least}; got {getattr(self, name)}.")
+        for name, known in WORDS.items():
+            if getattr(self, name) not in known:
+                words = " or ".join(f'"{word}"' for word in known)
+                raise ValueError(f"{name} is {words}; got {getattr(self, name)!r}.")
+
+    def _check_ingredients(self, known: Sequence[str]) -> None:
+        """What only the sublayer-wise methods take."""
+        names = ", ".join(INGREDIENTS)
+        if unknown := [name for name in self.left_out if name not in known]:
+            raise ValueError(
+                f"without names ingredients of the method, with commas between them: {unknown[0]!r}"
+                f" is not among those of {self.method!r} ({', '.join(known) or 'it has none'})."
+            )
+        if not self.reuse >= 0 or (self.reuse and not known):
+            raise ValueError(
+                f"reuse is the error up to which the methods {names} keep their scores, at least "
+                f"0; got {self.reuse} for {self.method!r}."
+            )
+        if self.reuse and "tuning" in self.left_out:
+            raise ValueError(
+                "reuse goes by the errors that tuning leaves; leave it out where without names "
+                "tuning."
+            )
+        if self.multiple < 0 or (self.multiple > 1 and not known):
+            raise ValueError(
+                "multiple is the number of neurons to round to, a whole number of at least 1, for "
+                f"the methods {names}; got {self.multiple} for {self.method!r}."
+            )
+        if self.speedup and not (1 < self.speedup < math.inf and known):
+            raise ValueError(
+                f"speedup is how many times as fast the pruned model shall be, above 1, for the "
+                f"methods {names}; got {self.speedup} for {self.method!r}."
+            )
+
+    @property
+    def left_out(self) -> list[str]:
+        """The ingredients that `without` names."""
+        return [name.strip() for name in self.without.split(",") if name.strip()]
+
+
+def _check_type(name: str, value: Any, wanted: type) -> None:
+    right = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+    if wanted is float:
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not right:
+        raise ValueError(f"{name} is of type {wanted.__name__}; got {value!r}.")

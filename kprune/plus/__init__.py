@@ -1,0 +1,1 @@
+"""K-prune+: what makes K-prune more accurate without a hyperparameter to tune."""

@@ -1,0 +1,165 @@
+"""Representational knowledge as the error that remains *after* weight-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kprune.data.batching import Batch
+from kprune.encoders import Encoder, summed, tapped
+from kprune.engine.workers import side_by_side
+from kprune.knowledge import Measured, wide
+
+if TYPE_CHECKING:
+    from kprune.sublayerwise import State
+
+RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding
+CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
+
+
+@dataclass
+class Elimination:
+    """E of each unit: found in the dense model, at the first sublayer, for all sublayers at once.
+
+    Attributes:
+        errors: float64 [units] of every sublayer.
+    """
+
+    errors: list[Tensor] = field(default_factory=list)
+
+    def sums(self, state: State, t: int) -> Settled:
+        """What the sublayers from `t` up have."""
+        if t == 0:
+            self.errors = elimination_errors(state)
+        return Settled(self.errors[t:])
+
+
+@dataclass
+class Settled:
+    """Scores to which a pass over the sample adds nothing."""
+
+    scores: Sequence[Tensor]
+
+    def add(self, batch: Batch, found: Measured) -> None:
+        """Nothing to add."""
+
+    def per_unit(self) -> list[Tensor]:
+        """The scores."""
+        return list(self.scores)
+
+
+def elimination_errors(state: State) -> list[Tensor]:
+    """What each unit of a model still costs when the units left make up for it as well as they can.
+
+    For every sublayer, backward elimination on its output: the unit goes whose loss the others can
+    best replace by least squares, and its score is by how much the error has grown. Errors are
+    relative to the variance of X + P·W, which a LayerNorm divides by, so that those of all
+    sublayers compare. The sums PᵀP are of the model as it is, in one pass; where the head reads the
+    first token only, those of the last layer are over it alone, if there are more sequences than
+    features. (Tuning fits all tokens there, too.)
+
+    Args:
+        state: at the first sublayer, where the student is the teacher.
+
+    Returns:
+        Error of each unit, float64 [units], for each sublayer.
+    """
+    sublayers = state.student.sublayers
+    top, sequences = len(state.student.layers) - 1, len(state.sample.examples)
+    few = [
+        state.kind.first_only and sub.layer == top and sequences > sub.output.in_features
+        for sub in sublayers
+    ]
+    grams = [
+        _zeros(sub.output, sub.output.in_features, sub.output.in_features) for sub in sublayers
+    ]
+    variances = [_zeros(sub.output) for sub in sublayers]
+
+    def one(encoder: Encoder, number: int) -> tuple[list[Tensor], list[Tensor]]:
+        batch, totals = state.batches[number], []
+        with ExitStack() as stack:
+            features = stack.enter_context(tapped(encoder.sublayers))
+            for sublayer in encoder.sublayers:
+                stack.enter_context(summed(sublayer, totals.append))
+            encoder.run(batch, state.student_hidden[number], stop=top + 1)
+        mask = batch.mask
+        real = features[0].new_ones(features[0].shape[:2]) if mask is None else mask
+        products, spread = [], []
+        for first, P, total in zip(few, features, totals, strict=True):
+            some = slice(1) if first else slice(None)
+            rows = (P[:, some] * real[:, some, None]).to(wide(P.dtype)).flatten(0, 1)
+            products.append(rows.T @ rows)
+            spread.append((total[:, some].to(rows).var(-1) * real[:, some]).sum())
+        return products, spread
+
+    with side_by_side(state.student.device, state.student.copy) as over:
+        for products, spread in over(one, range(len(state.batches))):
+            for total, own in zip([*grams, *variances], [*products, *spread], strict=True):
+                total += own
+            state.clock.tick(len(sublayers))
+    errors = []
+    for sublayer, variance in zip(sublayers, variances, strict=True):
+        weight = sublayer.output.weight.T.double()
+        errors.append(eliminate(grams.pop(0).double(), weight, sublayer.unit_size) / variance)
+    return errors
+
+
+def _zeros(output: torch.nn.Linear, *shape: int) -> Tensor:
+    return output.weight.new_zeros(shape, dtype=wide(output.weight.dtype))
+
+
+def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:
+    """Backward elimination of a least-squares problem, all units to the end.
+
+    With C = (PᵀP)⁻¹, dropping the features u and refitting the others raises ‖P·W − P′·W′‖² by
+    tr(W_uᵀ C_uu⁻¹ W_u), changes W by −C_·u C_uu⁻¹ W_u, and C by −C_·u C_uu⁻¹ C_u·. Heads go one by
+    one. Neurons go by sixteenths of those left, which is several times as fast and not exact: two
+    that could replace each other may leave in the same step, and share its growth.
+
+    Args:
+        gram: PᵀP, float64 [features, features].
+        weight: W, float64 [features, d].
+        unit_size: features of a unit.
+
+    Returns:
+        The growth of the squared error with each unit, float64 [units]; of units that go later,
+        never less than the mean of an earlier step.
+    """
+    units = len(gram) // unit_size
+    found = gram.new_zeros(units)
+    if not units:
+        return found
+    diagonal = gram.diagonal()
+    scale = diagonal.clamp(min=1e-9 * diagonal.mean()).clamp(min=1e-30)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + (RIDGE * scale).diag()))
+    alive = torch.arange(units, device=gram.device)
+    own, least = torch.arange(unit_size, device=gram.device), 0.0
+    while len(alive):
+        # What is gone is cut off: later steps are smaller.
+        blocks = inverse.unflatten(0, (-1, unit_size)).unflatten(2, (-1, unit_size))
+        blocks = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # C_uu of each unit
+        rows = weight.unflatten(0, (-1, unit_size))
+        growth = (torch.linalg.solve(blocks, rows) * rows).sum((1, 2))
+        count = 1 if unit_size > 1 else -(-len(alive) // CHUNK)
+        first = growth.topk(count, largest=False).indices
+        gone = (first[:, None] * unit_size + own).flatten()
+        change = torch.linalg.solve(inverse[gone][:, gone], weight[gone])
+        # Units that go together: their joint growth, shared out as their own ones are.
+        joint = (change * weight[gone]).sum().item()
+        shares = growth[first] / growth[first].sum().clamp(min=1e-300) * joint
+        found[alive[first]] = shares.clamp(min=least)
+        least = max(least, joint / count)
+        stay = torch.ones(len(alive), dtype=torch.bool, device=gram.device)
+        stay[first] = False
+        left = stay.repeat_interleave(unit_size)
+        across = inverse[left][:, gone]
+        weight = weight[left] - across @ change
+        solved = torch.linalg.solve(inverse[gone][:, gone], across.T)
+        inverse = inverse[left][:, left] - across @ solved
+        alive = alive[stay]
+    return found

@@ -1,0 +1,92 @@
+"""Predictive knowledge as Fisher information: not zero where the student equals the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kprune.data.batching import Batch
+from kprune.encoders import Sublayer
+from kprune.knowledge import Loss, Measured, by_unit
+
+if TYPE_CHECKING:
+    from kprune.sublayerwise import State
+
+SEEDS = 1_000_003  # sequences, at most, between the signs of one seed and those of the next
+
+
+@dataclass
+class Fisher:
+    """S_pred as the Fisher information of each mask variable, per sample.
+
+    One pass back from a random direction in the outputs gives every sample's information, whatever
+    the number of classes (`outputs.Kind.probe`). A head is one unit, its features' gradients summed.
+
+    Attributes:
+        gamma: temperature γ of the teacher's distribution.
+        seed: of the probes' signs.
+        signs: of each batch, drawn once.
+    """
+
+    gamma: float = 2.0
+    seed: int = 0
+    signs: list[Tensor] | None = None
+
+    def loss(self, state: State, t: int) -> Loss:
+        """The probe of a batch."""
+
+        def probe(number: int, outputs: Tensor) -> Tensor:
+            teacher = state.outputs[number] if t else outputs.detach()
+            mask = state.batches[number].mask
+            return state.kind.probe(outputs, teacher, self.gamma, mask, self.signs[number])
+
+        if self.signs is None:
+            self.signs = draw_signs(state, self.seed)
+        return probe
+
+    def sums(self, state: State, t: int) -> FisherSums:
+        """Empty sums from sublayer `t` up."""
+        return FisherSums(state.student.sublayers[t:], len(state.sample.examples))
+
+
+class FisherSums:
+    """Squared mask gradients, summed over samples."""
+
+    def __init__(self, sublayers: Sequence[Sublayer], samples: int):
+        self.sublayers, self.samples = sublayers, samples
+        self.totals = [
+            sub.output.weight.new_zeros(sub.units, dtype=torch.float64) for sub in sublayers
+        ]
+
+    def add(self, batch: Batch, found: Measured) -> None:
+        """Add what a batch tells."""
+        for total, sub, own in zip(self.totals, self.sublayers, found.gradients, strict=True):
+            total += by_unit(sub, own.double()).square().sum(0)
+
+    def per_unit(self) -> list[Tensor]:
+        """Half the mean over samples, float64 [units] of each sublayer."""
+        return [total / (2 * self.samples) for total in self.totals]
+
+
+def draw_signs(state: State, seed: int) -> list[Tensor]:
+    """Signs ±1 for each output of each sequence, int8 like the outputs, one tensor for each batch.
+
+    A sequence's signs follow from the seed and its place in the sample, so that batching changes
+    nothing.
+    """
+    kind, generator = state.kind, torch.Generator()
+    by_token = kind.name in ("span", "tokens")
+    found = []
+    for batch in state.batches:
+        length = batch.inputs["input_ids"].shape[1]
+        shape = (length, kind.outputs) if by_token else (kind.outputs,)
+        rows = []
+        for index in batch.index.tolist():
+            generator.manual_seed(SEEDS * seed + index)
+            rows.append(torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1)
+        found.append(torch.stack(rows).to(state.student.device))
+    return found

@@ -1,0 +1,89 @@
+"""What K-prune+ refits besides the output projection: input projections, and the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kprune.encoders import Encoder
+from kprune.surgery import feature_mask
+from kprune.weight_tuning import Tuning, gather, padded, refit
+
+if TYPE_CHECKING:
+    from kprune.sublayerwise import State
+
+
+@dataclass(frozen=True)
+class TuneInputs:
+    """Refit a pruned sublayer's input projections, so that its units see what the teacher's see.
+
+    The student's hidden states differ from the teacher's by what the sublayers below have lost; the
+    part of it that is linear is made up for here, by the least squares of KPWT: one matrix PᵀP of
+    size d + 1 serves queries, keys and values side by side.
+
+    Attributes:
+        hold_out: choose the ridge on held-out sequences.
+    """
+
+    hold_out: bool = False
+
+    @torch.no_grad()
+    def __call__(self, state: State, t: int, keep: Tensor) -> Tuning | None:
+        """Put the tuned weights in place; None where there is nothing to do.
+
+        At the first sublayer the student's inputs still are the teacher's.
+        """
+        target, source = state.student.sublayers[t], state.teacher.sublayers[t]
+        if t == 0 or not target.units:
+            return None
+        survivors = feature_mask(source, keep.to(state.student.device)).repeat(source.blocks)
+        weight = torch.cat([linear.weight[survivors] for linear in source.inputs])
+        ones = source.inputs[0].bias is not None
+        bias = torch.cat([linear.bias[survivors] for linear in source.inputs]) if ones else None
+
+        def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
+            batch = state.batches[number]
+            x_teacher, x_student = (
+                encoder.given(encoder.sublayers[t].inputs[0], batch, hidden[number], t // 2)
+                for encoder, hidden in (
+                    (teacher, state.teacher_hidden),
+                    (student, state.student_hidden),
+                )
+            )
+            return padded(x_student, ones), F.linear(x_teacher.to(weight.dtype), weight, bias)
+
+        equations = gather(state, rows, weight.shape[1] + ones, len(weight), self.hold_out)
+        return refit(target.inputs, equations, ones)
+
+
+@dataclass(frozen=True)
+class TuneHead:
+    """Refit the last projection of a pruned model's head to the teacher's outputs.
+
+    Attributes:
+        hold_out: choose the ridge on held-out sequences.
+    """
+
+    hold_out: bool = False
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> Tuning | None:
+        """Put the tuned weights in place; None for a model without a head."""
+        last, top = state.student.last, len(state.student.layers)
+        if last is None:
+            return None
+        ones = last.bias is not None
+
+        def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
+            hidden, wanted = state.student_hidden[number], state.outputs[number]
+            P = student.given(student.last, state.batches[number], hidden, top)
+            if wanted.dim() == 2:  # one row per sequence
+                P, wanted = P[:, None], wanted[:, None]
+            return padded(P, ones), wanted
+
+        features, outputs = last.in_features + ones, last.out_features
+        return refit([last], gather(state, rows, features, outputs, self.hold_out), ones)
