@@ -103,7 +103,7 @@ class Encoder:
         self.model: PreTrainedModel = self.names.prepare(model)
         self.pooling, self.normalize = pooling, normalize
         self.kind: Kind = kind_of(model, pooling, normalize)
-        self.layers: nn.ModuleList = _get(model.base_model, self.names.layers)
+        self.layers: nn.ModuleList = _get(self.model.base_model, self.names.layers)
         self.sublayers = [sub for i in range(len(self.layers)) for sub in self._sublayers(i)]
 
     def _sublayers(self, number: int) -> tuple[Sublayer, Sublayer]:
