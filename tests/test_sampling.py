@@ -217,5 +217,5 @@ def test_words_are_labelled_at_their_first_token(tokenizer):
     found = tokenize(task, tokenizer, rows, labels=True)
     pieces = tokenizer.convert_ids_to_tokens(found["input_ids"][0])
     at = [i for i, label in enumerate(found["labels"][0]) if label != -100]
-    assert [pieces[i][:2] for i in at] == ["ei", "in", "pa"] and len(pieces) > 5
+    assert [pieces[i][0] for i in at] == ["e", "i", "p"] and len(pieces) > 5
     assert [found["labels"][0][i] for i in at] == [1, 0, 2]

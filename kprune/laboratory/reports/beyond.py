@@ -10,9 +10,6 @@ from matplotlib.figure import Figure
 from kprune.laboratory.figures import MARKERS, WIDTH, share_legend
 from kprune.laboratory.reports.ablation import ahead
 from kprune.laboratory.tables import NAMES, TASK_NAMES, named_by
-from kprune.plus.method import without
-
-INGREDIENTS = tuple(without(gamma=2.0, lam=0.0, mu=1.0))  # their names; no value matters here
 
 
 def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
