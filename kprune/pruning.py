@@ -46,7 +46,8 @@ class Job:
     def run(self) -> Iterator[Pruned]:
         """The steps; the bar and the clocks go along."""
         clock, batches = self.state.clock, len(self.state.batches)
-        self.budget.corrected = clock.clocked(self.budget.corrected, "timing", "timing")
+        if self.table:
+            self.budget.corrected = clock.clocked(self.budget.corrected, "timing", "timing")
         self.state.advance = clock.clocked(self.state.advance, "advancing")
         count = len(self.state.student.sublayers)
         clock.allot(work(0, count) * batches)
