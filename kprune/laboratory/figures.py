@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kprune.laboratory.tables import TASK_NAMES
+from kprune.laboratory.tables import called
 
 BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
 GREY = "0.6"
@@ -72,8 +72,8 @@ def points(runs: pd.DataFrame, value: str) -> Figure:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     keys = [
-        Line2D([], [], color=colour, linewidth=4, label=TASK_NAMES.get(task, task))
-        for task, colour in zip(tasks, colours, strict=True)
+        Line2D([], [], color=colour, linewidth=4, label=name)
+        for name, colour in zip(called(tasks), colours, strict=True)
     ]
     keys += [
         Line2D([], [], color="0.3", marker=marker, linestyle="", label=f"{rate:.0%} gone")
@@ -83,9 +83,28 @@ def points(runs: pd.DataFrame, value: str) -> Figure:
     return figure
 
 
-def share_legend(figure: Figure, axes: np.ndarray, used: int, columns: int) -> None:
-    """Hide the panels beyond those used; one legend below for all."""
-    for axis in axes.flat[used:]:
+def panels(
+    count: int, columns: int, size: tuple[float, float], more: float = 0.4, **shared
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` panels, [lines, columns], the rest of the last line hidden.
+
+    Args:
+        count: number of panels.
+        columns: in a line, at the most.
+        size: width of the figure and height of a line, in inches.
+        more: height besides the lines.
+        shared: what `plt.subplots` takes: which axes the panels share.
+    """
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    size = size[0], more + size[1] * lines
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, **shared)
+    for axis in axes.flat[count:]:
         axis.set_visible(False)
-    handles = axes.flat[0].get_legend_handles_labels()
+    return figure, axes
+
+
+def share_legend(figure: Figure, columns: int) -> None:
+    """One legend below for all panels."""
+    handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=columns)

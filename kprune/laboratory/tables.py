@@ -1,7 +1,7 @@
 """Result records into tables: CSV, Markdown and LaTeX."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from kprune.laboratory.records import EXPECTED, FAILURE, RESULT, Record, output_folder
 
 GAP = "—"
-MEASURED = (
-    *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory"),
-    *("heads", "neurons", "steps", "search"),
-)
-FOUND = ("parameters_left", "dense_heads", "dense_neurons", "device", "threads", "commit", "extra")
+MEASURED = {
+    *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory", "heads"),
+    *("neurons", "steps", "search", "parameters_left", "dense_heads", "dense_neurons", "device"),
+    *("threads", "commit", "extra"),
+}
 HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
@@ -34,6 +34,12 @@ TASK_NAMES = {
     "squad": "SQuAD v1.1",
     "squad_v2": "SQuAD v2.0",
 }
+LATEX = str.maketrans(
+    {
+        **{"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", GAP: "---"},
+        **{"λ": r"$\lambda$", "γ": r"$\gamma$", "μ": r"$\mu$"},
+    }
+)
 
 
 def collect(records: str | Path) -> pd.DataFrame:
@@ -68,9 +74,6 @@ def collect(records: str | Path) -> pd.DataFrame:
             row["state"] = "failed"
         rows.append(row)
     table = pd.DataFrame(rows)
-    for name in MEASURED:
-        if name not in table:
-            table[name] = None
     table["label"] = [_label(row) for row in rows]
     if not (table["state"] == "done").any():
         raise ValueError(f"None of the {len(table)} runs in {records} is done: nothing to draw.")
@@ -110,13 +113,18 @@ def by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(f"-{Path(model).name}", part) for model, part in runs.groupby("model", sort=False)]
 
 
+def called(tasks: Iterable[str]) -> list[str]:
+    """What people call tasks."""
+    return [TASK_NAMES.get(task, task) for task in tasks]
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table with tasks and columns called as people call them; what is missing is a gap."""
     table = table.copy()
     if "model" in table:
         table["model"] = [Path(model).name for model in table["model"]]
     if "task" in table:
-        table["task"] = [TASK_NAMES.get(task, task) for task in table["task"]]
+        table["task"] = called(table["task"])
     names = {
         column: f"{column:.0%}" if isinstance(column, float) else HEADINGS.get(column, column)
         for column in table.columns
@@ -167,8 +175,7 @@ def summarise(
     found = []
     for names, group in groups:
         if "seed" in group and group["seed"].duplicated().any():
-            known = {"run", "seed", "state", *MEASURED, *FOUND}
-            parameters = [name for name in group if name not in known]
+            parameters = [name for name in group if name not in {"run", "seed", "state", *MEASURED}]
             apart = [name for name in parameters if group[name].astype(str).nunique() > 1]
             raise ValueError(
                 f"Several runs of one seed fall into the cell {names}: they differ in "
@@ -224,7 +231,8 @@ def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame
     folder.mkdir(parents=True, exist_ok=True)
     columns = [str(column) for column in table.columns]
     shown = table.set_axis(columns, axis=1)
-    latex = shown.map(_latex).set_axis([_latex(column) for column in columns], axis=1)
+    latex = shown.map(lambda cell: str(cell).translate(LATEX))
+    latex = latex.set_axis([column.translate(LATEX) for column in columns], axis=1)
     for suffix, text in (
         ("csv", long.to_csv(index=False, float_format="%.6f")),
         ("md", shown.to_markdown(index=False, disable_numparse=True) + "\n"),
@@ -282,19 +290,3 @@ def _label(row: dict) -> str:
     if row.get("method") == "kprune" and row.get("lam") == 0:
         return f"{name}, λ = 0"
     return name
-
-
-def _latex(text: object) -> str:
-    text = str(text)
-    for sign, code in (
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("±", r"$\pm$"),
-        ("λ", r"$\lambda$"),
-        ("γ", r"$\gamma$"),
-        ("μ", r"$\mu$"),
-        ("×", r"$\times$"),
-        (GAP, "---"),
-    ):
-        text = text.replace(sign, code)
-    return text

@@ -1,19 +1,15 @@
 """`13_ablation`: what each ingredient brings."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import BLUE, WIDTH
-from kprune.laboratory.tables import TASK_NAMES
+from kprune.laboratory.figures import BLUE, WIDTH, panels
+from kprune.laboratory.tables import called
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
     """Points that each variant of a method loses against the whole method, seed by seed.
-
-    Args:
-        runs: what `collect` gave, of one method.
 
     Returns:
         The runs of the variants, with `loss` (points; none where either is not done).
@@ -48,26 +44,18 @@ def draw_ingredients(
         xlabel: what the points are.
     """
     several = runs["rate"].nunique() > 1
+    names = zip(called(runs["task"]), runs["rate"], strict=True)
     variants = runs.assign(
-        task=[
-            TASK_NAMES.get(task, task) + (f" at {rate:.0%}" if several else "")
-            for task, rate in zip(runs["task"], runs["rate"], strict=True)
-        ],
+        task=[task + (f" at {rate:.0%}" if several else "") for task, rate in names]
     )
     tasks = list(dict.fromkeys(variants["task"]))
-    columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
     order = list(dict.fromkeys(variants[y]))
     # A scale for each task: one that loses fifty points would hide the others' two.
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.2 * lines), squeeze=False, sharey=True
-    )
+    figure, axes = panels(len(tasks), 3, (1.25 * WIDTH, 2.2), sharey=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = variants[variants["task"] == task]
         sns.barplot(here, x=x, y=y, order=order, color=BLUE, errorbar="sd", ax=axis)
         axis.axvline(0, color="black", linewidth=1)
         axis.set(title=task, xlabel=xlabel, ylabel=y)
         axis.title.set_fontsize("medium")
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
     return figure

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, WIDTH, score_name, share_legend
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH, panels, score_name, share_legend
 from kprune.laboratory.tables import GAP, NAMES, TASK_NAMES, named_by, summarise
 
 
@@ -41,32 +40,17 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_curves(runs: pd.DataFrame) -> Figure:
-    """Score against the share of FLOPs gone: a panel for each task, a line for each method.
-
-    Args:
-        runs: what `tables.collect` gave; runs that are not done leave gaps.
-    """
+    """Score against the share of FLOPs gone: a panel for each task, a line for each method."""
     tasks, labels = list(dict.fromkeys(runs["task"])), list(dict.fromkeys(runs["label"]))
     styles = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
-    columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(1.25 * WIDTH, 0.4 + 2.6 * lines), squeeze=False, sharex=True
-    )
+    figure, axes = panels(len(tasks), 3, (1.25 * WIDTH, 2.6), sharex=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = runs[runs["task"] == task]
         for label, marker in zip(labels, MARKERS, strict=False):
             some = here[here["label"] == label].astype({"score": float})
             score = 100 * some.groupby("rate")["score"].agg(["mean", "std"])
-            axis.errorbar(
-                100 * score.index,
-                score["mean"],
-                score["std"].fillna(0),
-                color=styles[label],
-                marker=marker,
-                label=label,
-                capsize=2,
-            )
+            style = {"color": styles[label], "marker": marker, "label": label, "capsize": 2}
+            axis.errorbar(100 * score.index, score["mean"], score["std"].fillna(0), **style)
         if not (here["state"] == "done").any():
             axis.annotate("no run is done", (0.5, 0.5), xycoords="axes fraction", ha="center")
             axis.set_yticks([])
@@ -76,5 +60,5 @@ def draw_curves(runs: pd.DataFrame) -> Figure:
         axis.title.set_fontsize("medium")
     for axis in axes[-1]:
         axis.set_xlabel("FLOPs gone (%)")
-    share_legend(figure, axes, len(tasks), columns=5)
+    share_legend(figure, columns=5)
     return figure

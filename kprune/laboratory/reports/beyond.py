@@ -2,21 +2,20 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import MARKERS, WIDTH, share_legend
+from kprune.laboratory.figures import MARKERS, WIDTH, panels, share_legend
 from kprune.laboratory.reports.ablation import ahead
-from kprune.laboratory.tables import NAMES, TASK_NAMES, named_by
+from kprune.laboratory.tables import NAMES, called, named_by
 
 
 def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
     """Points that each ingredient of K-prune+ brings by itself over K-prune, seed by seed.
 
     Args:
-        runs: what `collect` gave.
+        runs: the runs.
         ingredients: all that a run can leave out.
 
     Returns:
@@ -54,44 +53,25 @@ def recovered(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_beside(runs: pd.DataFrame) -> Figure:
-    """Score of each method on each task, a panel per rate: a point per run, the teacher a dash.
-
-    Args:
-        runs: what `tables.collect` gave; runs that are not done leave gaps.
-    """
+    """Score of each method on each task, a panel per rate: a point per run, the teacher a dash."""
     done = runs[runs["state"] == "done"]
     tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
     rates = sorted(set(runs["rate"]))
-    figure, axes = plt.subplots(
-        1,
-        len(rates),
-        figsize=(1.25 * WIDTH, 1.2 + 0.45 * len(tasks)),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+    size = 1.25 * WIDTH, 0.45 * len(tasks)
+    figure, axes = panels(len(rates), len(rates), size, more=1.2, sharex=True, sharey=True)
     for axis, rate in zip(axes.flat, rates, strict=True):
         here = done[done["rate"] == rate]
         for number, label in enumerate(labels):
             some = here[here["label"] == label]
             height = [tasks.index(task) + 0.3 * (number + 1) / len(labels) for task in some["task"]]
-            axis.plot(
-                100 * some["score"].astype(float),
-                height,
-                MARKERS[number],
-                color=sns.color_palette()[number],
-                alpha=0.6,
-                label=label,
-            )
+            style = {"color": sns.color_palette()[number], "alpha": 0.6, "label": label}
+            axis.plot(100 * some["score"].astype(float), height, MARKERS[number], **style)
         teacher = 100 * here.astype({"dense": float}).groupby("task")["dense"].mean()
         places = [tasks.index(task) + 0.2 for task in teacher.index]
         axis.plot(teacher, places, "|", color="black", markersize=18, label="teacher")
         axis.set(title=f"−{rate:.0%} FLOPs", xlabel="score × 100")
         axis.title.set_fontsize("medium")
-    axes[0, 0].set_yticks(
-        [place + 0.2 for place in range(len(tasks))],
-        [TASK_NAMES.get(task, task) for task in tasks],
-    )
+    axes[0, 0].set_yticks([place + 0.2 for place in range(len(tasks))], called(tasks))
     axes[0, 0].set_ylim(len(tasks) - 0.3, -0.3)
-    share_legend(figure, axes, len(rates), len(labels) + 1)
+    share_legend(figure, len(labels) + 1)
     return figure

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH
-from kprune.laboratory.tables import TASK_NAMES, collect, one_at_a_time
+from kprune.laboratory.tables import called, collect, one_at_a_time
 
 
 def performance(records: str | Path) -> pd.DataFrame:
@@ -134,11 +134,10 @@ def _in_common(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> 
 def draw_steps(runs: pd.DataFrame) -> Figure:
     """Time of each step in F, a bar per run, with the limit by count; from `performance`."""
     names = [
-        f"{TASK_NAMES.get(run['task'], run['task'])}, {run['rate']:g}, "
-        f"{run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
+        f"{task}, {run['rate']:g}, {run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
         f"{', in {}s'.format(run['multiple']) if run['multiple'] > 1 else ''}"
         f"{', full' if run['precision'] == 'full' else ''}"
-        for _, run in runs.iterrows()
+        for task, (_, run) in zip(called(runs["task"]), runs.iterrows(), strict=True)
     ]
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
@@ -186,7 +185,7 @@ def draw_growth(table: pd.DataFrame) -> Figure:
 def draw_gains(table: pd.DataFrame) -> Figure:
     """A bar per idea and task: time without it over time with it; from `gains`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
-    table = table.assign(task=[TASK_NAMES.get(task, task) for task in table["task"]])
+    table = table.assign(task=called(table["task"]))
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
     sns.barplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes)
     axes.axvline(1, color=GREY, linewidth=1.2)

@@ -9,14 +9,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import GREY, WIDTH
-from kprune.laboratory.tables import TASK_NAMES
+from kprune.laboratory.tables import called
 
 
 def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataFrame:
     """The largest mean speed-up of each row among the rates that lose at most so many points.
 
     Args:
-        runs: what `collect` gave.
+        runs: the runs.
         rows: the columns that name a row.
         allowed: points that the mean score may lose.
 
@@ -41,12 +41,8 @@ def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataF
 
 
 def draw_fastest(best: pd.DataFrame) -> Figure:
-    """The speed-up that each method reaches within the allowed loss, on each task.
-
-    Args:
-        best: what `fastest` gave.
-    """
-    table = best.assign(task=[TASK_NAMES.get(task, task) for task in best["task"]])
+    """The speed-up that each method reaches on each task, from what `fastest` gave."""
+    table = best.assign(task=called(best["task"]))
     tasks, labels = (list(dict.fromkeys(table[name])) for name in ("task", "label"))
     figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 3.6))
     sns.barplot(table, x="task", y="speedup", hue="label", order=tasks, hue_order=labels, ax=axes)

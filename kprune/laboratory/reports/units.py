@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import WIDTH
-from kprune.laboratory.tables import TASK_NAMES, named_by
+from kprune.laboratory.tables import called, named_by
 
 
 def surviving(runs: pd.DataFrame) -> pd.DataFrame:
@@ -30,15 +30,11 @@ def surviving(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_units(table: pd.DataFrame) -> Figure:
-    """Share of heads and of neurons that survive in each layer of each task.
-
-    Args:
-        table: what `surviving` gave, of one method and rate.
-    """
+    """Share of heads and of neurons that survive, from `surviving` of one method and rate."""
     figure, axes = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4), sharey=True)
     for axis, kind, hues in zip(axes, ("heads", "neurons"), ("Blues", "Oranges"), strict=True):
         some = table[table["kind"] == kind]
-        some = some.assign(task=[TASK_NAMES.get(task, task) for task in some["task"]])
+        some = some.assign(task=called(some["task"]))
         grid = some.pivot_table(index="layer", columns="task", values="share", sort=False)
         sns.heatmap(
             100 * grid.sort_index(ascending=False),
