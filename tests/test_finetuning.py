@@ -1,5 +1,7 @@
 """Teachers: real weights, both architectures, every kind of task, and no Hub."""
 
+import itertools
+
 import pytest
 import torch
 from conftest import batch_of, logits
@@ -11,6 +13,7 @@ from kprune.encoders import Encoder
 from kprune.laboratory.finetuning import Recipe, find_model, pretrained, training_set
 from kprune.laboratory.minilm import pour_into_distilbert
 
+ARCHITECTURES = ("minilm", "minilm-distilbert")
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
 
 
@@ -47,6 +50,12 @@ def test_a_folder_of_your_own_is_taken_as_it_is(tmp_path, teacher_folder):
     assert record["scores"]["accuracy"] > 0.6
     with pytest.raises(ValueError, match="has 2 outputs, and the task 'mnli' needs 3"):
         kprune.load_teacher(teacher_folder, "mnli")
+
+
+def test_a_model_without_the_head_is_no_teacher(minilm):
+    """from_pretrained would give it a random one, and a table would hold its scores."""
+    with pytest.raises(ValueError, match="is a BertModel, without the head that 'opinions' needs"):
+        kprune.load_teacher(minilm, "opinions")
 
 
 def test_fine_tuning_is_determined_by_the_seed(tmp_path):
@@ -122,11 +131,25 @@ KINDS = {
             * 14,
         },
     ),
+    "several labels": (
+        Task("m", ("a",), kind="multilabel", labels=2, metric="f1_micro"),
+        {"a": ["x y", "z", "x z"] * 14, "label": [[1, 0], [0, 1], [1, 1]] * 14},
+    ),
+    "tokens": (
+        Task("t", ("words",), kind="tokens", labels=3),
+        {"words": [["x", "yonder"], ["z"]] * 20, "label": [[0, 1], [2]] * 20},
+    ),
 }
 
 
-@pytest.mark.parametrize("architecture", ["minilm", "minilm-distilbert"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [
+        *itertools.product(("regression", "three classes", "spans"), ARCHITECTURES),
+        ("several labels", "minilm"),
+        ("tokens", "minilm-distilbert"),
+    ],
+)
 def test_every_kind_of_task_end_to_end(tmp_path, monkeypatch, kind, architecture):
     """Fine-tune, sample, prune and score on real weights, from a folder laid out like the Hub."""
     task, columns = KINDS[kind]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kprune.data.opinions import opinions, ratings
 
-Kind = Literal["classification", "regression", "multilabel", "span", "tokens", "embedding"]
+Kind = Literal["classification", "regression", "multilabel", "span", "tokens", "embedding", ""]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Task:
     Attributes:
         name: what the package, the notebooks and the records call it.
         columns: the text columns: one, or a pair; of lists of words for a head that labels tokens.
-        kind: what the head predicts.
+        kind: what the head predicts; empty for texts that any model may be pruned with.
         metric: the name of the primary score in `evaluate`'s result.
         labels: number of outputs of the head.
         dataset: Hub id of the data set; None for the generated task.

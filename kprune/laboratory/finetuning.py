@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import (
@@ -158,11 +159,8 @@ def finetune(
         outcome = trainer.train()
     student = trainer.model.eval().requires_grad_(True)
     record = {
-        "task": task.name,
-        "model": model,
+        **origin(task, model, data, recipe),
         "weights": found,
-        "data": str(data) if data else task.dataset,
-        "recipe": asdict(recipe),
         "sequences": len(training),
         "seconds": outcome.metrics["train_runtime"],
         "scores": evaluate(student, dev, progress=progress),
@@ -172,6 +170,12 @@ def finetune(
         tokenizer.save_pretrained(part)
         write_json(part / RECORD, record)
     return record
+
+
+def origin(task: Task, model: str, data: str | Path | None, recipe: Recipe) -> dict[str, Any]:
+    """What a teacher is made of, as its record says it."""
+    data = str(data) if data else task.dataset
+    return {"task": task.name, "model": model, "data": data, "recipe": asdict(recipe)}
 
 
 def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:

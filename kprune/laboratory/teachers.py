@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +9,14 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from kprune.data.tasks import Task, get_task
 from kprune.engine.progress import quiet
 from kprune.laboratory.evaluation import check_outputs
-from kprune.laboratory.finetuning import RECORD, Recipe, default_recipe, finetune, model_class
+from kprune.laboratory.finetuning import (
+    RECORD,
+    Recipe,
+    default_recipe,
+    finetune,
+    model_class,
+    origin,
+)
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm
 from kprune.laboratory.records import output_folder
 
@@ -115,13 +121,7 @@ def _differing(
     stand_in: bool,
 ) -> list[str]:
     """What a teacher's record says otherwise than wanted; all of it where there is no record."""
-    wanted = {
-        "task": task.name,
-        "model": model,
-        "data": str(data) if data else task.dataset,
-        "recipe": asdict(recipe),
-    }
-    record = record or {}
+    record, wanted = record or {}, origin(task, model, data, recipe)
     differing = [name for name, value in wanted.items() if record.get(name, ...) != value]
     if not stand_in and model not in PACKAGED and record.get("weights") == packaged_minilm():
         differing.append("weights")
