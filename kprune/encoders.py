@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
 from kprune.engine.attention import plug_in
+from kprune.engine.hooks import Leave, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
 from kprune.families import head_size, names_of
 from kprune.outputs import Kind, kind_of
@@ -25,14 +26,12 @@ from kprune.outputs import Kind, kind_of
 class Sublayer:
     """One MHA or FFN sublayer. A *unit* is a head (d_h features) or a neuron (one feature).
 
-    The fields refer to the model's own modules, so surgery on them shows here at once.
-
     Attributes:
         place: its number t, from 0 at the embedding.
-        inputs: the projections that give its units their inputs.
+        inputs: the projections that give its units their inputs; the model's own modules.
         blocks: parts of a unit's rows in each of them.
         output: the output projection; what it is given are the *features* of the units.
-        sum_at: the module that is given X + Sub(X), or the layer, which gives it.
+        total: within its block, hands X + Sub(X), [batch, length, d], to a function.
         unit_size: features of a unit.
         others: further projections that lose a head's rows with it.
         after: what the family needs when units were removed (`families.Names.after`).
@@ -42,8 +41,8 @@ class Sublayer:
     inputs: tuple[nn.Linear, ...]
     blocks: int
     output: nn.Linear
-    sum_at: nn.Module
-    unit_size: int
+    total: Callable
+    unit_size: int = 1
     others: tuple[nn.Linear, ...] = ()
     after: Callable[[Tensor, Tensor], None] = lambda units, features: None
 
@@ -108,14 +107,18 @@ class Encoder:
 
     def _sublayers(self, number: int) -> tuple[Sublayer, Sublayer]:
         layer, names = self.layers[number], self.names
+        totals = [
+            partial(given, _get(layer, path)) if path else partial(gives, layer)
+            for path in names.sums
+        ]
         heads = Sublayer(
             place=2 * number,
             inputs=tuple(_get(layer, path) for path in names.heads_in),
             blocks=names.blocks[0],
             output=_get(layer, names.heads_out),
-            sum_at=_get(layer, names.sums[0]),
+            total=totals[0],
             unit_size=head_size(self.model),
-            others=tuple(filter(None, (_get(layer, path, None) for path in names.others))),
+            others=tuple(filter(None, (_get(layer, path, False) for path in names.others))),
             after=partial(names.after, layer),
         )
         neurons = Sublayer(
@@ -123,8 +126,7 @@ class Encoder:
             inputs=(_get(layer, names.neurons_in),),
             blocks=names.blocks[1],
             output=_get(layer, names.neurons_out),
-            sum_at=_get(layer, names.sums[1]),
-            unit_size=1,
+            total=totals[1],
         )
         return heads, neurons
 
@@ -145,13 +147,15 @@ class Encoder:
         """
         with ExitStack() as stack:
             if hidden is not None:
-                stack.enter_context(self._entered(hidden, start))
-            if stop is not None:
-                stack.enter_context(self._left(stop))
+                stack.enter_context(entered(self.layers, start, hidden, self.names.pairs))
+            if stop is not None and stop < len(self.layers):
+                stack.enter_context(given(self.layers[stop], leave))
+            elif stop is not None:
+                stack.enter_context(gives(self.layers[-1], leave))
             try:
                 found = self.model(**self._inputs(batch), return_dict=True)
-            except _Leave as leave:
-                return leave.value
+            except Leave as early:
+                return early.value
         return self.kind.read(found, batch.mask)
 
     def passing(self, batch: Batch, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
@@ -166,22 +170,14 @@ class Encoder:
             [batch, length, units · unit_size] and [batch, length, d].
         """
         sublayer = self.sublayers[place]
-        with tapped([sublayer]) as features, summed(sublayer, _leave):
+        with tapped([sublayer]) as features, sublayer.total(leave):
             total = self.run(batch, hidden, sublayer.layer, sublayer.layer + 1)
         return features[0], total
 
-    def given(self, module: nn.Module, batch: Batch, hidden: Tensor, start: int) -> Tensor:
-        """What a module above the input of layer `start` is given, when the model runs from there.
-
-        Args:
-            module: one of the model's modules.
-            batch, hidden, start: as in `run`.
-        """
-        hook = module.register_forward_pre_hook(lambda _, args: _leave(args[0]), prepend=True)
-        try:
+    def reaching(self, module: nn.Module, batch: Batch, hidden: Tensor, start: int) -> Tensor:
+        """What one of the model's modules is given in a run from layer `start`, which ends there."""
+        with given(module, leave, first=True):
             return self.run(batch, hidden, start)
-        finally:
-            hook.remove()
 
     def copy(self, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder with modules of its own and frozen views of the same weights.
@@ -192,11 +188,9 @@ class Encoder:
         """
         twin = Encoder(sharing_weights(self.model), self.pooling, self.normalize)
         plug_in(twin.model)
-        if dtype is not None:
-            for sublayer in twin.sublayers:
-                for linear in (*sublayer.inputs, *sublayer.others, sublayer.output):
-                    linear.to(dtype)
-                    linear.register_forward_pre_hook(_cast)
+        for sublayer in twin.sublayers if dtype else ():
+            for linear in (*sublayer.inputs, *sublayer.others, sublayer.output):
+                linear.to(dtype).register_forward_pre_hook(_cast)
         return twin
 
     def flops(self, length: float) -> float:
@@ -233,45 +227,9 @@ class Encoder:
             inputs["token_type_ids"] = batch.inputs["token_type_ids"]
         return inputs
 
-    @contextmanager
-    def _entered(self, hidden: Tensor, start: int) -> Iterator[None]:
-        """Lower layers hand on what they are given, and the one at `start` is given `hidden`."""
-        kept = list(self.layers)
-        for number in range(start):
-            self.layers[number] = _Passed(kept[number], hidden, self.names.pairs)
-        enter = []
-        if start < len(kept):
-            enter = [kept[start].register_forward_pre_hook(_given(hidden), with_kwargs=True)]
-        try:
-            yield
-        finally:
-            for hook in enter:
-                hook.remove()
-            for number in range(start):
-                self.layers[number] = kept[number]
-
-    @contextmanager
-    def _left(self, stop: int) -> Iterator[None]:
-        if stop < len(self.layers):
-            hook = self.layers[stop].register_forward_pre_hook(
-                lambda _, args, named: _leave(args[0] if args else named["hidden_states"]),
-                with_kwargs=True,
-            )
-        else:
-            hook = self.layers[-1].register_forward_hook(lambda _, args, out: _leave(_first(out)))
-        try:
-            yield
-        finally:
-            hook.remove()
-
 
 def flops(model: PreTrainedModel, length: float) -> float:
-    """FLOPs of a model's units by the paper's count (see `Sublayer.unit_flops`).
-
-    Args:
-        model: dense or pruned.
-        length: tokens per sequence.
-    """
+    """FLOPs of a model's units on one sequence of `length` tokens (see `Sublayer.unit_flops`)."""
     return Encoder(model).flops(length)
 
 
@@ -287,86 +245,27 @@ def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
     """
     features: list[Tensor] = [torch.empty(0)] * len(sublayers)
 
-    def tap(number: int):
-        def hook(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-            passing = given[0]
-            if torch.is_grad_enabled() and not passing.requires_grad:
-                passing = passing.detach().requires_grad_()
-            features[number] = passing
-            return (passing,)
-
-        return hook
+    def tap(number: int, passing: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not passing.requires_grad:
+            passing = passing.detach().requires_grad_()
+        features[number] = passing
+        return passing
 
     with ExitStack() as stack:
         for number, sublayer in enumerate(sublayers):
-            stack.callback(sublayer.output.register_forward_pre_hook(tap(number)).remove)
+            stack.enter_context(replaced(sublayer.output, partial(tap, number)))
         yield features
-
-
-@contextmanager
-def summed(sublayer: Sublayer, take) -> Iterator[None]:
-    """Within the block, `take` is called with X + Sub(X) of a sublayer, [batch, length, d]."""
-    at = sublayer.sum_at
-    if isinstance(at, (nn.LayerNorm, nn.Identity)):
-        hook = at.register_forward_pre_hook(lambda _, given: take(given[0]))
-    else:
-        hook = at.register_forward_hook(lambda _, given, out: take(_first(out)))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-class _Passed(nn.Module):
-    """Stands in for a layer below the one that is entered; `like` answers for its attributes."""
-
-    def __init__(self, like: nn.Module, hidden: Tensor, pair: bool):
-        super().__init__()
-        self.__dict__.update(like_=like, hidden=hidden, pair=pair)
-
-    def __getattr__(self, name: str):
-        return getattr(self.__dict__["like_"], name)
-
-    def forward(self, *_, **__):
-        return (self.hidden, None) if self.pair else self.hidden
-
-
-class _Leave(Exception):
-    """Ends a run early, with what it came for."""
-
-    def __init__(self, value: Tensor):
-        self.value = value
-
-
-def _leave(value: Tensor):
-    raise _Leave(value)
-
-
-def _given(hidden: Tensor):
-    def hook(_: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
-        if args:
-            return (hidden, *args[1:]), named
-        return args, named | {"hidden_states": hidden}
-
-    return hook
 
 
 def _cast(linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
     return (given[0].to(linear.weight.dtype),)
 
 
-def _first(out: Tensor | tuple) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out
-
-
-_MISSING = object()
-
-
-def _get(module: nn.Module, path: str, default=_MISSING) -> nn.Module:
-    """The module at a dotted path; the module itself for the empty one."""
+def _get(module: nn.Module, path: str, must: bool = True) -> nn.Module | None:
+    """The module at a dotted path; None where there `must` not be one, and is none."""
     try:
-        return reduce(getattr, path.split("."), module) if path else module
+        return reduce(getattr, path.split("."), module)
     except AttributeError:
-        if default is _MISSING:
+        if must:
             raise
-        return default
+        return None

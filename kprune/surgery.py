@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.encoders import Encoder, Sublayer
+from kprune.engine.hooks import replaced
 
 
 def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
@@ -62,11 +63,8 @@ def masked(sublayer: Sublayer, mask: Tensor) -> Iterator[None]:
         mask: one factor per unit, [units]; 0 silences a unit, 1 leaves it as it is.
     """
     factors = feature_mask(sublayer, mask).to(sublayer.output.weight)
-    hook = sublayer.output.register_forward_pre_hook(lambda _, args: (args[0] * factors,))
-    try:
+    with replaced(sublayer.output, lambda features: features * factors):
         yield
-    finally:
-        hook.remove()
 
 
 def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:

@@ -8,7 +8,7 @@ from families import D_H, FAMILIES, HEADS, KINDS, LAYERS, NEURONS, batch_of, mod
 from transformers import BertForMaskedLM, BertForMultipleChoice, GPT2Config, GPT2LMHeadModel
 
 import kprune
-from kprune.encoders import Encoder, summed, tapped
+from kprune.encoders import Encoder, tapped
 from kprune.knowledge import measure
 from kprune.surgery import keep_units, masked
 
@@ -129,7 +129,7 @@ def test_what_passes_by_is_the_sublayer(family):
     encoder, batch = Encoder(model_of(family, "classification")).copy(), batch_of()
     hidden = encoder.run(batch, stop=1)
     totals = []
-    with summed(encoder.sublayers[3], totals.append), tapped([encoder.sublayers[2]]) as features:
+    with encoder.sublayers[3].total(totals.append), tapped([encoder.sublayers[2]]) as features:
         encoder.run(batch, hidden, 1, 2)
     P, total = encoder.passing(batch, hidden, 2)
     torch.testing.assert_close(P, features[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
-from kprune.encoders import Encoder, summed, tapped
+from kprune.encoders import Encoder, tapped
 from kprune.engine.workers import side_by_side
 from kprune.knowledge import Measured, wide
 
@@ -85,7 +85,7 @@ def elimination_errors(state: State) -> list[Tensor]:
         with ExitStack() as stack:
             features = stack.enter_context(tapped(encoder.sublayers))
             for sublayer in encoder.sublayers:
-                stack.enter_context(summed(sublayer, totals.append))
+                stack.enter_context(sublayer.total(totals.append))
             encoder.run(batch, state.student_hidden[number], stop=top + 1)
         mask = batch.mask
         real = features[0].new_ones(features[0].shape[:2]) if mask is None else mask

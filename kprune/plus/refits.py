@@ -48,7 +48,7 @@ class TuneInputs:
         def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
             batch = state.batches[number]
             x_teacher, x_student = (
-                encoder.given(encoder.sublayers[t].inputs[0], batch, hidden[number], t // 2)
+                encoder.reaching(encoder.sublayers[t].inputs[0], batch, hidden[number], t // 2)
                 for encoder, hidden in (
                     (teacher, state.teacher_hidden),
                     (student, state.student_hidden),
@@ -80,7 +80,7 @@ class TuneHead:
 
         def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
             hidden, wanted = state.student_hidden[number], state.outputs[number]
-            P = student.given(student.last, state.batches[number], hidden, top)
+            P = student.reaching(student.last, state.batches[number], hidden, top)
             if wanted.dim() == 2:  # one row per sequence
                 P, wanted = P[:, None], wanted[:, None]
             return padded(P, ones), wanted

@@ -1,0 +1,91 @@
+"""Hooks by which a model's own forward is entered at a layer, left at a module, and watched."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+
+class Leave(Exception):
+    """Ends a run early, with what it came for."""
+
+    def __init__(self, value: Tensor):
+        self.value = value
+
+
+def leave(value: Tensor) -> None:
+    """End the run that is under way."""
+    raise Leave(value)
+
+
+@contextmanager
+def given(module: nn.Module, take: Callable[[Tensor], object], first: bool = False) -> Iterator:
+    """Within the block, `take` gets what a module is given, before its other hooks if `first`."""
+
+    def hook(_: nn.Module, args: tuple, named: dict) -> None:
+        take(args[0] if args else named["hidden_states"])
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def gives(module: nn.Module, take: Callable[[Tensor], object]) -> Iterator:
+    """Within the block, `take` gets what a module gives, or the first of what it gives."""
+    handle = module.register_forward_hook(
+        lambda _, args, out: take(out[0] if isinstance(out, tuple) else out)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator:
+    """Within the block, a module is given `change(x)` in place of its first argument x."""
+
+    def hook(_: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        if args:
+            return (change(args[0]), *args[1:]), named
+        return args, named | {"hidden_states": change(named["hidden_states"])}
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def entered(layers: nn.ModuleList, start: int, hidden: Tensor, pairs: bool) -> Iterator:
+    """Within the block, layers below `start` do nothing, and that one is given `hidden`."""
+    kept = list(layers)
+    for number in range(start):
+        layers[number] = _Passed(kept[number], hidden, pairs)
+    try:
+        with ExitStack() as stack:
+            if start < len(kept):
+                stack.enter_context(replaced(kept[start], lambda _: hidden))
+            yield
+    finally:
+        for number in range(start):
+            layers[number] = kept[number]
+
+
+class _Passed(nn.Module):
+    """Stands in for a layer below the one that is entered, which answers for its attributes."""
+
+    def __init__(self, layer: nn.Module, hidden: Tensor, pair: bool):
+        super().__init__()
+        self.__dict__["layer"] = layer
+        self.out = (hidden, None) if pair else hidden
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["layer"], name)
+
+    def forward(self, *_, **__):
+        return self.out
