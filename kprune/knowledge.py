@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder, Sublayer, tapped
+from kprune.engine.least_squares import wide
 from kprune.engine.memory import stretch_of
 from kprune.engine.workers import side_by_side
 
@@ -116,15 +117,16 @@ class GradientSums:
     """Mask gradients of a mean loss over minibatches *in sampling order*, however batches fall.
 
     The mask gradient of a sample is Σ_tokens feature · ∂loss/∂feature, summed into its minibatch.
+
+    Attributes:
+        sums: [minibatches, features] of each sublayer.
     """
 
     def __init__(self, state: State, t: int):
         self.sublayers, self.size = state.student.sublayers[t:], state.sample.task.minibatch
         self.samples = len(state.sample.examples)
-        self.sums = [
-            _sums(sublayer, -(-self.samples // self.size), sublayer.output.in_features)
-            for sublayer in self.sublayers
-        ]
+        minibatches = -(-self.samples // self.size)
+        self.sums = [zeros(sub, minibatches, sub.output.in_features) for sub in self.sublayers]
 
     def add(self, batch: Batch, found: Measured) -> None:
         """Add what a batch tells."""
@@ -135,6 +137,13 @@ class GradientSums:
             # A product adds in a fixed order, which index_add_ does not on a GPU.
             into = F.one_hot(number, len(total)).T.to(total) * share.to(total)
             total.addmm_(into, own.to(total))
+
+    def per_unit(self) -> list[Tensor]:
+        """S_pred, summed over the features of each unit: float64 [units] of each sublayer."""
+        return [
+            by_unit(sublayer, total.double().square().sum(0) / (2 * self.samples))
+            for sublayer, total in zip(self.sublayers, self.sums, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ class Predictive:
     """
 
     gamma: float = 2.0
+    sums = GradientSums
 
     def loss(self, state: State, t: int) -> Loss | None:
         """K_pred of a batch; None at the first sublayer."""
@@ -162,40 +172,18 @@ class Predictive:
 
         return lost if t else None
 
-    def sums(self, state: State, t: int) -> PredictiveSums:
-        """Empty sums from sublayer `t` up."""
-        return PredictiveSums(state, t)
 
-
-class PredictiveSums(GradientSums):
-    """S_pred, summed over the sample."""
-
-    def per_unit(self) -> list[Tensor]:
-        """Summed over the features of each unit, float64 [units] of each sublayer."""
-        return [
-            by_unit(sublayer, total.double().square().sum(0) / (2 * self.samples))
-            for sublayer, total in zip(self.sublayers, self.sums, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
 class Representational:
-    """S_rep of feature k: mean over tokens of f_k², times the mean of W_k² over its d weights."""
+    """S_rep of feature k: mean over tokens of f_k², times the mean of W_k² over its d weights.
 
-    def sums(self, state: State, t: int) -> RepresentationalSums:
-        """Empty sums from sublayer `t` up."""
-        return RepresentationalSums(state, t)
-
-
-class RepresentationalSums:
-    """S_rep, summed over the sample."""
+    Args:
+        state, t: its sums are over the state's batches, from sublayer `t` up.
+    """
 
     def __init__(self, state: State, t: int):
         self.sublayers = state.student.sublayers[t:]
         self.tokens = sum(batch.tokens for batch in state.batches)
-        self.sums = [
-            _sums(sub, sub.output.in_features, dtype=torch.float64) for sub in self.sublayers
-        ]
+        self.sums = [zeros(sub, sub.output.in_features).double() for sub in self.sublayers]
 
     def add(self, batch: Batch, found: Measured) -> None:
         """Add what a batch tells."""
@@ -242,63 +230,30 @@ class Importance:
 
     Attributes:
         predictive: the score of predictive knowledge; None leaves it out, and the gradient with it.
-        representational: that of representational knowledge; None leaves it out.
+        representational: (state, t) → sums of representational knowledge; None leaves it out.
         combine: makes one score of the two.
     """
 
     predictive: Predictive | None = Predictive()
-    representational: Representational | None = Representational()
+    representational: Callable | None = Representational
     combine: Callable[..., list[Tensor]] = Weighted()
 
     def __call__(self, state: State, t: int) -> list[Tensor]:
-        """Scores of sublayers `t` … 2L − 1, float64 [units] each; `state.outputs` is filled first.
+        """Scores of sublayers `t` … 2L − 1, float64 [units] each.
 
-        The first call is at the first sublayer, where student and teacher are one.
+        At the first sublayer, where student and teacher are one, `state.outputs` is filled.
         """
         loss = self.predictive.loss(state, t) if self.predictive else None
-        parts = [
-            part.sums(state, t) if part else None
-            for part in (self.predictive, self.representational)
-        ]
+        makers = (self.predictive and self.predictive.sums, self.representational)
+        parts = [make and make(state, t) for make in makers]
         for batch, found in zip(state.batches, measured(state, t, loss), strict=True):
             for part in filter(None, parts):
                 part.add(batch, found)
             if t == 0:
                 state.outputs.append(found.outputs)
         sublayers = state.student.sublayers[t:]
-        scores = [
-            part.per_unit() if part else [_sums(sub, sub.units).double() for sub in sublayers]
-            for part in parts
-        ]
-        return self.combine(sublayers, *scores)
-
-
-class Reused:
-    """Scores that are kept until the student has moved: measuring is most of K-prune's time.
-
-    How far it has moved is the relative output errors that tuning leaves (`Tuning.after`), summed
-    over the sublayers pruned since.
-
-    Args:
-        scores: measures them.
-        until: how far it may move; `math.inf` measures twice.
-        always: sublayers at which they are measured in any case: at the second too, by default,
-            since the teacher's own gradient is zero and not worth keeping.
-    """
-
-    def __init__(self, scores: Callable, until: float, always: Sequence[int] = (0, 1)):
-        self.scores, self.until, self.always = scores, until, always
-        self.kept: list[Tensor] = []
-        self.moved = 0.0
-
-    def __call__(self, state: State, t: int) -> list[Tensor]:
-        """Scores of sublayers `t` … 2L − 1."""
-        if t:
-            self.moved += sum(tuned.after for tuned in state.steps[-1].tuned[-1:])
-            self.kept = self.kept[1:]
-        if t in self.always or self.moved > self.until:
-            self.kept, self.moved = self.scores(state, t), 0.0
-        return self.kept
+        nothing = [zeros(sub, sub.units).double() for sub in sublayers]
+        return self.combine(sublayers, *(part.per_unit() if part else nothing for part in parts))
 
 
 def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -329,15 +284,11 @@ def squared_sum(features: Tensor, batch: Batch) -> Tensor:
     return (batch.mask.flatten()[None].to(squares) @ squares)[0]
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """A type in which sums neither overflow nor round away: float32, or wider where given."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _token_sum(features: Tensor, slopes: Tensor) -> Tensor:
     return (features.detach() * slopes).sum(1, dtype=wide(features.dtype))
 
 
-def _sums(sublayer: Sublayer, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+def zeros(sublayer: Sublayer, *shape: int) -> Tensor:
+    """Empty sums where a sublayer is, in float32 or wider."""
     weight = sublayer.output.weight
-    return weight.new_zeros(shape, dtype=dtype or wide(weight.dtype))
+    return weight.new_zeros(shape, dtype=wide(weight.dtype))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,63 +75,3 @@ def pooled(sublayers: Sequence, scores: Sequence[Tensor], budget: Budget) -> tup
     costs = [budget.costs(sub, score) for sub, score in zip(sublayers, scores, strict=True)]
     mask, threshold = kpms(torch.cat(list(scores)), torch.cat(costs), budget.left)
     return list(mask.split([len(score) for score in scores])), threshold
-
-
-@dataclass
-class Once:
-    """The first sublayer's search decides for all (an ablation: without sublayer-wise search)."""
-
-    search: Callable[..., tuple[Masks, float]]
-    found: tuple[Masks, float] | None = None
-
-    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
-        """As `search`, in whose place it stands."""
-        if t == 0:
-            self.found = self.search(state, t, importance, budget)
-        return self.found[0][t:], self.found[1]
-
-
-@dataclass
-class Rounded:
-    """A search whose numbers of neurons are rounded to a multiple, which matrix units like.
-
-    What rounding frees or takes, the layers above get or give, unless their masks are settled.
-    """
-
-    search: Callable[..., tuple[Masks, float]]
-    multiple: int
-
-    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
-        """As `search`, in whose place it stands."""
-        (keep, *rest), threshold = self.search(state, t, importance, budget)
-        target = state.student.sublayers[t]
-        if target.kind == "FFN":
-            settled = isinstance(self.search, Once)
-            most = int(keep.sum()) if settled else budget.affords(target)
-            keep = to_multiple(keep, importance[0], self.multiple, most)
-        return [keep, *rest], threshold
-
-
-def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tensor:
-    """The mask with the nearest number of units that is a multiple, the best-scored ones.
-
-    Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs.
-
-    Args:
-        keep: the mask, bool [units].
-        scores: importance of the units, [units].
-        multiple: 1 leaves the mask as it is.
-        most: units that the remaining budget affords.
-
-    Returns:
-        A mask, bool [units]. One that keeps every unit, or none, stays.
-    """
-    units, wanted = len(keep), int(keep.sum())
-    if multiple == 1 or wanted in (0, units):
-        return keep
-    count = round(wanted / multiple) * multiple
-    if count > min(most, units):
-        count = min(wanted, most) // multiple * multiple
-    found = torch.zeros_like(keep)
-    found[scores.topk(count).indices] = True
-    return found

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from kprune.competitors.floors import magnitude, random
 from kprune.competitors.kcm import kcm
 from kprune.competitors.kwon import kwon
-from kprune.knowledge import Importance, Predictive, Representational, Reused, Weighted
-from kprune.mask_search import Once, Rounded, search
+from kprune.knowledge import Importance, Predictive, Representational, Weighted
+from kprune.mask_search import search
 from kprune.plus.method import WITHOUT as WITHOUT_PLUS
 from kprune.plus.method import kprune_plus, rescored
 from kprune.sublayerwise import Method, Pruned, State, sublayerwise
+from kprune.variations import Once, Reused, Rounded
 from kprune.weight_tuning import TuneOutput
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def kprune(options: Options) -> Method:
     """K-prune, as the paper has it."""
     return Method(
         scores=Importance(
-            Predictive(options.gamma), Representational(), Weighted(options.lam, options.mu)
+            Predictive(options.gamma), Representational, Weighted(options.lam, options.mu)
         ),
         search=search,
         tuners=(TuneOutput(),),

@@ -15,7 +15,8 @@ from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
 from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
-from kprune.limits.latency import LatencyTable, latencies, measure_latencies
+from kprune.limits.latency import latencies
+from kprune.limits.table import LatencyTable, measure_latencies
 from kprune.methods import INGREDIENTS, METHODS
 from kprune.options import Options
 from kprune.report import Report

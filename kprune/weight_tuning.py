@@ -12,86 +12,82 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kprune.encoders import Encoder
-from kprune.knowledge import wide
+from kprune.engine.least_squares import (
+    HELD_OUT,
+    STIFFEST,
+    NormalEquations,
+    Products,
+    choose_ridge,
+    products,
+    solve,
+)
 from kprune.surgery import set_weight
 
 if TYPE_CHECKING:
     from kprune.sublayerwise import State
 
-ROWS = 512  # summed in the features' precision; more would round
-Products = list[tuple[Tensor, Tensor, Tensor]]  # PᵀP, PᵀY and ‖Y‖² of some rows
 
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning did to one sublayer.
 
-@dataclass
-class NormalEquations:
-    """The streamed sums of min_W ‖Y − P·W‖²_F: nothing here grows with the number of tokens.
-
-    Kept in float64, so that adding many batches loses nothing.
-
-    Attributes:
-        gram: PᵀP, [features, features].
-        moment: PᵀY, [features, d].
-        target: ‖Y‖²_F, a scalar.
-        tokens: number of rows so far.
-        held_out: the same sums over every tenth sequence alone, on which the ridge is chosen; None
-            for a fixed ridge.
+    `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖².
+    `ridge` is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
+    "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
+    solution was finite and better, so the weights stay), "kept" (held-out sequences are fitted best
+    by the weights as they are) or "empty" (no feature is left to fit with).
     """
 
-    gram: Tensor
-    moment: Tensor
-    target: Tensor
-    tokens: int = 0
-    held_out: NormalEquations | None = None
+    before: float
+    after: float
+    ridge: float
+    status: Literal["tuned", "stiffened", "untuned", "kept", "empty"]
 
-    @classmethod
-    def zeros(
-        cls, features: int, d: int, device: torch.device | str = "cpu", hold_out: bool = False
-    ) -> NormalEquations:
-        """Empty sums for `features` columns of P and `d` columns of Y."""
-        empty = {"dtype": torch.float64, "device": device}
-        shapes = (features, features), (features, d), ()
-        sums = (torch.zeros(shape, **empty) for shape in shapes)
-        return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
-
-    def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
-        """Add rows: P [rows, features] and Y [rows, d].
-
-        `tokens` says how many of them are real, where the others are zero.
-        """
-        self.add_products(products(features, target), len(target) if tokens is None else tokens)
-
-    def add_products(self, some: Products, tokens: int) -> None:
-        """Add rows whose products are formed already."""
-        for gram, moment, target in some:
-            self.gram += gram
-            self.moment += moment
-            self.target += target
-        self.tokens += tokens
-
-    def without(self, part: NormalEquations) -> NormalEquations:
-        """These sums less those of a part."""
-        return NormalEquations(
-            self.gram - part.gram, self.moment - part.moment, self.target - part.target
+    @property
+    def trouble(self) -> str:
+        """What to tell the reader where the system was ill-conditioned; else empty."""
+        if self.status not in ("stiffened", "untuned"):
+            return ""
+        return (
+            f"the least-squares system was ill-conditioned; {self.status} (ridge {self.ridge:g}): "
+            "the sample hardly tells some features apart, and a larger one may"
         )
 
-    def error(self, weight: Tensor) -> float:
-        """‖Y − P·W‖²_F / ‖Y‖²_F for W [features, d], from the sums alone; at least 0."""
-        weight = weight.double()
-        target = self.target.item()
-        squared = target + (weight * (self.gram @ weight - 2 * self.moment)).sum().item()
-        if math.isnan(squared):
-            return math.nan
-        return max(squared, 0.0) / target if target else 0.0
 
+def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
+    """The least-squares output projection W* = argmin ‖Y − P·W‖²_F (equations 10 and 11).
 
-def products(features: Tensor, target: Tensor) -> Products:
-    """PᵀP, PᵀY and ‖Y‖² of rows P [rows, features] and Y [rows, d], `ROWS` at a time."""
-    # Half precision would overflow or round.
-    some = [rows.to(wide(rows.dtype)).split(ROWS) for rows in (features, target)]
-    return [
-        (P.T @ P, P.T @ Y, torch.linalg.vector_norm(Y).double().square())
-        for P, Y in zip(*some, strict=True)
-    ]
+    Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖D^½·Δ‖² with
+    D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in
+    float64: what the sample says nothing about stays as it was, and the result is no worse than
+    the weights it starts from. The ridge is `RIDGE`, or what suits held-out sequences best where
+    the sums keep some apart. An ill-conditioned system gets a tenfold larger one until
+    the factorisation succeeds and the error has not grown.
+
+    Args:
+        equations: PᵀP and PᵀY of the surviving features, streamed over the sample.
+        weight: the projection before tuning, [features, d].
+
+    Returns:
+        The tuned projection, [features, d] in the dtype of `weight`, and what was done.
+    """
+    features = len(weight)
+    before = equations.error(weight)
+    if features == 0:
+        return weight, Tuning(before, before, 0.0, "empty")
+    start = weight.double()
+    ridge = chosen = choose_ridge(equations, weight)
+    if ridge == math.inf:
+        return weight, Tuning(before, before, ridge, "kept")
+    while ridge <= STIFFEST:
+        if (tuned := solve(equations, start, ridge)) is not None:
+            tuned = tuned.to(weight.dtype)
+            after = equations.error(tuned)
+            if torch.isfinite(tuned).all() and after <= before:
+                status = "tuned" if ridge == chosen else "stiffened"
+                return tuned, Tuning(before, after, ridge, status)
+        ridge *= 10
+    return weight, Tuning(before, before, 0.0, "untuned")
 
 
 @torch.no_grad()
@@ -204,113 +200,3 @@ def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool
 def padded(features: Tensor, ones: bool) -> Tensor:
     """P, with a column of ones where a bias is refit, too."""
     return F.pad(features, (0, 1), value=1.0) if ones else features
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What tuning did to one sublayer.
-
-    `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖².
-    `ridge` is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
-    "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
-    solution was finite and better, so the weights stay), "kept" (held-out sequences are fitted best
-    by the weights as they are) or "empty" (no feature is left to fit with).
-    """
-
-    before: float
-    after: float
-    ridge: float
-    status: Literal["tuned", "stiffened", "untuned", "kept", "empty"]
-
-    @property
-    def trouble(self) -> str:
-        """What to tell the reader where the system was ill-conditioned; else empty."""
-        if self.status not in ("stiffened", "untuned"):
-            return ""
-        return (
-            f"the least-squares system was ill-conditioned; {self.status} (ridge {self.ridge:g}): "
-            "the sample hardly tells some features apart, and a larger one may"
-        )
-
-
-RIDGE = 1e-7
-STIFFEST = 1.0
-HELD_OUT = 10  # every tenth sequence, where the ridge is chosen
-
-
-def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
-    """The ridge with the least error on the held-out sequences, when fitted on the others.
-
-    Where the sample holds repeats, or overlapping windows of one text, held-out sequences are not
-    all unseen, and the ridge comes out too small.
-
-    Args:
-        equations: the sums, `held_out` among them.
-        weight: the projection before tuning, [features, d].
-
-    Returns:
-        A power of ten from `RIDGE` to `STIFFEST`, or infinity where the weights do best as they
-        are; `RIDGE` where nothing is held out.
-    """
-    if equations.held_out is None or not equations.held_out.target > 0:
-        return RIDGE
-    others = equations.without(equations.held_out)
-    candidates = [RIDGE * 10**k for k in range(round(math.log10(STIFFEST / RIDGE)) + 1)]
-    errors = {math.inf: equations.held_out.error(weight)}
-    for ridge in candidates:
-        tuned = solve(others, weight.double(), ridge)
-        errors[ridge] = math.inf if tuned is None else equations.held_out.error(tuned)
-    return min([*candidates, math.inf], key=errors.__getitem__)
-
-
-def solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
-    """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure.
-
-    Args:
-        equations: the sums.
-        start: the weights to stay near, float64 [features, d].
-        ridge: ε; the larger, the nearer.
-    """
-    diagonal = equations.gram.diagonal()
-    scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
-    rest = equations.moment - equations.gram @ start
-    if not (torch.isfinite(rest).all() and scale.min() > 0):
-        return None
-    factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
-    return None if failed else start + torch.cholesky_solve(rest, factor)
-
-
-def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
-    """The least-squares output projection W* = argmin ‖Y − P·W‖²_F (equations 10 and 11).
-
-    Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖D^½·Δ‖² with
-    D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in
-    float64: what the sample says nothing about stays as it was, and the result is no worse than
-    the weights it starts from. The ridge is `RIDGE`, or what suits held-out sequences best where
-    the sums keep some apart. An ill-conditioned system gets a tenfold larger one until
-    the factorisation succeeds and the error has not grown.
-
-    Args:
-        equations: PᵀP and PᵀY of the surviving features, streamed over the sample.
-        weight: the projection before tuning, [features, d].
-
-    Returns:
-        The tuned projection, [features, d] in the dtype of `weight`, and what was done.
-    """
-    features = len(weight)
-    before = equations.error(weight)
-    if features == 0:
-        return weight, Tuning(before, before, 0.0, "empty")
-    start = weight.double()
-    ridge = chosen = choose_ridge(equations, weight)
-    if ridge == math.inf:
-        return weight, Tuning(before, before, ridge, "kept")
-    while ridge <= STIFFEST:
-        if (tuned := solve(equations, start, ridge)) is not None:
-            tuned = tuned.to(weight.dtype)
-            after = equations.error(tuned)
-            if torch.isfinite(tuned).all() and after <= before:
-                status = "tuned" if ridge == chosen else "stiffened"
-                return tuned, Tuning(before, after, ridge, status)
-        ridge *= 10
-    return weight, Tuning(before, before, 0.0, "untuned")

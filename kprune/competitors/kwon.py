@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from kprune.encoders import Encoder
+from kprune.engine.least_squares import NormalEquations
 from kprune.knowledge import GradientSums, by_unit, measured
 from kprune.mask_search import Masks
 from kprune.sublayerwise import Pruned, State, all_at_once
 from kprune.surgery import cut
-from kprune.weight_tuning import NormalEquations, gather_output
+from kprune.weight_tuning import gather_output
 
 if TYPE_CHECKING:
     from kprune.limits.budget import Budget

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kprune.encoders import Sublayer
-from kprune.limits.latency import LatencyTable, measure_candidate, unit_seconds
+from kprune.limits.table import LatencyTable, measure_candidate, unit_seconds
 
 if TYPE_CHECKING:
     from kprune.sublayerwise import State

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +10,9 @@ from torch import Tensor
 
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder, tapped
+from kprune.engine.least_squares import wide
 from kprune.engine.workers import side_by_side
-from kprune.knowledge import Measured, wide
+from kprune.knowledge import Measured, zeros
 
 if TYPE_CHECKING:
     from kprune.sublayerwise import State
@@ -22,35 +21,31 @@ RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on round
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
 
 
-@dataclass
 class Elimination:
-    """E of each unit: found in the dense model, at the first sublayer, for all sublayers at once.
+    """E of each unit: found in the dense model, at the first sublayer, for all sublayers at once."""
 
-    Attributes:
-        errors: float64 [units] of every sublayer.
-    """
+    def __init__(self) -> None:
+        self.errors: list[Tensor] = []
 
-    errors: list[Tensor] = field(default_factory=list)
-
-    def sums(self, state: State, t: int) -> Settled:
+    def __call__(self, state: State, t: int) -> Settled:
         """What the sublayers from `t` up have."""
         if t == 0:
             self.errors = elimination_errors(state)
         return Settled(self.errors[t:])
 
 
-@dataclass
 class Settled:
     """Scores to which a pass over the sample adds nothing."""
 
-    scores: Sequence[Tensor]
+    def __init__(self, scores: list[Tensor]):
+        self.scores = scores
 
     def add(self, batch: Batch, found: Measured) -> None:
         """Nothing to add."""
 
     def per_unit(self) -> list[Tensor]:
         """The scores."""
-        return list(self.scores)
+        return self.scores
 
 
 def elimination_errors(state: State) -> list[Tensor]:
@@ -75,10 +70,8 @@ def elimination_errors(state: State) -> list[Tensor]:
         state.kind.first_only and sub.layer == top and sequences > sub.output.in_features
         for sub in sublayers
     ]
-    grams = [
-        _zeros(sub.output, sub.output.in_features, sub.output.in_features) for sub in sublayers
-    ]
-    variances = [_zeros(sub.output) for sub in sublayers]
+    grams = [zeros(sub, sub.output.in_features, sub.output.in_features) for sub in sublayers]
+    variances = [zeros(sub) for sub in sublayers]
 
     def one(encoder: Encoder, number: int) -> tuple[list[Tensor], list[Tensor]]:
         batch, totals = state.batches[number], []
@@ -107,10 +100,6 @@ def elimination_errors(state: State) -> list[Tensor]:
         weight = sublayer.output.weight.T.double()
         errors.append(eliminate(grams.pop(0).double(), weight, sublayer.unit_size) / variance)
     return errors
-
-
-def _zeros(output: torch.nn.Linear, *shape: int) -> Tensor:
-    return output.weight.new_zeros(shape, dtype=wide(output.weight.dtype))
 
 
 def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
-from kprune.encoders import Sublayer
-from kprune.knowledge import Loss, Measured, by_unit
+from kprune.knowledge import Loss, Measured, by_unit, zeros
 
 if TYPE_CHECKING:
     from kprune.sublayerwise import State
@@ -19,12 +17,29 @@ if TYPE_CHECKING:
 SEEDS = 1_000_003  # sequences, at most, between the signs of one seed and those of the next
 
 
+class FisherSums:
+    """Squared mask gradients, summed over samples."""
+
+    def __init__(self, state: State, t: int):
+        self.sublayers, self.samples = state.student.sublayers[t:], len(state.sample.examples)
+        self.totals = [zeros(sub, sub.units).double() for sub in self.sublayers]
+
+    def add(self, batch: Batch, found: Measured) -> None:
+        """Add what a batch tells."""
+        for total, sub, own in zip(self.totals, self.sublayers, found.gradients, strict=True):
+            total += by_unit(sub, own.double()).square().sum(0)
+
+    def per_unit(self) -> list[Tensor]:
+        """Half the mean over samples, float64 [units] of each sublayer."""
+        return [total / (2 * self.samples) for total in self.totals]
+
+
 @dataclass
 class Fisher:
     """S_pred as the Fisher information of each mask variable, per sample.
 
     One pass back from a random direction in the outputs gives every sample's information, whatever
-    the number of classes (`outputs.Kind.probe`). A head is one unit, its features' gradients summed.
+    the number of classes (`outputs.Kind.probe`). A head is one unit: its gradients are summed.
 
     Attributes:
         gamma: temperature γ of the teacher's distribution.
@@ -35,6 +50,7 @@ class Fisher:
     gamma: float = 2.0
     seed: int = 0
     signs: list[Tensor] | None = None
+    sums = FisherSums
 
     def loss(self, state: State, t: int) -> Loss:
         """The probe of a batch."""
@@ -47,29 +63,6 @@ class Fisher:
         if self.signs is None:
             self.signs = draw_signs(state, self.seed)
         return probe
-
-    def sums(self, state: State, t: int) -> FisherSums:
-        """Empty sums from sublayer `t` up."""
-        return FisherSums(state.student.sublayers[t:], len(state.sample.examples))
-
-
-class FisherSums:
-    """Squared mask gradients, summed over samples."""
-
-    def __init__(self, sublayers: Sequence[Sublayer], samples: int):
-        self.sublayers, self.samples = sublayers, samples
-        self.totals = [
-            sub.output.weight.new_zeros(sub.units, dtype=torch.float64) for sub in sublayers
-        ]
-
-    def add(self, batch: Batch, found: Measured) -> None:
-        """Add what a batch tells."""
-        for total, sub, own in zip(self.totals, self.sublayers, found.gradients, strict=True):
-            total += by_unit(sub, own.double()).square().sum(0)
-
-    def per_unit(self) -> list[Tensor]:
-        """Half the mean over samples, float64 [units] of each sublayer."""
-        return [total / (2 * self.samples) for total in self.totals]
 
 
 def draw_signs(state: State, seed: int) -> list[Tensor]:

@@ -64,7 +64,7 @@ def _not(kind: type) -> Callable:
 # K-prune+ less each of its ingredients; the paper's γ, λ and μ come back where needed.
 WITHOUT: dict[str, Callable[[Method, Options], Method]] = {
     "fisher": lambda method, options: rescored(method, predictive=Predictive(options.gamma)),
-    "elimination": lambda method, _: rescored(method, representational=Representational()),
+    "elimination": lambda method, _: rescored(method, representational=Representational),
     "scale": lambda method, options: rescored(method, combine=Weighted(options.lam, options.mu)),
     "ridge": lambda method, _: _tuners(method, lambda tune: replace(tune, hold_out=False)),
     "bias": lambda method, _: _tuners(

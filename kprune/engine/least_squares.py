@@ -1,0 +1,134 @@
+"""Least squares from sums: PᵀP and PᵀY, streamed over a sample, and the ridge that suits them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGE = 1e-7
+STIFFEST = 1.0
+HELD_OUT = 10  # every tenth sequence, where the ridge is chosen
+ROWS = 512  # summed in the features' precision; more would round
+Products = list[tuple[Tensor, Tensor, Tensor]]  # PᵀP, PᵀY and ‖Y‖² of some rows
+
+
+@dataclass
+class NormalEquations:
+    """The streamed sums of min_W ‖Y − P·W‖²_F: nothing here grows with the number of tokens.
+
+    Kept in float64, so that adding many batches loses nothing.
+
+    Attributes:
+        gram: PᵀP, [features, features].
+        moment: PᵀY, [features, d].
+        target: ‖Y‖²_F, a scalar.
+        tokens: number of rows so far.
+        held_out: the same sums over every tenth sequence alone, on which the ridge is chosen; None
+            for a fixed ridge.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    target: Tensor
+    tokens: int = 0
+    held_out: NormalEquations | None = None
+
+    @classmethod
+    def zeros(
+        cls, features: int, d: int, device: torch.device | str = "cpu", hold_out: bool = False
+    ) -> NormalEquations:
+        """Empty sums for `features` columns of P and `d` columns of Y."""
+        empty = {"dtype": torch.float64, "device": device}
+        shapes = (features, features), (features, d), ()
+        sums = (torch.zeros(shape, **empty) for shape in shapes)
+        return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
+
+    def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
+        """Add rows: P [rows, features] and Y [rows, d].
+
+        `tokens` says how many of them are real, where the others are zero.
+        """
+        self.add_products(products(features, target), len(target) if tokens is None else tokens)
+
+    def add_products(self, some: Products, tokens: int) -> None:
+        """Add rows whose products are formed already."""
+        for gram, moment, target in some:
+            self.gram += gram
+            self.moment += moment
+            self.target += target
+        self.tokens += tokens
+
+    def without(self, part: NormalEquations) -> NormalEquations:
+        """These sums less those of a part."""
+        return NormalEquations(
+            self.gram - part.gram, self.moment - part.moment, self.target - part.target
+        )
+
+    def error(self, weight: Tensor) -> float:
+        """‖Y − P·W‖²_F / ‖Y‖²_F for W [features, d], from the sums alone; at least 0."""
+        weight = weight.double()
+        target = self.target.item()
+        squared = target + (weight * (self.gram @ weight - 2 * self.moment)).sum().item()
+        if math.isnan(squared):
+            return math.nan
+        return max(squared, 0.0) / target if target else 0.0
+
+
+def products(features: Tensor, target: Tensor) -> Products:
+    """PᵀP, PᵀY and ‖Y‖² of rows P [rows, features] and Y [rows, d], `ROWS` at a time."""
+    # Half precision would overflow or round.
+    some = [rows.to(wide(rows.dtype)).split(ROWS) for rows in (features, target)]
+    return [
+        (P.T @ P, P.T @ Y, torch.linalg.vector_norm(Y).double().square())
+        for P, Y in zip(*some, strict=True)
+    ]
+
+
+def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
+    """The ridge with the least error on the held-out sequences, when fitted on the others.
+
+    Where the sample holds repeats, or overlapping windows of one text, held-out sequences are not
+    all unseen, and the ridge comes out too small.
+
+    Args:
+        equations: the sums, `held_out` among them.
+        weight: the projection before tuning, [features, d].
+
+    Returns:
+        A power of ten from `RIDGE` to `STIFFEST`, or infinity where the weights do best as they
+        are; `RIDGE` where nothing is held out.
+    """
+    if equations.held_out is None or not equations.held_out.target > 0:
+        return RIDGE
+    others = equations.without(equations.held_out)
+    candidates = [RIDGE * 10**k for k in range(round(math.log10(STIFFEST / RIDGE)) + 1)]
+    errors = {math.inf: equations.held_out.error(weight)}
+    for ridge in candidates:
+        tuned = solve(others, weight.double(), ridge)
+        errors[ridge] = math.inf if tuned is None else equations.held_out.error(tuned)
+    return min([*candidates, math.inf], key=errors.__getitem__)
+
+
+def solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
+    """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure.
+
+    Args:
+        equations: the sums.
+        start: the weights to stay near, float64 [features, d].
+        ridge: ε; the larger, the nearer.
+    """
+    diagonal = equations.gram.diagonal()
+    scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there
+    rest = equations.moment - equations.gram @ start
+    if not (torch.isfinite(rest).all() and scale.min() > 0):
+        return None
+    factor, failed = torch.linalg.cholesky_ex(equations.gram + (ridge * scale).diag())
+    return None if failed else start + torch.cholesky_solve(rest, factor)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """A type in which sums neither overflow nor round away: float32, or wider where given."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,102 @@
+"""What a method's parts can be wrapped in: one search for all, rounded numbers, scores kept longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kprune.mask_search import Masks
+    from kprune.sublayerwise import State
+
+
+@dataclass
+class Once:
+    """The first sublayer's search decides for all (an ablation: without sublayer-wise search)."""
+
+    search: Callable[..., tuple[Masks, float]]
+    found: tuple[Masks, float] | None = None
+
+    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
+        """As `search`, in whose place it stands."""
+        if t == 0:
+            self.found = self.search(state, t, importance, budget)
+        return self.found[0][t:], self.found[1]
+
+
+@dataclass
+class Rounded:
+    """A search whose numbers of neurons are rounded to a multiple, which matrix units like.
+
+    What rounding frees or takes, the layers above get or give, unless their masks are settled.
+    """
+
+    search: Callable[..., tuple[Masks, float]]
+    multiple: int
+
+    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
+        """As `search`, in whose place it stands."""
+        (keep, *rest), threshold = self.search(state, t, importance, budget)
+        target = state.student.sublayers[t]
+        if target.kind == "FFN":
+            settled = isinstance(self.search, Once)
+            most = int(keep.sum()) if settled else budget.affords(target)
+            keep = to_multiple(keep, importance[0], self.multiple, most)
+        return [keep, *rest], threshold
+
+
+def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tensor:
+    """The mask with the nearest number of units that is a multiple, the best-scored ones.
+
+    Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs.
+
+    Args:
+        keep: the mask, bool [units].
+        scores: importance of the units, [units].
+        multiple: 1 leaves the mask as it is.
+        most: units that the remaining budget affords.
+
+    Returns:
+        A mask, bool [units]. One that keeps every unit, or none, stays.
+    """
+    units, wanted = len(keep), int(keep.sum())
+    if multiple == 1 or wanted in (0, units):
+        return keep
+    count = round(wanted / multiple) * multiple
+    if count > min(most, units):
+        count = min(wanted, most) // multiple * multiple
+    found = torch.zeros_like(keep)
+    found[scores.topk(count).indices] = True
+    return found
+
+
+class Reused:
+    """Scores that are kept until the student has moved: measuring is most of K-prune's time.
+
+    How far it has moved is the relative output errors that tuning leaves (`Tuning.after`), summed
+    over the sublayers pruned since.
+
+    Args:
+        scores: measures them.
+        until: how far it may move; `math.inf` measures twice.
+        always: sublayers at which they are measured in any case: at the second too, by default,
+            since the teacher's own gradient is zero and not worth keeping.
+    """
+
+    def __init__(self, scores: Callable, until: float, always: Sequence[int] = (0, 1)):
+        self.scores, self.until, self.always = scores, until, always
+        self.kept: list[Tensor] = []
+        self.moved = 0.0
+
+    def __call__(self, state: State, t: int) -> list[Tensor]:
+        """Scores of sublayers `t` … 2L − 1."""
+        if t:
+            self.moved += sum(tuned.after for tuned in state.steps[-1].tuned[-1:])
+            self.kept = self.kept[1:]
+        if t in self.always or self.moved > self.until:
+            self.kept, self.moved = self.scores(state, t), 0.0
+        return self.kept
