@@ -158,6 +158,8 @@ def finetune(
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train()
     student = trainer.model.eval().requires_grad_(True)
+    for name in ("forward", "_original_forward"):  # the Trainer's, which would score in bf16
+        vars(student).pop(name, None)
     record = {
         **origin(task, model, data, recipe),
         "weights": found,
