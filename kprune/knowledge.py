@@ -1,12 +1,9 @@
 """Predictive and representational knowledge, and the importance of units that follows from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +14,7 @@ from kprune.encoders import Encoder, Sublayer, tapped
 from kprune.engine.least_squares import wide
 from kprune.engine.memory import stretch_of
 from kprune.engine.workers import side_by_side
-
-if TYPE_CHECKING:
-    from kprune.sublayerwise import State
+from kprune.state import State
 
 Loss = Callable[[int, Tensor], Tensor]  # of the number of a batch and its outputs, one per sample
 FORWARD, BACK_TOO = 1, 3  # work on one batch of a sublayer, for the progress bar

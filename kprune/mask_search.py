@@ -1,18 +1,12 @@
 """Knowledge-preserving mask search (KPMS, Algorithm 1 of the paper)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from kprune.limits.budget import Budget
-    from kprune.sublayerwise import State
-
-Masks = list[Tensor]  # True at the units to keep, bool [units] of each sublayer
+from kprune.limits.budget import Budget
+from kprune.state import State
 
 
 def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
@@ -50,14 +44,8 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
 
 def search(
     state: State, t: int, importance: Sequence[Tensor], budget: Budget
-) -> tuple[Masks, float]:
+) -> tuple[list[Tensor], float]:
     """KPMS over the units of sublayer `t` and all above it, pooled.
-
-    Args:
-        state: gives the student.
-        t: number of the target sublayer.
-        importance: of the units of each of them, [units].
-        budget: what they may cost together.
 
     Returns:
         A mask for each of them, bool [units], and the threshold ν.
@@ -70,7 +58,9 @@ def search(
     return masks, threshold
 
 
-def pooled(sublayers: Sequence, scores: Sequence[Tensor], budget: Budget) -> tuple[Masks, float]:
+def pooled(
+    sublayers: Sequence, scores: Sequence[Tensor], budget: Budget
+) -> tuple[list[Tensor], float]:
     """KPMS over scores that are per unit of cost already, split into sublayers again."""
     costs = [budget.costs(sub, score) for sub, score in zip(sublayers, scores, strict=True)]
     mask, threshold = kpms(torch.cat(list(scores)), torch.cat(costs), budget.left)

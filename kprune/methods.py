@@ -14,7 +14,8 @@ from kprune.knowledge import Importance, Predictive, Representational, Weighted
 from kprune.mask_search import search
 from kprune.plus.method import WITHOUT as WITHOUT_PLUS
 from kprune.plus.method import kprune_plus, rescored
-from kprune.sublayerwise import Method, Pruned, State, sublayerwise
+from kprune.state import Pruned, State
+from kprune.sublayerwise import Method, sublayerwise
 from kprune.variations import Once, Reused, Rounded
 from kprune.weight_tuning import TuneOutput
 

@@ -22,7 +22,7 @@ from kprune.options import Options
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
 from kprune.sampling import sample as draw
-from kprune.sublayerwise import Pruned, State
+from kprune.state import Pruned, State
 
 if TYPE_CHECKING:
     from kprune.data.tasks import Task

@@ -1,30 +1,15 @@
 """Sublayer-wise pruning (Algorithm 2 of the paper): measure, search, cut, tune, advance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kprune.data.batching import on_device
-from kprune.encoders import Encoder
-from kprune.engine.memory import give_back_memory
-from kprune.engine.progress import Clock
-from kprune.engine.states import HiddenStates
-from kprune.engine.workers import side_by_side
+from kprune.limits.budget import Budget
+from kprune.state import Pruned, State
 from kprune.surgery import keep_units
 from kprune.weight_tuning import Tuning
-
-if TYPE_CHECKING:
-    from kprune.limits.budget import Budget
-    from kprune.mask_search import Masks
-    from kprune.sampling import Sample
-
-Result = TypeVar("Result")
-PASSING = 1  # work of one pass through one sublayer, for the progress bar
 
 
 @dataclass(frozen=True)
@@ -39,103 +24,9 @@ class Method:
     """
 
     scores: Callable[[State, int], list[Tensor]]
-    search: Callable[[State, int, Sequence[Tensor], Budget], tuple[Masks, float]]
+    search: Callable[[State, int, Sequence[Tensor], Budget], tuple[list[Tensor], float]]
     tuners: tuple[Callable[[State, int, Tensor], Tuning], ...] = ()
     finish: tuple[Callable[[State], Tuning], ...] = ()
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What happened at one sublayer.
-
-    Attributes:
-        t: its number, from 0 at the embedding.
-        keep: True at the units that are left of it, bool [units].
-        threshold: ν of the mask search, where one was made for it.
-        importance: of the units of this sublayer and of those above, [units] each.
-        tuned: what each tuner did.
-        state: teacher, student and hidden states as they are now.
-    """
-
-    t: int
-    keep: Tensor
-    threshold: float | None
-    importance: list[Tensor] = field(repr=False, default_factory=list)
-    tuned: list[Tuning] = field(default_factory=list)
-    state: State | None = field(repr=False, default=None)
-
-
-class State:
-    """What the loop holds: teacher, student, and where both are in the sample.
-
-    Hidden states are kept at the input of the target's layer only, so that no lower layer runs
-    twice and nothing grows with their number.
-
-    Args:
-        teacher: the uncompressed model; nothing of it is changed.
-        student: a copy of it with weights of its own to lose.
-        sample: the sample dataset.
-        dtype: of the products in passes that only rank units, and in the teacher's; None for the
-            model's own.
-
-    Attributes:
-        kind: what the model predicts.
-        batches: the sample's, on the model's device.
-        outputs: the teacher's, one for each batch, once the first sublayer was measured.
-        teacher_hidden, student_hidden: [batch, length, d] for each batch.
-        steps: what happened so far.
-        clock: told of the work that is done.
-        notes: what there is to say afterwards.
-    """
-
-    def __init__(
-        self, teacher: Encoder, student: Encoder, sample: Sample, dtype: torch.dtype | None = None
-    ):
-        self.teacher, self.student, self.sample, self.dtype = teacher, student, sample, dtype
-        self.kind, self.steps, self.outputs = student.kind, [], []
-        self.clock, self.notes = Clock(student.device), []
-        self.batches = on_device(sample, student.device)
-        self._teacher = teacher.copy(dtype)  # the one that runs
-        d, own = student.model.config.hidden_size, student.model.dtype
-        self.teacher_hidden, self.student_hidden = (
-            HiddenStates(self.batches, d, student.device, own, torch.float16 if dtype else None)
-            for _ in range(2)
-        )
-        embedded = self.each(lambda encoders, n: encoders[0].run(self.batches[n], stop=0))
-        for number, hidden in enumerate(embedded):
-            self.teacher_hidden[number] = self.student_hidden[number] = hidden
-
-    def teach_by(self, teacher: Encoder) -> None:
-        """Take another model for the teacher from here on."""
-        self.teacher, self._teacher = teacher, teacher.copy()
-
-    def each(self, work: Callable[[tuple[Encoder, Encoder], int], Result]) -> Iterator[Result]:
-        """Run (teacher, student) over the numbers of the batches; results come in their order."""
-
-        def make() -> tuple[Encoder, Encoder]:
-            return self._teacher.copy(), self.student.copy()
-
-        with side_by_side(self.student.device, make) as over:
-            for found in over(work, range(len(self.batches))):
-                yield found
-                self.clock.tick(PASSING)
-
-    def advance(self, t: int) -> None:
-        """Go on to the next layer, when sublayer `t` is its last."""
-        if t % 2 == 0:
-            return
-        layer = t // 2
-
-        def on(encoders: tuple[Encoder, Encoder], number: int) -> list[Tensor]:
-            hidden = self.teacher_hidden[number], self.student_hidden[number]
-            return [
-                encoder.run(self.batches[number], x, layer, layer + 1)
-                for encoder, x in zip(encoders, hidden, strict=True)
-            ]
-
-        for number, (ours, theirs) in enumerate(self.each(on)):
-            self.teacher_hidden[number], self.student_hidden[number] = ours, theirs
-        give_back_memory()
 
 
 @torch.no_grad()
@@ -164,7 +55,7 @@ def sublayerwise(state: State, budget: Budget, method: Method) -> Iterator[Prune
         refit(state)
 
 
-def all_at_once(state: State, masks: Masks, threshold: float | None) -> Iterator[Pruned]:
+def all_at_once(state: State, masks: list[Tensor], threshold: float | None) -> Iterator[Pruned]:
     """Cut all sublayers of the student by masks that were found together; tune nothing.
 
     Args:

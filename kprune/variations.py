@@ -1,27 +1,22 @@
 """What a method's parts can be wrapped in: one search for all, rounded numbers, scores kept longer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from kprune.mask_search import Masks
-    from kprune.sublayerwise import State
+from kprune.state import State
 
 
 @dataclass
 class Once:
     """The first sublayer's search decides for all (an ablation: without sublayer-wise search)."""
 
-    search: Callable[..., tuple[Masks, float]]
-    found: tuple[Masks, float] | None = None
+    search: Callable[..., tuple[list[Tensor], float]]
+    found: tuple[list[Tensor], float] | None = None
 
-    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
+    def __call__(self, state, t, importance, budget) -> tuple[list[Tensor], float]:
         """As `search`, in whose place it stands."""
         if t == 0:
             self.found = self.search(state, t, importance, budget)
@@ -35,10 +30,10 @@ class Rounded:
     What rounding frees or takes, the layers above get or give, unless their masks are settled.
     """
 
-    search: Callable[..., tuple[Masks, float]]
+    search: Callable[..., tuple[list[Tensor], float]]
     multiple: int
 
-    def __call__(self, state, t, importance, budget) -> tuple[Masks, float]:
+    def __call__(self, state, t, importance, budget) -> tuple[list[Tensor], float]:
         """As `search`, in whose place it stands."""
         (keep, *rest), threshold = self.search(state, t, importance, budget)
         target = state.student.sublayers[t]
@@ -53,12 +48,6 @@ def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tenso
     """The mask with the nearest number of units that is a multiple, the best-scored ones.
 
     Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs.
-
-    Args:
-        keep: the mask, bool [units].
-        scores: importance of the units, [units].
-        multiple: 1 leaves the mask as it is.
-        most: units that the remaining budget affords.
 
     Returns:
         A mask, bool [units]. One that keeps every unit, or none, stays.

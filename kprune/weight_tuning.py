@@ -1,11 +1,9 @@
 """Knowledge-preserving weight-tuning (KPWT): refit the output projection by least squares."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +19,8 @@ from kprune.engine.least_squares import (
     products,
     solve,
 )
+from kprune.state import State
 from kprune.surgery import set_weight
-
-if TYPE_CHECKING:
-    from kprune.sublayerwise import State
 
 
 @dataclass(frozen=True)
@@ -139,12 +135,6 @@ def gather_output(
 
     Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
     b stays as it is (equations 10 and 11 of the paper).
-
-    Args:
-        state, hold_out: as in `gather`.
-        t: number of the target sublayer.
-        bias: refit b, too: it is not taken off Y, and P ends in a column of ones.
-        first_only: count the first token of each sequence only.
     """
     output = state.student.sublayers[t].output
 

@@ -1,39 +1,25 @@
 """The floors below every method: magnitude, which looks at the weights only, and chance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kprune.encoders import Sublayer
+from kprune.limits.budget import Budget
 from kprune.mask_search import pooled
-from kprune.sublayerwise import Pruned, State, all_at_once
-
-if TYPE_CHECKING:
-    from kprune.limits.budget import Budget
+from kprune.state import Pruned, State
+from kprune.sublayerwise import all_at_once
 
 
 def magnitude(state: State, budget: Budget) -> Iterator[Pruned]:
-    """Keep the units with the largest squared weights per FLOP; tune nothing.
-
-    Args:
-        state: gives the student, pruned in place.
-        budget: what all units may cost together.
-    """
+    """Keep the units with the largest squared weights per FLOP; tune nothing."""
     sublayers = state.student.sublayers
     yield from _kept(state, budget, [squared_weights(s) / budget.price(s) for s in sublayers])
 
 
 def random(state: State, budget: Budget) -> Iterator[Pruned]:
-    """Keep units at random, heads and neurons alike, until the budget is full; tune nothing.
-
-    Args:
-        state: gives the student, pruned in place, and the seed.
-        budget: what all units may cost together.
-    """
+    """Keep units at random, heads and neurons alike, until the budget is full; tune nothing."""
     generator = torch.Generator().manual_seed(state.sample.seed)
     scores = [
         torch.rand(sublayer.units, generator=generator, dtype=torch.float64)

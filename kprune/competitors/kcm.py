@@ -1,22 +1,16 @@
 """KCM: "Gradient-Free Structured Pruning with Unlabeled Data" (Nova et al., ICML 2023)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kprune.competitors.kwon import rescaled
 from kprune.encoders import Encoder, Sublayer, tapped
-from kprune.limits.budget import Flops
-from kprune.mask_search import Masks, pooled
-from kprune.sublayerwise import Pruned, State
-
-if TYPE_CHECKING:
-    from kprune.limits.budget import Budget
+from kprune.limits.budget import Budget, Flops
+from kprune.mask_search import pooled
+from kprune.state import Pruned, State
 
 TOLERANCE = 0.01
 
@@ -27,10 +21,6 @@ def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
 
     No gradients and no labels. Heads are never touched, so a limit below their FLOPs is out of
     reach.
-
-    Args:
-        state: gives the student, pruned in place; scales are folded into its output projections.
-        budget: FLOPs that all units may cost together.
 
     Raises:
         ValueError: when the limit cannot be met by neurons alone.
@@ -90,10 +80,6 @@ def representative(weight: Tensor, tolerance: float = TOLERANCE, longest: int = 
 def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
     """D2, data-driven ranking: each neuron's mean activation over real tokens, normalised.
 
-    Args:
-        state: at the embedding.
-        neurons: the FFN sublayers of its student.
-
     Returns:
         One [neurons] for each of them.
     """
@@ -116,8 +102,8 @@ def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
 
 def _masks(
     student: Encoder, neurons: Sequence[Sublayer], scores: Sequence[Tensor], budget: Budget
-) -> tuple[Masks, float]:
-    """Masks of all sublayers: every head stays, neurons are ranked over the whole model."""
+) -> tuple[list[Tensor], float]:
+    """list[Tensor] of all sublayers: every head stays, neurons are ranked over the whole model."""
     kept, threshold = pooled(neurons, scores, budget)
     rest, device = iter(kept), scores[0].device
     masks = [

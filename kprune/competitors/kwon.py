@@ -1,10 +1,7 @@
 """Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers"."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,13 +9,11 @@ from torch import Tensor
 from kprune.encoders import Encoder
 from kprune.engine.least_squares import NormalEquations
 from kprune.knowledge import GradientSums, by_unit, measured
-from kprune.mask_search import Masks
-from kprune.sublayerwise import Pruned, State, all_at_once
+from kprune.limits.budget import Budget
+from kprune.state import Pruned, State
+from kprune.sublayerwise import all_at_once
 from kprune.surgery import cut
 from kprune.weight_tuning import gather_output
-
-if TYPE_CHECKING:
-    from kprune.limits.budget import Budget
 
 DAMP = 1.0
 LARGEST_SCALE = 10.0
@@ -30,10 +25,6 @@ def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
 
     The one method here that needs labels: the Fisher information is of the task's loss. The
     paper's setting is a sample of 2,048 sequences.
-
-    Args:
-        state: gives the student, pruned in place; scales are folded into its output projections.
-        budget: FLOPs that all units may cost together.
 
     Raises:
         ValueError: when the sample has no labels.
@@ -59,9 +50,6 @@ def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
 
 def label_gradients(state: State) -> list[Tensor]:
     """Gradient of the task's loss with respect to every unit's mask variable.
-
-    Args:
-        state: at the embedding, with a labelled sample.
 
     Returns:
         For each sublayer the gradients of the mean loss of each minibatch, [minibatches, units].
@@ -91,7 +79,7 @@ def _padded_labels(state: State) -> list[Tensor]:
 
 def fisher_search(
     encoder: Encoder, scores: Sequence[Tensor], budget: float, length: float
-) -> Masks:
+) -> list[Tensor]:
     """The best heads and the best neurons, ranked apart over the whole model.
 
     For every number of heads from 1 up, the rest of the budget goes to the best neurons; the split
@@ -119,7 +107,7 @@ def fisher_search(
         heads = torch.zeros(1, dtype=torch.int64, device=order.device)
     neurons = ((budget - heads * cost["MHA"]) / cost["FFN"]).long().clamp(max=len(gain["FFN"]) - 1)
     best = int((gain["MHA"][heads] + gain["FFN"][neurons]).argmax())
-    masks: Masks = [torch.empty(0)] * len(scores)
+    masks: list[Tensor] = [torch.empty(0)] * len(scores)
     for kind, number in (("MHA", heads[best]), ("FFN", neurons[best])):
         own, order = ranked[kind]
         mask = torch.zeros(len(order), dtype=torch.bool, device=order.device)
@@ -163,7 +151,7 @@ def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
 
 @torch.no_grad()
 def rescaled(
-    state: State, wide: Masks, narrow: Masks, threshold: float | None = None
+    state: State, wide: list[Tensor], narrow: list[Tensor], threshold: float | None = None
 ) -> Iterator[Pruned]:
     """Cut the student and fit one scale per survivor, sublayer by sublayer from the bottom.
 
@@ -171,13 +159,6 @@ def rescaled(
     √(remaining share). The first attention sublayer is skipped, and all that follows a sublayer
     whose solve fails or whose scales leave [−10, 10] keeps scale 1. The scales are folded into the
     output projections. Where the head reads the first token only, the last sublayer is fitted there.
-
-    Args:
-        state: at the embedding; its student is cut and rescaled in place, its teacher is replaced
-            by the half-way one.
-        wide: the half-way teacher's masks.
-        narrow: the student's.
-        threshold: of the mask search, where there is one.
     """
     halfway = state.student.copy()
     cut(halfway, wide)

@@ -1,25 +1,21 @@
 """What the kept units may cost together: FLOPs, or seconds on this machine."""
 
-from __future__ import annotations
-
 import statistics
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from kprune.encoders import Sublayer
 from kprune.limits.table import LatencyTable, measure_candidate, unit_seconds
-
-if TYPE_CHECKING:
-    from kprune.sublayerwise import State
+from kprune.state import State
 
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
 RECENT = 5  # latest candidates, whose timings correct the budget
 
 
-class Budget(Protocol):
+class Budget:
     """A limit, of which sublayers spend their share from the bottom up.
 
     Attributes:
@@ -30,21 +26,26 @@ class Budget(Protocol):
 
     def price(self, sublayer: Sublayer) -> float:
         """What one of its units costs, on average: scores are divided by it."""
+        raise NotImplementedError
 
     def costs(self, sublayer: Sublayer, scores: Tensor) -> Tensor:
         """What each unit costs if units leave in ascending order of their scores: [units]."""
+        return torch.full_like(scores, self.price(sublayer), dtype=torch.float64)
 
     def affords(self, sublayer: Sublayer) -> int:
         """Units of this sublayer that what is left would pay for."""
+        return int(self.left // self.price(sublayer))
 
     def spend(self, sublayer: Sublayer) -> None:
         """Take off what the units left in a sublayer cost."""
+        self.left -= sublayer.units * self.price(sublayer)
 
     def corrected(self, state: State, t: int, masks: Sequence[Tensor]) -> bool:
         """Whether a search should be made again, since what is left was estimated anew."""
+        return False
 
 
-class Flops:
+class Flops(Budget):
     """A limit in FLOPs on one sequence: exact, so nothing is estimated.
 
     Args:
@@ -56,28 +57,11 @@ class Flops:
         self.left, self.length = limit, length
 
     def price(self, sublayer: Sublayer) -> float:
-        """FLOPs of a unit."""
         return sublayer.unit_flops(self.length)
 
-    def costs(self, sublayer: Sublayer, scores: Tensor) -> Tensor:
-        """The same for every unit."""
-        return torch.full_like(scores, self.price(sublayer), dtype=torch.float64)
 
-    def affords(self, sublayer: Sublayer) -> int:
-        """See `Budget`."""
-        return int(self.left // self.price(sublayer))
-
-    def spend(self, sublayer: Sublayer) -> None:
-        """See `Budget`."""
-        self.left -= sublayer.units * self.price(sublayer)
-
-    def corrected(self, state: State, t: int, masks: Sequence[Tensor]) -> bool:
-        """Never."""
-        return False
-
-
-class Seconds:
-    """A limit in time: a latency table, corrected by timing half-pruned candidates.
+class Seconds(Budget):
+    """A limit in time: a latency table, which is no straight line, corrected by timed candidates.
 
     Args:
         table: seconds of every sublayer by its number of units.
@@ -92,30 +76,25 @@ class Seconds:
         self.table, self.speedup, self.multiple = table, speedup, multiple
         self.left = table.budget(speedup)
         self.factors: list[float] = []  # by which timed candidates were slower than the table says
-        self.timed: dict[int, int] = {}  # candidates timed at each sublayer
+        self.timed = Counter[int]()  # candidates timed at each sublayer
 
     def price(self, sublayer: Sublayer) -> float:
-        """Mean seconds of a unit."""
         return self.table.per_unit(sublayer.place)
 
     def costs(self, sublayer: Sublayer, scores: Tensor) -> Tensor:
-        """See `Budget`: the table is no straight line."""
         return unit_seconds(self.table.sublayers[sublayer.place], scores)
 
     def affords(self, sublayer: Sublayer) -> int:
-        """See `Budget`."""
         return int((self.table.sublayers[sublayer.place] <= self.left).sum()) - 1
 
     def spend(self, sublayer: Sublayer) -> None:
-        """See `Budget`."""
         self.left -= self.table.sublayers[sublayer.place][sublayer.units].item()
 
     def corrected(self, state: State, t: int, masks: Sequence[Tensor]) -> bool:
         """Time a candidate with these masks: thrice before the first sublayer, once in a layer."""
-        wanted = CORRECTIONS if t == 0 else t % 2
-        if self.timed.get(t, 0) == wanted:
+        if self.timed[t] == (CORRECTIONS if t == 0 else t % 2):
             return False
-        self.timed[t] = self.timed.get(t, 0) + 1
+        self.timed[t] += 1
         found = measure_candidate(self.table, state.teacher, state.student, masks, self.multiple)
         self.factors.append(self.table.factor(*found))
         # Timings scatter: a median does less. Those of long ago were of other shapes, and of a

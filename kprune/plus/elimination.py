@@ -1,9 +1,6 @@
 """Representational knowledge as the error that remains *after* weight-tuning."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +10,7 @@ from kprune.encoders import Encoder, tapped
 from kprune.engine.least_squares import wide
 from kprune.engine.workers import side_by_side
 from kprune.knowledge import Measured, zeros
-
-if TYPE_CHECKING:
-    from kprune.sublayerwise import State
+from kprune.state import State
 
 RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
@@ -26,26 +21,21 @@ class Elimination:
 
     def __init__(self) -> None:
         self.errors: list[Tensor] = []
+        self.start = 0
 
-    def __call__(self, state: State, t: int) -> Settled:
-        """What the sublayers from `t` up have."""
+    def __call__(self, state: State, t: int) -> "Elimination":
+        """Sums of a measurement from sublayer `t` up, to which its batches add nothing."""
         if t == 0:
             self.errors = elimination_errors(state)
-        return Settled(self.errors[t:])
-
-
-class Settled:
-    """Scores to which a pass over the sample adds nothing."""
-
-    def __init__(self, scores: list[Tensor]):
-        self.scores = scores
+        self.start = t
+        return self
 
     def add(self, batch: Batch, found: Measured) -> None:
         """Nothing to add."""
 
     def per_unit(self) -> list[Tensor]:
-        """The scores."""
-        return self.scores
+        """Errors, float64 [units] of each sublayer."""
+        return self.errors[self.start :]
 
 
 def elimination_errors(state: State) -> list[Tensor]:
@@ -57,9 +47,6 @@ def elimination_errors(state: State) -> list[Tensor]:
     sublayers compare. The sums PᵀP are of the model as it is, in one pass; where the head reads the
     first token only, those of the last layer are over it alone, if there are more sequences than
     features. (Tuning fits all tokens there, too.)
-
-    Args:
-        state: at the first sublayer, where the student is the teacher.
 
     Returns:
         Error of each unit, float64 [units], for each sublayer.

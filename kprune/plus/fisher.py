@@ -1,18 +1,13 @@
 """Predictive knowledge as Fisher information: not zero where the student equals the teacher."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
 from kprune.knowledge import Loss, Measured, by_unit, zeros
-
-if TYPE_CHECKING:
-    from kprune.sublayerwise import State
+from kprune.state import State
 
 SEEDS = 1_000_003  # sequences, at most, between the signs of one seed and those of the next
 

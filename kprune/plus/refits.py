@@ -1,20 +1,15 @@
 """What K-prune+ refits besides the output projection: input projections, and the head."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.encoders import Encoder
+from kprune.state import State
 from kprune.surgery import feature_mask
 from kprune.weight_tuning import Tuning, gather, padded, refit
-
-if TYPE_CHECKING:
-    from kprune.sublayerwise import State
 
 
 @dataclass(frozen=True)
