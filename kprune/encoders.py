@@ -175,7 +175,7 @@ class Encoder:
         return features[0], total
 
     def reaching(self, module: nn.Module, batch: Batch, hidden: Tensor, start: int) -> Tensor:
-        """What one of the model's modules is given in a run from layer `start`, which ends there."""
+        """What one of the model's modules is given in a run from layer `start`; it ends there."""
         with given(module, leave, first=True):
             return self.run(batch, hidden, start)
 

@@ -23,7 +23,7 @@ class Names:
         heads_out: the output projection of the heads.
         neurons_in: the projection that gives the neurons' inputs.
         neurons_out: the output projection of the neurons.
-        sums: the modules that are given X + Sub(X), of MHA and FFN; "" is the layer, which gives it.
+        sums: the modules that are given X + Sub(X), of MHA and FFN; "": the layer gives it.
         blocks: parts of a unit's rows in each input projection: 3 of a head in a fused one for
             queries, keys and values, 2 of a gated neuron.
         pairs: whether a layer gives a tuple, its hidden states first.

@@ -51,7 +51,7 @@ def measure(
         encoder: with frozen weights (`Encoder.copy`).
         t: number of the target sublayer, from 0.
         batch: the batch.
-        hidden: hidden states at the input of its layer, [batch, length, d]; None from the embedding.
+        hidden: at the input of its layer, [batch, length, d]; None starts at the embedding.
         loss: gives one loss per sample, [batch], from the outputs.
         stretch: layers that are differentiated in one go; the hidden states between stretches are
             kept, and a lower one runs again on the way down. None takes all.
@@ -87,11 +87,6 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
     """Measure the batches of a sample from sublayer `t` of the student up, in their order.
 
     Products are in the state's ranking precision. On a CPU several batches are in work at once.
-
-    Args:
-        state: gives the student, the batches and the student's hidden states.
-        t: number of the target sublayer.
-        loss: called from several threads, and for the batches in any order.
     """
     student = state.student.copy(state.dtype)
     stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
@@ -127,10 +122,10 @@ class GradientSums:
         """Add what a batch tells."""
         number = batch.index // self.size
         # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
-        share = 1 / (self.samples - number * self.size).clamp(max=self.size)
+        size = (self.samples - number * self.size).clamp(max=self.size)
         for total, own in zip(self.sums, found.gradients, strict=bool(found.gradients)):
             # A product adds in a fixed order, which index_add_ does not on a GPU.
-            into = F.one_hot(number, len(total)).T.to(total) * share.to(total)
+            into = F.one_hot(number, len(total)).T.to(total) / size
             total.addmm_(into, own.to(total))
 
     def per_unit(self) -> list[Tensor]:
@@ -252,16 +247,7 @@ class Importance:
 
 
 def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
-    """K_rep = ‖X_T + Sub_T(X_T) − X_S − Sub_S(X_S; m)‖²_F over non-padding tokens (section 4.1).
-
-    Args:
-        teacher: the teacher's sublayer output before its LayerNorm, [batch, length, d].
-        student: the student's, of the same shape.
-        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
-
-    Returns:
-        The lost knowledge, a scalar.
-    """
+    """K_rep = ‖X_T + Sub_T(X_T) − X_S − Sub_S(X_S; m)‖²_F over non-padding tokens (section 4.1)."""
     squared = (teacher - student).square().sum(-1)
     return squared.sum() if mask is None else squared[mask].sum()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 MASKED = -1e4  # a logit that says never
+UNLABELLED = -100  # of a token: what losses skip
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,15 @@ def kind_of(model: PreTrainedModel, pooling: str = "mean", normalize: bool = Tru
     config = model.config
     known = {name for one in type(model).__mro__ for name in HEADS if one.__name__.endswith(name)}
     if known:
-        kind = HEADS[known.pop()](config)
-    elif model.base_model is model:
-        kind = _embedding(config, pooling, normalize)
-    else:
-        raise ValueError(
-            f"kprune cannot open a {type(model).__name__}: it knows models whose class ends in "
-            f"{', '.join(HEADS)}, and backbones without a head."
-        )
-    return kind
-
-
-def _softened(z: Tensor, gamma: float) -> Tensor:
-    return F.log_softmax(_float(z) / gamma, -1)
+        return HEADS[known.pop()](config)
+    if model.base_model is model:
+        read = partial(pooled, pooling=pooling, normalize=normalize)
+        first = pooling == "first"
+        return Kind("embedding", config.hidden_size, read, *SQUARES, None, "spearman", first)
+    raise ValueError(
+        f"kprune cannot open a {type(model).__name__}: it knows models whose class ends in "
+        f"{', '.join(HEADS)}, and backbones without a head."
+    )
 
 
 def _float(z: Tensor) -> Tensor:
@@ -77,7 +74,7 @@ def _float(z: Tensor) -> Tensor:
 
 def divergence(z_s: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None = None) -> Tensor:
     """γ² · KL(softmax(z_T/γ) ‖ softmax(z_S/γ)) over the last dimension (section 4.1)."""
-    ours, theirs = _softened(z_s, gamma), _softened(z_t, gamma)
+    ours, theirs = (F.log_softmax(_float(z) / gamma, -1) for z in (z_s, z_t))
     return gamma**2 * (theirs.exp() * (theirs - ours)).sum(-1)
 
 
@@ -86,6 +83,10 @@ def _classes_probe(z: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None, si
     p = torch.softmax(_float(z_t) / gamma, -1)
     root = p.sqrt() * signs.to(p)
     return ((root - p * root.sum(-1, keepdim=True)) * z).sum(-1)
+
+
+def _classes_loss(z: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    return F.cross_entropy(z, labels, reduction="none")
 
 
 def squared_error(z_s: Tensor, z_t: Tensor, gamma: float = 1.0, mask: Tensor | None = None):
@@ -97,15 +98,23 @@ def _squares_probe(z: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None, si
     return (z * signs.to(z)).flatten(1).sum(1)
 
 
+def _squares_loss(z: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    return squared_error(z, labels.reshape(z.shape))
+
+
 def _labels_apart(z_s: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None) -> Tensor:
     """γ² · the sum over labels of KL between two yes-or-no distributions."""
-    both = [torch.stack([_float(z) / gamma, torch.zeros_like(_float(z))], -1) for z in (z_s, z_t)]
-    return gamma**2 * divergence(*both, 1.0).sum(-1)
+    both = (torch.stack([_float(z), torch.zeros_like(_float(z))], -1) for z in (z_s, z_t))
+    return divergence(*both, gamma).sum(-1)
 
 
 def _labels_probe(z: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None, signs: Tensor):
     p = torch.sigmoid(_float(z_t) / gamma)
     return ((p * (1 - p)).sqrt() * signs.to(p) * z).sum(-1)
+
+
+def _labels_loss(z: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    return F.binary_cross_entropy_with_logits(z, labels.to(z), reduction="none").mean(1)
 
 
 def _ends(z: Tensor, mask: Tensor | None) -> Tensor:
@@ -124,15 +133,13 @@ def _spans_probe(z: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None, sign
 
 
 def _spans_loss(z: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    ends = _ends(z, mask).transpose(1, 2)
-    return F.cross_entropy(ends, labels, reduction="none").mean(1)
+    return F.cross_entropy(_ends(z, mask).transpose(1, 2), labels, reduction="none").mean(1)
 
 
 def _over_tokens(each: Tensor, mask: Tensor | None, power: float = 1.0) -> Tensor:
     """Sum over real tokens, divided by their number to a power: [batch, length] to [batch]."""
-    if mask is None:
-        return each.sum(1) / each.shape[1] ** power
-    return (each * mask).sum(1) / mask.sum(1) ** power
+    real = torch.ones_like(each) if mask is None else mask.to(each)
+    return (each * real).sum(1) / real.sum(1) ** power
 
 
 def _tokens_distance(z_s: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None) -> Tensor:
@@ -144,73 +151,8 @@ def _tokens_probe(z: Tensor, z_t: Tensor, gamma: float, mask: Tensor | None, sig
 
 
 def _tokens_loss(z: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    each = F.cross_entropy(z.transpose(1, 2), labels, reduction="none", ignore_index=-100)
-    return each.sum(1) / (labels != -100).sum(1).clamp(min=1)
-
-
-def _reads_first(config) -> bool:
-    return getattr(config, "classifier_pooling", "cls") == "cls"
-
-
-def _sequence(config) -> Kind:
-    """A sequence classifier's kind: its problem type, else its number of labels, tells."""
-    logits = {"read": lambda out, mask: out.logits, "first_only": _reads_first(config)}
-    if config.problem_type == "multi_label_classification":
-        return Kind(
-            "multilabel",
-            config.num_labels,
-            distance=_labels_apart,
-            probe=_labels_probe,
-            loss=lambda z, labels, mask: F.binary_cross_entropy_with_logits(
-                z, labels.to(z), reduction="none"
-            ).mean(1),
-            metric="f1_micro",
-            **logits,
-        )
-    if config.problem_type == "regression" or config.num_labels == 1:
-        return Kind(
-            "regression",
-            config.num_labels,
-            distance=squared_error,
-            probe=_squares_probe,
-            loss=lambda z, labels, mask: squared_error(z, labels.reshape(z.shape)),
-            metric="spearman",
-            **logits,
-        )
-    return Kind(
-        "classification",
-        config.num_labels,
-        distance=divergence,
-        probe=_classes_probe,
-        loss=lambda z, labels, mask: F.cross_entropy(z, labels, reduction="none"),
-        metric="accuracy",
-        **logits,
-    )
-
-
-def _span(config) -> Kind:
-    return Kind(
-        "span",
-        2,
-        read=lambda out, mask: torch.stack([out.start_logits, out.end_logits], -1),
-        distance=_spans_distance,
-        probe=_spans_probe,
-        loss=_spans_loss,
-        metric="f1",
-        minibatch=12,
-    )
-
-
-def _tokens(config) -> Kind:
-    return Kind(
-        "tokens",
-        config.num_labels,
-        read=lambda out, mask: out.logits,
-        distance=_tokens_distance,
-        probe=_tokens_probe,
-        loss=_tokens_loss,
-        metric="f1",
-    )
+    each = F.cross_entropy(z.transpose(1, 2), labels, reduction="none", ignore_index=UNLABELLED)
+    return each.sum(1) / (labels != UNLABELLED).sum(1).clamp(min=1)
 
 
 def pooled(out: Any, mask: Tensor | None, pooling: str, normalize: bool) -> Tensor:
@@ -218,29 +160,44 @@ def pooled(out: Any, mask: Tensor | None, pooling: str, normalize: bool) -> Tens
     hidden = out.last_hidden_state
     if pooling == "first":
         found = hidden[:, 0]
-    elif mask is None:
-        found = hidden.mean(1)
     else:
-        real = mask[..., None].to(hidden)
-        found = (hidden * real).sum(1) / real.sum(1)
+        real = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden)
+        found = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
     return F.normalize(found, dim=1) if normalize else found
 
 
-def _embedding(config, pooling: str, normalize: bool) -> Kind:
-    return Kind(
-        "embedding",
-        config.hidden_size,
-        read=partial(pooled, pooling=pooling, normalize=normalize),
-        distance=squared_error,
-        probe=_squares_probe,
-        loss=None,
-        metric="spearman",
-        first_only=pooling == "first",
-    )
+def _logits(out: Any, mask: Tensor | None) -> Tensor:
+    return out.logits
 
 
+def _start_and_end(out: Any, mask: Tensor | None) -> Tensor:
+    return torch.stack([out.start_logits, out.end_logits], -1)
+
+
+SQUARES = squared_error, _squares_probe
+CLASSES = divergence, _classes_probe, _classes_loss
+LABELS = _labels_apart, _labels_probe, _labels_loss
+SPANS = _spans_distance, _spans_probe, _spans_loss
+TOKENS = _tokens_distance, _tokens_probe, _tokens_loss
+
+
+def _sequence(config) -> Kind:
+    """A sequence classifier's kind: its problem type, else its number of labels, tells."""
+    count, first_only = config.num_labels, getattr(config, "classifier_pooling", "cls") == "cls"
+    if config.problem_type == "multi_label_classification":
+        return Kind("multilabel", count, _logits, *LABELS, "f1_micro", first_only)
+    if config.problem_type == "regression" or count == 1:
+        return Kind("regression", count, _logits, *SQUARES, _squares_loss, "spearman", first_only)
+    return Kind("classification", count, _logits, *CLASSES, "accuracy", first_only)
+
+
+# By the end of a model's class name.
 HEADS: dict[str, Callable[[Any], Kind]] = {
     "ForSequenceClassification": _sequence,
-    "ForQuestionAnswering": _span,
-    "ForTokenClassification": _tokens,
+    "ForQuestionAnswering": lambda config: Kind(
+        "span", 2, _start_and_end, *SPANS, "f1", minibatch=12
+    ),
+    "ForTokenClassification": lambda config: Kind(
+        "tokens", config.num_labels, _logits, *TOKENS, "f1"
+    ),
 }

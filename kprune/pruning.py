@@ -106,9 +106,6 @@ def steps(
 ) -> Iterator[Pruned]:
     """Prune step by step: what `prune` does, one sublayer at a time, with all that there is to see.
 
-    Args:
-        model, sample, tokenizer, progress, options: as in `prune`.
-
     Yields:
         What happened at each sublayer; `step.state.student` is the half-pruned encoder.
     """
@@ -245,14 +242,13 @@ def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
 def _documented(function: Callable) -> None:
     """Show the options, one by one, where a signature is shown."""
     given = inspect.signature(function)
-    own = [p for p in given.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    taken = {parameter.name for parameter in own}
+    own = {n: p for n, p in given.parameters.items() if p.kind is not p.VAR_KEYWORD}
     rest = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
         for f in fields(Options)
-        if f.name not in taken
+        if f.name not in own
     ]
-    function.__signature__ = given.replace(parameters=[*own, *rest])
+    function.__signature__ = given.replace(parameters=[*own.values(), *rest])
 
 
 _documented(prune)

@@ -106,16 +106,18 @@ def sample(
         )
     labelled = task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False
-    order = (_with_replacement if sequences else _shuffled)(len(rows), seed)
+    if sequences:
+        order = _with_replacement(len(rows), seed)
+    else:
+        order = iter(random.Random(seed).sample(range(len(rows)), len(rows)))
     for example, label in _in_order(task, tokenizer, rows, order, labelled):
-        full = len(examples) == sequences or (
-            not sequences and spent + len(example["input_ids"]) > tokens
-        )
+        size = len(example["input_ids"])
+        full = len(examples) == sequences if sequences else spent + size > tokens
         if full:
             break
         examples.append(example)
         labels.append(label)
-        spent += len(example["input_ids"])
+        spent += size
     if not examples:
         raise ValueError(
             f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}."
@@ -132,11 +134,6 @@ def sample(
 def fitted(sample: Sample, kind: Kind, model: str) -> Sample:
     """The sample, when it fits what a model predicts; texts of one's own take the model's kind.
 
-    Args:
-        sample: the sample.
-        kind: what the model predicts.
-        model: what to call it.
-
     Raises:
         ValueError: when the sample is of a task of another kind, or with another number of labels.
     """
@@ -148,16 +145,12 @@ def fitted(sample: Sample, kind: Kind, model: str) -> Sample:
         )
     if kind.name == "embedding":
         return sample  # any text will do: its output has no labels
-    of = f"{kind.name} with {kind.outputs} outputs"
-    if task.kind != kind.name:
+    same = task.kind == "span" or task.labels == kind.outputs
+    if task.kind != kind.name or not same:
         raise ValueError(
-            f"The model, a {model}, is for {of}, and the sample is of {task.name!r}, a task of the "
-            f"kind {task.kind}; take a sample of the model's own task, or a list of texts."
-        )
-    if task.kind != "span" and task.labels != kind.outputs:
-        raise ValueError(
-            f"The model, a {model}, is for {of}, and the sample is of {task.name!r}, which has "
-            f"{task.labels}; take a sample of the model's own task, or a list of texts."
+            f"The model, a {model}, is for {kind.name} with {kind.outputs} outputs, and the sample "
+            f"of {task.name!r} for {task.kind} with {task.labels}; take a sample of the model's own "
+            "task, or a list of texts."
         )
     return sample
 
@@ -182,7 +175,7 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
 def _own_texts(
     texts: Sequence[str] | Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Task, Dataset]:
-    """A task without a kind: what it is for, the model that is pruned will tell (`fitted`)."""
+    """A task without a kind: what it is for, the pruned model will tell (`fitted`)."""
     from datasets import Dataset
 
     if hasattr(texts, "column_names") or hasattr(texts, "columns"):
@@ -229,10 +222,6 @@ def _in_order(
         else:
             labels = found["labels"]
         yield from zip(examples, labels, strict=True)
-
-
-def _shuffled(rows: int, seed: int) -> Iterator[int]:
-    yield from random.Random(seed).sample(range(rows), rows)
 
 
 def _with_replacement(rows: int, seed: int) -> Iterator[int]:

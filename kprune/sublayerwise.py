@@ -56,13 +56,7 @@ def sublayerwise(state: State, budget: Budget, method: Method) -> Iterator[Prune
 
 
 def all_at_once(state: State, masks: list[Tensor], threshold: float | None) -> Iterator[Pruned]:
-    """Cut all sublayers of the student by masks that were found together; tune nothing.
-
-    Args:
-        state: its student is cut in place.
-        masks: of all sublayers.
-        threshold: of the mask search, where there is one.
-    """
+    """Cut all sublayers of the student by masks that were found together; tune nothing."""
     for t, (target, keep) in enumerate(zip(state.student.sublayers, masks, strict=True)):
         keep_units(target, keep)
         step = Pruned(t, keep, threshold if t == 0 else None, state=state)

@@ -1,4 +1,4 @@
-"""What a method's parts can be wrapped in: one search for all, rounded numbers, scores kept longer."""
+"""What a method's parts can be wrapped in: one search, rounded numbers, scores kept longer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

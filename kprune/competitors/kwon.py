@@ -123,10 +123,6 @@ def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
     Starts from the lowest-scored units; each further unit, in ascending order, joins the pruned
     set, and the one whose return leaves the smallest norm leaves it.
 
-    Args:
-        mask: True at the kept units, bool [units]; gives how many are pruned.
-        gradients: mask gradients, [minibatches, units].
-
     Returns:
         A mask with as many kept units.
     """
@@ -158,7 +154,7 @@ def rescaled(
     Each sublayer's output is fitted to that of a *half-way* teacher, the model cut at
     √(remaining share). The first attention sublayer is skipped, and all that follows a sublayer
     whose solve fails or whose scales leave [−10, 10] keeps scale 1. The scales are folded into the
-    output projections. Where the head reads the first token only, the last sublayer is fitted there.
+    output projections. Where the head reads the first token only, so does the last sublayer's fit.
     """
     halfway = state.student.copy()
     cut(halfway, wide)

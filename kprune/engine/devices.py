@@ -40,12 +40,7 @@ def native_bf16(where: torch.device) -> bool:
 
 
 def ranking_dtype(precision: str, model: nn.Module) -> torch.dtype | None:
-    """The type of matrix products in passes that only rank units; None for the model's own.
-
-    Args:
-        precision: "bf16", "full", or "auto" for bf16 where the model's device has it natively.
-        model: gives the device, and its own type.
-    """
+    """The type of matrix products in passes that only rank units; None for the model's own."""
     if precision == "auto":
         weight = next(model.parameters())
         natively = native_bf16(weight.device) and weight.dtype == torch.float32

@@ -47,13 +47,7 @@ BYTES = 40  # that a token leaves behind in a layer for the way down, per hidden
 
 
 def stretch_of(model, layers: int, batches: Sequence) -> int:
-    """How many layers to differentiate in one go: all where memory has the room.
-
-    Args:
-        model: gives the hidden size and the device.
-        layers: from the target up.
-        batches: the largest of them counts.
-    """
+    """How many layers to differentiate in one go: all where memory has the room."""
     if model.device.type != "cuda":
         return layers if layers <= DEEP else DEEP // 2
     most = max(batch.inputs["input_ids"].numel() for batch in batches)

@@ -78,7 +78,7 @@ def quiet() -> Iterator[None]:
 def timed(
     seconds: dict[str, float], step: str, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Add the wall-clock time of the block to `seconds[step]`, when the device has done its work."""
+    """Add the wall-clock time of the block, and of the device, to `seconds[step]`."""
     start = time.perf_counter()
     yield
     synchronize(device)

@@ -68,10 +68,6 @@ class LatencyTable:
         """By how much a model's units take longer than the table's sum says.
 
         Sublayers timed apart, at even numbers of units, do not quite add up.
-
-        Args:
-            measured: how many times as fast as the whole model this one is.
-            units: of its sublayers.
         """
         summed = self.predict(units) - self.fixed
         if not summed:
@@ -80,13 +76,7 @@ class LatencyTable:
         return min(max((self.whole / measured - self.fixed) / summed, 0.25), 4.0)
 
     def left(self, speedup: float, factor: float, units: Sequence[int]) -> float:
-        """Of the `budget`, what is left for the last sublayers; at least 0 seconds of the table.
-
-        Args:
-            speedup: how many times as fast as the whole model the pruned one shall be.
-            factor: by which units take longer than the table says.
-            units: of the first sublayers, which are pruned already.
-        """
+        """Of the `budget`, what is left for the last sublayers; at least 0 seconds of the table."""
         taken = sum(row[n].item() for row, n in zip(self.sublayers, units, strict=False))
         return max(self.budget(speedup) / factor - taken, 0.0)
 
@@ -100,14 +90,6 @@ def measure_candidate(
     repeats: int = 5,
 ) -> tuple[float, list[int]]:
     """How many times as fast as the dense model a half-pruned one will be under these masks.
-
-    Args:
-        table: gives batch size and length.
-        dense: the whole model.
-        student: the one being pruned; it is not changed.
-        masks: of its last sublayers, those that are not pruned yet; bool [units] each.
-        multiple: to which their numbers of neurons will be rounded.
-        repeats: timed passes of each of the two.
 
     Returns:
         The measured speed-up, and the units of all its sublayers.
@@ -186,15 +168,7 @@ def _cut_to(model: PreTrainedModel, kind: str, share: float) -> PreTrainedModel:
 
 
 def unit_seconds(seconds: Tensor, scores: Tensor) -> Tensor:
-    """What each unit of a sublayer costs, if units leave in ascending order of their scores.
-
-    Args:
-        seconds: what 0 … N units take, [N + 1].
-        scores: importance of the units, [N].
-
-    Returns:
-        Seconds, float64 [N], that add up to those of all units.
-    """
+    """What each unit of a sublayer costs, if units leave in ascending order of their scores."""
     costs = torch.empty(len(scores), dtype=torch.float64, device=scores.device)
     costs[scores.argsort()] = seconds.diff().flip(0).to(costs)  # the first to leave comes first
     return costs

@@ -17,7 +17,7 @@ CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
 
 
 class Elimination:
-    """E of each unit: found in the dense model, at the first sublayer, for all sublayers at once."""
+    """E of each unit: found in the dense model, at the first sublayer, for all of them at once."""
 
     def __init__(self) -> None:
         self.errors: list[Tensor] = []
@@ -96,11 +96,6 @@ def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:
     tr(W_uᵀ C_uu⁻¹ W_u), changes W by −C_·u C_uu⁻¹ W_u, and C by −C_·u C_uu⁻¹ C_u·. Heads go one by
     one. Neurons go by sixteenths of those left, which is several times as fast and not exact: two
     that could replace each other may leave in the same step, and share its growth.
-
-    Args:
-        gram: PᵀP, float64 [features, features].
-        weight: W, float64 [features, d].
-        unit_size: features of a unit.
 
     Returns:
         The growth of the squared error with each unit, float64 [units]; of units that go later,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OneScale:
-    """Both kinds of knowledge as shares of what all units that compete have together: no λ, no μ."""
+    """Both kinds of knowledge as shares of what all competing units have together: no λ, no μ."""
 
     def __call__(self, sublayers: Sequence[Sublayer], *parts: Sequence[Tensor]) -> list[Tensor]:
         """Importance of the units of each sublayer."""
