@@ -1,86 +1,50 @@
 """Shared fixtures: tiny random models with weights large enough to matter, and the real MiniLM."""
 
+import fcntl
 import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may depend on the Hub
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the Trainer would take every GPU there is
 # One process per core and one thread each: two processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import families
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-)
+from transformers import AutoTokenizer, PreTrainedModel
 
 import kprune
-from kprune.data.batching import batches
+from kprune.data.batching import Batch
 from kprune.data.tasks import Task
 from kprune.laboratory.finetuning import default_recipe
 from kprune.laboratory.minilm import packaged_minilm
-from kprune.sampling import Sample
 
 SHARED = Path(__file__).parents[2] / "shared"
-HEADS, D_H, NEURONS, LAYERS, VOCABULARY = 4, 8, 24, 3, 99
-OUTPUTS = {"classification": 3, "regression": 1, "span": 2}
-KINDS = tuple(OUTPUTS)
+KINDS = ("classification", "regression", "span")  # of the paper's tasks; `families.KINDS` are all
 TASKS = {
-    kind: Task(f"tiny-{kind}", ("text",), kind=kind, labels=labels, minibatch=5)
-    for kind, labels in OUTPUTS.items()
+    kind: Task(f"tiny-{kind}", ("text",), kind=kind, labels=head["num_labels"], minibatch=5)
+    for kind, (_, head) in families.KINDS.items()
+    if head
 }
+TASKS["embedding"] = Task("tiny-embedding", ("text",), kind="", labels=0, minibatch=5)
+logits = families.outputs
 
 
-def tiny(family: str, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32):
-    """A random three-layer encoder whose attention is visible in its logits."""
-    torch.manual_seed(seed)
-    d = HEADS * D_H
-    if family == "bert":
-        config = BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=d,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            intermediate_size=NEURONS,
-            max_position_embeddings=64,
-            num_labels=TASKS[kind].labels,
-        )
-        classes = (BertForSequenceClassification, BertForQuestionAnswering)
-    else:
-        config = DistilBertConfig(
-            vocab_size=VOCABULARY,
-            dim=d,
-            n_layers=LAYERS,
-            n_heads=HEADS,
-            hidden_dim=NEURONS,
-            max_position_embeddings=64,
-            num_labels=TASKS[kind].labels,
-        )
-        classes = (DistilBertForSequenceClassification, DistilBertForQuestionAnswering)
-    model = classes[kind == "span"](config).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" not in name.lower():
-                # Default weights (std 0.02) would make attention invisible in the logits.
-                weight.normal_(std=0.3)
-    return model.to(dtype)
+def tiny(
+    family: str, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """`families.model_of`, in float32."""
+    return families.model_of(family, kind, seed, dtype)
 
 
 def examples(count: int = 23, seed: int = 0, longest: int = 17) -> list[dict[str, list[int]]]:
-    """Random token sequences of different lengths."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(3, longest, (count,), generator=generator).tolist()
+    """Random token sequences of different lengths, each of two parts."""
+    rows = families.examples(count, seed, longest)
+    halves = [divmod(len(row["input_ids"]), 2) for row in rows]
     return [
-        {
-            "input_ids": torch.randint(1, VOCABULARY, (length,), generator=generator).tolist(),
-            "token_type_ids": [0] * (length // 2) + [1] * (length - length // 2),
-        }
-        for length in lengths
+        row | {"token_type_ids": [0] * half + [1] * (half + odd)}
+        for row, (half, odd) in zip(rows, halves, strict=True)
     ]
 
 
@@ -90,28 +54,14 @@ class PadsWithZero:
     pad_token_id = 0
 
 
-def tiny_sample(kind: str = "classification", count: int = 23) -> Sample:
+def tiny_sample(kind: str = "classification", count: int = 23) -> kprune.Sample:
     """A sample of random tokens for `tiny` models."""
-    return Sample(examples(count), TASKS[kind], PadsWithZero())
+    return kprune.Sample(examples(count), TASKS[kind], PadsWithZero())
 
 
-def batch_of(sample: Sample, **options):
-    """All of a sample in one padded batch."""
-    (batch,) = batches(sample.examples, max_tokens=10**6, **options)
-    return batch
-
-
-def logits(model, batch):
-    """The Hugging Face model's own output; padding cut off from a span model's."""
-    inputs = dict(batch.inputs)
-    if model.config.model_type == "distilbert":
-        inputs.pop("token_type_ids")
-    with torch.no_grad():
-        out = model(**inputs, attention_mask=batch.attention_mask)
-    if "start_logits" in out:
-        both = torch.stack([out.start_logits, out.end_logits], -1)
-        return both[batch.attention_mask.bool()]
-    return out.logits
+def batch_of(sample: kprune.Sample) -> Batch:
+    """All of a sample in one padded batch, in its order."""
+    return families.batch_of(sample.examples)
 
 
 @pytest.fixture(scope="session")
@@ -128,11 +78,18 @@ def tokenizer(minilm):
 
 
 @pytest.fixture(scope="session")
-def teacher_folder(tmp_path_factory, minilm) -> Path:
-    """A quickly fine-tuned MiniLM on the generated task: real weights, real text."""
-    folder = tmp_path_factory.mktemp("outputs") / "teachers" / "opinions-minilm"
+def teacher_folder(tmp_path_factory, minilm, request) -> Path:
+    """A quickly fine-tuned MiniLM on the generated task: real weights, real text.
+
+    Made once per run: the first process that needs it makes it, the others wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if hasattr(request.config, "workerinput") else base  # of all processes
+    folder = base / "outputs" / "teachers" / "opinions-minilm"
     recipe = default_recipe("minilm", examples=2000)
-    kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
+    with (base / "teacher.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
     return folder
 
 

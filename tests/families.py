@@ -1,4 +1,6 @@
-"""Tiny models of every family and kind of head, with weights large enough that each mask matters."""
+"""Tiny models of every family and kind of head, with weights so large that each mask matters."""
+
+import inspect
 
 import torch
 import transformers as T
@@ -89,10 +91,19 @@ def batch_of(rows: list[dict[str, list[int]]] | None = None) -> Batch:
 
 def outputs(model: T.PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The Hugging Face model's own output, [real tokens or sequences, outputs]."""
+    inputs = dict(batch.inputs)
+    if not typed(model):
+        inputs.pop("token_type_ids", None)
     with torch.no_grad():
-        out = model(input_ids=batch.inputs["input_ids"], attention_mask=batch.attention_mask)
+        out = model(**inputs, attention_mask=batch.attention_mask)
     real = batch.attention_mask.bool()
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], -1)[real]
     found = out.logits if "logits" in out else out.last_hidden_state
     return found[real] if found.dim() == 3 else found
+
+
+def typed(model: T.PreTrainedModel) -> bool:
+    """Whether a model tells the two texts of a pair apart by their type."""
+    known = inspect.signature(model.forward).parameters
+    return "token_type_ids" in known and getattr(model.config, "type_vocab_size", 2) > 1
