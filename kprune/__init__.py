@@ -2,65 +2,38 @@
 
 from importlib import import_module
 
-from kprune.checkpoints import load, save
-from kprune.data.tasks import TASKS, Task
-from kprune.encoders import Encoder, flops, tapped
-from kprune.engine.devices import device
-from kprune.limits.latency import latencies, latency
-from kprune.methods import INGREDIENTS, METHODS
-from kprune.options import Options
-from kprune.pruning import prune, steps
-from kprune.report import Report
-from kprune.sampling import Sample, sample
-
 __version__ = "0.1.0"
 
-# The laboratory scores, fine-tunes and reports; it is slow to import, and pruning needs none of it.
-LABORATORY = {
-    "DevSet": "evaluation",
-    "dev_set": "evaluation",
-    "evaluate": "evaluation",
-    "Recipe": "finetuning",
-    "finetune": "finetuning",
-    "load_teacher": "teachers",
-    "teacher": "teachers",
+# Rooms open when they are first asked for: loading a model's code takes transformers seconds, and
+# the laboratory, which scores, fine-tunes and reports, is slower still.
+ROOMS = {
+    "checkpoints": ("load", "save"),
+    "data.tasks": ("TASKS", "Task"),
+    "encoders": ("Encoder", "flops", "tapped"),
+    "engine.devices": ("device",),
+    "laboratory.evaluation": ("DevSet", "dev_set", "evaluate"),
+    "laboratory.finetuning": ("Recipe", "finetune"),
+    "laboratory.teachers": ("load_teacher", "teacher"),
+    "limits.latency": ("latencies", "latency"),
+    "methods": ("INGREDIENTS", "METHODS"),
+    "options": ("Options",),
+    "pruning": ("prune", "steps"),
+    "report": ("Report",),
+    "sampling": ("Sample", "sample"),
 }
+_ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
 
 
 def __getattr__(name: str):
-    if name in LABORATORY:
-        return getattr(import_module(f"kprune.laboratory.{LABORATORY[name]}"), name)
-    raise AttributeError(f"module 'kprune' has no attribute {name!r}")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'kprune' has no attribute {name!r}")
+    found = getattr(import_module(f"kprune.{_ROOM_OF[name]}"), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *_ROOM_OF})
 
 
-__all__ = [
-    "INGREDIENTS",
-    "METHODS",
-    "TASKS",
-    "DevSet",
-    "Encoder",
-    "Options",
-    "Recipe",
-    "Report",
-    "Sample",
-    "Task",
-    "dev_set",
-    "device",
-    "evaluate",
-    "finetune",
-    "flops",
-    "latencies",
-    "latency",
-    "load",
-    "load_teacher",
-    "prune",
-    "sample",
-    "save",
-    "steps",
-    "tapped",
-    "teacher",
-]
+__all__ = ["__version__", *sorted(_ROOM_OF)]  # noqa: PLE0604

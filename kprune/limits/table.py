@@ -95,6 +95,7 @@ def measure_candidate(
         The measured speed-up, and the units of all its sublayers.
     """
     candidate = Encoder(sharing_weights(student.model))
+    candidate.model.config._attn_implementation = dense.model.config._attn_implementation
     sublayers = candidate.sublayers
     for sublayer, keep in zip(sublayers[len(sublayers) - len(masks) :], masks, strict=True):
         if sublayer.kind == "FFN":  # which neurons they are makes no difference to time
