@@ -192,6 +192,8 @@ def test_embeddings_are_scored_by_the_cosine_of_a_pair(minilm, tokenizer):
     }
     dev = dev_set(task, tokenizer, Dataset.from_dict(columns))
     assert evaluate(model, dev) == {"spearman": 1.0}
+    with pytest.raises(ValueError, match=r"no head, .* 'pairs' is of kind 'classification'"):
+        evaluate(model, replace(dev, task=replace(task, kind="classification")))
 
 
 def test_scores_on_real_text(teacher):

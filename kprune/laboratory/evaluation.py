@@ -137,14 +137,19 @@ def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") 
     A model without a head fits a regression on pairs: the cosine of their embeddings is its output.
     """
     kind = kind_of(model)
-    if kind.name == "embedding" and task.kind == "regression" and len(task.columns) == 2:
-        return
+    if kind.name == "embedding":
+        if task.kind in ("regression", "embedding") and len(task.columns) == 2:
+            return
+        raise ValueError(
+            f"{which} has no head, so its score is the cosine of pairs of texts, a regression; the "
+            f"task {task.name!r} is of kind {task.kind!r} with columns {', '.join(task.columns)}."
+        )
     if kind.name != task.kind:
         raise ValueError(
             f"{which} has a head for {kind.name}, and the task {task.name!r} is of kind "
             f"{task.kind!r}."
         )
-    if task.kind not in ("span", "embedding") and kind.outputs != task.labels:
+    if task.kind != "span" and kind.outputs != task.labels:
         raise ValueError(
             f"{which} has {kind.outputs} outputs, and the task {task.name!r} needs {task.labels}."
         )
