@@ -60,7 +60,7 @@ class State:
         batches: the sample's, on the model's device.
         outputs: the teacher's, one for each batch, once the first sublayer was measured.
         teacher_hidden, student_hidden: [batch, length, d] for each batch.
-        steps: what happened so far.
+        steps, finished: what happened so far, and what was done at the end.
         clock: told of the work that is done.
         notes: what there is to say afterwards.
     """
@@ -69,7 +69,7 @@ class State:
         self, teacher: Encoder, student: Encoder, sample: Sample, dtype: torch.dtype | None = None
     ):
         self.teacher, self.student, self.sample, self.dtype = teacher, student, sample, dtype
-        self.kind, self.steps, self.outputs = student.kind, [], []
+        self.kind, self.steps, self.finished, self.outputs = student.kind, [], [], []
         self.clock, self.notes = Clock(student.device), []
         self.batches = on_device(sample, student.device)
         self._teacher = teacher.copy(dtype)  # the one that runs

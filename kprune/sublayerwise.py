@@ -51,8 +51,7 @@ def sublayerwise(state: State, budget: Budget, method: Method) -> Iterator[Prune
         step = Pruned(t, keep, threshold, importance, tuned, state)
         state.steps.append(step)
         yield step
-    for refit in method.finish:
-        refit(state)
+    state.finished = [refit(state) for refit in method.finish]
 
 
 def all_at_once(state: State, masks: list[Tensor], threshold: float | None) -> Iterator[Pruned]:

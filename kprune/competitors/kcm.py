@@ -103,7 +103,7 @@ def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
 def _masks(
     student: Encoder, neurons: Sequence[Sublayer], scores: Sequence[Tensor], budget: Budget
 ) -> tuple[list[Tensor], float]:
-    """list[Tensor] of all sublayers: every head stays, neurons are ranked over the whole model."""
+    """Masks of all sublayers: every head stays, neurons are ranked over the whole model."""
     kept, threshold = pooled(neurons, scores, budget)
     rest, device = iter(kept), scores[0].device
     masks = [
