@@ -36,4 +36,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_ROOM_OF})
 
 
-__all__ = ["__version__", *sorted(_ROOM_OF)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_ROOM_OF)]

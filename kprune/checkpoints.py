@@ -5,21 +5,14 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.encoders import Encoder
-from kprune.engine.files import written_whole
+from kprune.engine.files import CARD, NOTE, WEIGHTS, check_target, written_whole
+from kprune.engine.loading import OwnCodeError, load_config
 from kprune.families import FAMILIES
 from kprune.sampling import find_tokenizer
 from kprune.surgery import keep_units
-
-WEIGHTS = "model.safetensors"
-NOTE = """# A model pruned by kprune
-
-Open it with `kprune.load("this folder")`. `from_pretrained` cannot: the layers are smaller than
-config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with random ones.
-`config.json` lists the surviving units of each sublayer under `kprune`.
-"""
 
 
 def save(
@@ -27,7 +20,8 @@ def save(
 ) -> Path:
     """Save a pruned model with its tokenizer; `load` reads it back to the bit.
 
-    The folder appears whole or not at all; one of the same name is replaced.
+    The folder appears whole or not at all. A model that this package has written there before is
+    replaced; anything else is left alone and refused.
 
     Args:
         model: what `kprune.prune` returned.
@@ -38,20 +32,22 @@ def save(
         The folder.
 
     Raises:
-        ValueError: when the model was not pruned by this package, or has no tokenizer.
+        ValueError: when the model was not pruned by this package, or has no tokenizer, or the
+            folder holds what this package did not write.
     """
     if getattr(model.config, "kprune", None) is None:
         raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
+    check_target(folder)
     tokenizer = tokenizer or find_tokenizer(model)
     model.config.architectures = [type(model).__name__]
     with written_whole(folder) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
         state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
-        (part / "README.md").write_text(NOTE)
+        (part / CARD).write_text(NOTE, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that nobody else may read.
-        (part / WEIGHTS).chmod((part / "README.md").stat().st_mode)
+        (part / WEIGHTS).chmod((part / CARD).stat().st_mode)
     return Path(folder)
 
 
@@ -61,16 +57,19 @@ def load(folder: str | Path) -> PreTrainedModel:
     Its tokenizer is in the same folder: `AutoTokenizer.from_pretrained(folder)`.
 
     Raises:
-        ValueError: when the folder is missing, is not of a pruned model, or is damaged.
+        ValueError: when the folder is missing, is not of a pruned model, is damaged, or names code
+            of its own.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = load_config(folder)
         name = config.architectures[0]
         kept = config.kprune["kept"]
         known = config.model_type in FAMILIES and hasattr(transformers, name)
+    except OwnCodeError:
+        raise
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{folder} holds a model that kprune did not prune; load it with from_pretrained."

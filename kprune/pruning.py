@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.data.tasks import Task, get_task
 from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
@@ -24,11 +24,7 @@ from kprune.sampling import Sample, find_tokenizer, fitted
 from kprune.sampling import sample as draw
 from kprune.state import Pruned, State
 
-if TYPE_CHECKING:
-    from kprune.data.tasks import Task
-
-    Drawn = Sample | Task | str | Sequence[str] | Sequence[tuple[str, str]]
-
+Drawn = Sample | Task | str | Sequence[str] | Sequence[tuple[str, str]]
 OFF = 0.05  # of the speed-up asked, beyond which the report says so
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
@@ -73,10 +69,13 @@ def prepared(
     """Check model, sample and options against each other, and set out; arguments as in `prune`."""
     check_model(model)
     teacher = Encoder(sharing_weights(model), options.pooling, options.normalize)
+    own = teacher.kind, type(model).__name__
+    if isinstance(sample, (str, Task)):
+        sample = fitted(get_task(sample), *own)
     if not isinstance(sample, Sample):
         tokenizer = tokenizer or find_tokenizer(model)
         sample = draw(sample, tokenizer, options.tokens, options.seed)
-    sample = fitted(sample, teacher.kind, type(model).__name__)
+    sample = replace(sample, task=fitted(sample.task, *own))
     widest = max(teacher.units("FFN"))
     multiple = options.multiple or (TILE if options.speedup and widest > TILE else 1)
     if multiple > 1 and multiple > widest:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.hub import load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import Example, Label, as_examples, tokenize
+from kprune.engine.loading import OwnCodeError, load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,28 +132,29 @@ def sample(
     return Sample(examples, task, tokenizer, seed, labels if labelled else None)
 
 
-def fitted(sample: Sample, kind: Kind, model: str) -> Sample:
-    """The sample, when it fits what a model predicts; texts of one's own take the model's kind.
+def fitted(task: Task, kind: Kind, model: str) -> Task:
+    """The task, when it fits what a model predicts; one without a kind takes the model's.
 
     Raises:
-        ValueError: when the sample is of a task of another kind, or with another number of labels.
+        ValueError: when the task is of another kind, or has another number of labels.
     """
-    task = sample.task
     if not task.kind:
-        return replace(
-            sample,
-            task=replace(task, kind=kind.name, labels=kind.outputs, minibatch=kind.minibatch),
-        )
+        if kind.name == "span" and len(task.columns) != 2:
+            raise ValueError(
+                f"A {model} finds answers in contexts; the sample must hold pairs of question and "
+                "context, not single texts."
+            )
+        return replace(task, kind=kind.name, labels=kind.outputs, minibatch=kind.minibatch)
     if kind.name == "embedding":
-        return sample  # any text will do: its output has no labels
+        return task  # any text will do: its output has no labels
     same = task.kind == "span" or task.labels == kind.outputs
     if task.kind != kind.name or not same:
         raise ValueError(
             f"The model, a {model}, is for {kind.name} with {kind.outputs} outputs, and the sample "
-            f"of {task.name!r} for {task.kind} with {task.labels}; take a sample of the model's own "
-            "task, or a list of texts."
+            f"of {task.name!r} for {task.kind} with {task.labels}; take a sample of the model's "
+            "own task, or a list of texts."
         )
-    return sample
+    return task
 
 
 def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -164,7 +166,9 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     if getattr(model, "tokenizer", None) is not None:
         return model.tokenizer
     try:
-        return AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=False)
+        return load_tokenizer(model.name_or_path)
+    except OwnCodeError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"No tokenizer found beside the model ({model.name_or_path or 'no name'}); pass "

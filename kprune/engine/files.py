@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and cost nobody else's."""
 
 import json
 import os
@@ -8,20 +8,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
+# What a model's folder of ours may hold: these, and what tokenizers save of theirs.
+OURS = {
+    *(CONFIG, WEIGHTS, CARD, RECORD),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "bpe.codes", "chat_template.jinja"),
+}
+NOTE = """# A model pruned by kprune
+
+Open it with `kprune.load("this folder")`. `from_pretrained` cannot: the layers are smaller than
+config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with random ones.
+`config.json` lists the surviving units of each sublayer under `kprune`.
+"""
+
+
+def check_target(path: str | Path) -> None:
+    """Raise ValueError where a folder that is to be written would cost files of someone else.
+
+    It may be missing, or empty, or hold a model that this package wrote and nothing else.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        what = "link" if path.is_symlink() else "file"
+        raise ValueError(f"{path} is a {what}, and a model needs a folder; choose another place.")
+    entries = sorted(path.iterdir()) if path.is_dir() else []
+    made = _is_json(path / RECORD, "task", "recipe")
+    pruned = _is_json(path / CONFIG, "kprune") and _text(path / CARD) == NOTE
+    for entry in entries:
+        known = (made or pruned) and entry.name in OURS and entry.is_file()
+        edited = entry.name == CARD and _text(entry) != NOTE
+        if not known or edited or entry.is_symlink():
+            raise ValueError(
+                f"{path} holds {entry.name}, which kprune did not write; choose another folder, or "
+                "move what is in this one away."
+            )
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends without an error.
 
-    Args:
-        path: the folder to create or replace.
+    Raises:
+        ValueError: when it holds what this package did not write (`check_target`), before the block
+            or at its end.
     """
     path = Path(path)
+    check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield part
         part.chmod(0o755)
+        check_target(path)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
             path.rename(old / path.name)
@@ -40,3 +80,20 @@ def write_json(path: str | Path, record: dict) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     part.replace(path)
+
+
+def _text(path: Path) -> str | None:
+    """A text file's content; None where there is none that can be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _is_json(path: Path, *keys: str) -> bool:
+    """Whether a file holds a JSON object with all of these keys."""
+    try:
+        found = json.loads(_text(path) or "")
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.keys() >= {*keys}
