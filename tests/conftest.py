@@ -17,8 +17,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 import kprune
 from kprune.data.batching import Batch
 from kprune.data.tasks import Task
+from kprune.encoders import Encoder
 from kprune.laboratory.finetuning import default_recipe
 from kprune.laboratory.minilm import packaged_minilm
+from kprune.state import State
+from kprune.surgery import keep_units
 
 SHARED = Path(__file__).parents[2] / "shared"
 KINDS = ("classification", "regression", "span")  # of the paper's tasks; `families.KINDS` are all
@@ -62,6 +65,23 @@ def tiny_sample(kind: str = "classification", count: int = 23) -> kprune.Sample:
 def batch_of(sample: kprune.Sample) -> Batch:
     """All of a sample in one padded batch, in its order."""
     return families.batch_of(sample.examples)
+
+
+def pair(family: str, kind: str) -> tuple[Encoder, Encoder]:
+    """A teacher, and a student of it whose first sublayer is pruned, in float64."""
+    teacher, student = (Encoder(tiny(family, kind, dtype=torch.float64)) for _ in range(2))
+    keep_units(student.sublayers[0], torch.tensor([True, False, False, True]))
+    return teacher, student
+
+
+@torch.no_grad()
+def state_at(t: int, teacher: Encoder, student: Encoder, sample: kprune.Sample) -> State:
+    """Where pruning stands at sublayer `t` of such a student."""
+    state = State(teacher, student, sample)
+    state.outputs = [teacher.run(batch) for batch in state.batches]
+    for below in range(t):
+        state.advance(below)
+    return state
 
 
 @pytest.fixture(scope="session")

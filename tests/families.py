@@ -89,21 +89,20 @@ def batch_of(rows: list[dict[str, list[int]]] | None = None) -> Batch:
     return collate(rows or examples(7))
 
 
+def forward(model: T.PreTrainedModel, batch: Batch):
+    """The Hugging Face model's own forward, whole."""
+    inputs = dict(batch.inputs)
+    known = inspect.signature(model.forward).parameters
+    if "token_type_ids" not in known or getattr(model.config, "type_vocab_size", 2) < 2:
+        inputs.pop("token_type_ids", None)
+    return model(**inputs, attention_mask=batch.attention_mask)
+
+
+@torch.no_grad()
 def outputs(model: T.PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The Hugging Face model's own output, [real tokens or sequences, outputs]."""
-    inputs = dict(batch.inputs)
-    if not typed(model):
-        inputs.pop("token_type_ids", None)
-    with torch.no_grad():
-        out = model(**inputs, attention_mask=batch.attention_mask)
-    real = batch.attention_mask.bool()
+    out, real = forward(model, batch), batch.attention_mask.bool()
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], -1)[real]
     found = out.logits if "logits" in out else out.last_hidden_state
     return found[real] if found.dim() == 3 else found
-
-
-def typed(model: T.PreTrainedModel) -> bool:
-    """Whether a model tells the two texts of a pair apart by their type."""
-    known = inspect.signature(model.forward).parameters
-    return "token_type_ids" in known and getattr(model.config, "type_vocab_size", 2) > 1
