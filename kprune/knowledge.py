@@ -22,14 +22,10 @@ FORWARD, BACK_TOO = 1, 3  # work on one batch of a sublayer, for the progress ba
 
 @dataclass(frozen=True)
 class Measured:
-    """What one batch tells about the units of each sublayer passed.
+    """What one batch tells about the units of each sublayer passed, by feature k of each.
 
-    Attributes:
-        outputs: of the batch.
-        squares: Σ over real tokens of f_k² for each feature k, an input of the output projection;
-            one [features] per sublayer.
-        gradients: Σ over the sequence's tokens of f_k · ∂loss/∂f_k, one [batch, features] per
-            sublayer; empty without a loss.
+    `outputs` are the model's. `squares` are Σ f_k² over real tokens, [features]; `gradients`, with
+    a loss, Σ f_k · ∂loss/∂f_k over the tokens of each sequence, [batch, features].
     """
 
     outputs: Tensor
@@ -45,16 +41,15 @@ def measure(
     loss: Callable[[Tensor], Tensor] | None = None,
     stretch: int | None = None,
 ) -> Measured:
-    """One batch up from a sublayer, and with a loss down again to it, by the model's own forward.
+    """One batch up from sublayer `t`, and with a loss down again, by the model's own forward.
 
     Args:
         encoder: with frozen weights (`Encoder.copy`).
-        t: number of the target sublayer, from 0.
-        batch: the batch.
+        t, batch: the target sublayer, from 0, and the batch.
         hidden: at the input of its layer, [batch, length, d]; None starts at the embedding.
         loss: gives one loss per sample, [batch], from the outputs.
-        stretch: layers that are differentiated in one go; the hidden states between stretches are
-            kept, and a lower one runs again on the way down. None takes all.
+        stretch: layers that are differentiated in one go (None: all); between stretches the hidden
+            states are kept, and a lower one runs again on the way down.
     """
     start, top, above = t // 2, len(encoder.layers), encoder.sublayers[t:]
     if loss is None:
@@ -65,19 +60,17 @@ def measure(
     inputs = [hidden]
     for low, high in pairwise(ends[:-1]):
         inputs.append(encoder.run(batch, inputs[-1], low, high))
-    outputs, slope, squares, gradients = None, None, [], []
+    slope, squares, gradients = None, [], []
     for low, high in reversed([*pairwise(ends)]):
-        some = [sublayer for sublayer in above if low <= sublayer.layer < high]
-        entry = inputs.pop()
+        entry, some = inputs.pop(), [sub for sub in above if low <= sub.layer < high]
+        below = [entry.detach().requires_grad_()] if low > start else []
         with torch.enable_grad(), tapped(some) as features:
-            below = [entry.detach().requires_grad_()] if low > start else []
             found = encoder.run(batch, *(below or [entry]), low, None if high == top else high)
             goal = loss(found).sum() if high == top else found
         if high == top:
             outputs = found.detach()
-        *slopes, slope = torch.autograd.grad(goal, [*features, *below], slope) + (None,) * (
-            not below
-        )
+        slopes = list(torch.autograd.grad(goal, [*features, *below], slope))
+        slope = slopes.pop() if below else None
         squares = [squared_sum(f, batch) for f in features] + squares
         gradients = [_token_sum(*pair) for pair in zip(features, slopes, strict=True)] + gradients
     return Measured(outputs, squares, gradients)
@@ -86,7 +79,8 @@ def measure(
 def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:
     """Measure the batches of a sample from sublayer `t` of the student up, in their order.
 
-    Products are in the state's ranking precision. On a CPU several batches are in work at once.
+    Products are in the state's ranking precision. On a CPU several batches are in work at once, so
+    the loss is called from several threads, and for the batches in any order.
     """
     student = state.student.copy(state.dtype)
     stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
@@ -106,10 +100,8 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
 class GradientSums:
     """Mask gradients of a mean loss over minibatches *in sampling order*, however batches fall.
 
-    The mask gradient of a sample is Σ_tokens feature · ∂loss/∂feature, summed into its minibatch.
-
-    Attributes:
-        sums: [minibatches, features] of each sublayer.
+    The mask gradient of a sample is Σ_tokens feature · ∂loss/∂feature, summed into its minibatch:
+    `sums` are [minibatches, features] of each sublayer from `t` up.
     """
 
     def __init__(self, state: State, t: int):
@@ -122,10 +114,10 @@ class GradientSums:
         """Add what a batch tells."""
         number = batch.index // self.size
         # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
-        size = (self.samples - number * self.size).clamp(max=self.size)
+        share = 1 / (self.samples - number * self.size).clamp(max=self.size)
         for total, own in zip(self.sums, found.gradients, strict=bool(found.gradients)):
             # A product adds in a fixed order, which index_add_ does not on a GPU.
-            into = F.one_hot(number, len(total)).T.to(total) / size
+            into = F.one_hot(number, len(total)).T.to(total) * share.to(total)
             total.addmm_(into, own.to(total))
 
     def per_unit(self) -> list[Tensor]:
@@ -140,14 +132,12 @@ class GradientSums:
 class Predictive:
     """S_pred: half the squared mask gradient of K_pred, per sample (section 4.1 of the paper).
 
-    As the authors' code computes it: the gradient of K_pred's mean over a minibatch of samples,
-    squared for each feature, summed over minibatches, times ½, divided by the number of samples.
+    As the authors' code computes it: the gradient of K_pred's mean (at temperature γ) over a
+    minibatch of samples, squared for each feature, summed over minibatches, times ½, divided by the
+    number of samples.
 
     The gradient is exactly zero where the student still *is* the teacher, so at the first sublayer
     S_pred says nothing and is not computed. The paper's method has this weakness; it is kept.
-
-    Attributes:
-        gamma: temperature γ of K_pred.
     """
 
     gamma: float = 2.0
@@ -164,11 +154,7 @@ class Predictive:
 
 
 class Representational:
-    """S_rep of feature k: mean over tokens of f_k², times the mean of W_k² over its d weights.
-
-    Args:
-        state, t: its sums are over the state's batches, from sublayer `t` up.
-    """
+    """S_rep of feature k: mean over tokens of f_k², times the mean of W_k² over its d weights."""
 
     def __init__(self, state: State, t: int):
         self.sublayers = state.student.sublayers[t:]
@@ -190,13 +176,7 @@ class Representational:
 
 @dataclass(frozen=True)
 class Weighted:
-    """(S_pred + λ · S_rep) · μ for heads, S_pred + λ · S_rep for neurons; a head is the mean over
-    its d_h features.
-
-    Attributes:
-        lam: λ, the weight of representational knowledge.
-        mu: μ, the weight of heads against neurons.
-    """
+    """(S_pred + λ · S_rep) · μ for heads, without μ for neurons; a head is the mean over d_h."""
 
     lam: float = 0.00025
     mu: float = 64.0
@@ -247,7 +227,10 @@ class Importance:
 
 
 def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
-    """K_rep = ‖X_T + Sub_T(X_T) − X_S − Sub_S(X_S; m)‖²_F over non-padding tokens (section 4.1)."""
+    """K_rep = ‖X_T + Sub_T(X_T) − X_S − Sub_S(X_S; m)‖²_F over real tokens, a scalar (section 4.1).
+
+    Both are [batch, length, d]; `mask` is True at real tokens, bool [batch, length], or None.
+    """
     squared = (teacher - student).square().sum(-1)
     return squared.sum() if mask is None else squared[mask].sum()
 
@@ -265,11 +248,11 @@ def squared_sum(features: Tensor, batch: Batch) -> Tensor:
     return (batch.mask.flatten()[None].to(squares) @ squares)[0]
 
 
-def _token_sum(features: Tensor, slopes: Tensor) -> Tensor:
-    return (features.detach() * slopes).sum(1, dtype=wide(features.dtype))
-
-
 def zeros(sublayer: Sublayer, *shape: int) -> Tensor:
     """Empty sums where a sublayer is, in float32 or wider."""
     weight = sublayer.output.weight
     return weight.new_zeros(shape, dtype=wide(weight.dtype))
+
+
+def _token_sum(features: Tensor, slopes: Tensor) -> Tensor:
+    return (features.detach() * slopes).sum(1, dtype=wide(features.dtype))

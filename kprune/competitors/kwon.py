@@ -51,8 +51,7 @@ def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
 def label_gradients(state: State) -> list[Tensor]:
     """Gradient of the task's loss with respect to every unit's mask variable.
 
-    Returns:
-        For each sublayer the gradients of the mean loss of each minibatch, [minibatches, units].
+    Gives, for each sublayer, the gradients of each minibatch's mean loss: [minibatches, units].
     """
     labels = _padded_labels(state)
 
@@ -83,16 +82,8 @@ def fisher_search(
     """The best heads and the best neurons, ranked apart over the whole model.
 
     For every number of heads from 1 up, the rest of the budget goes to the best neurons; the split
-    with the largest total score is taken.
-
-    Args:
-        encoder: the model.
-        scores: Fisher information of the units of each sublayer, [units].
-        budget: FLOPs that the kept units may cost together.
-        length: tokens per sequence that FLOPs are counted at.
-
-    Returns:
-        A mask for each sublayer, bool [units]; it never exceeds the budget.
+    with the largest total score is taken. `scores` are the Fisher information of each sublayer's
+    units, the budget is in FLOPs at `length` tokens, and never exceeded.
     """
     ranked, cost, gain = {}, {}, {}
     for kind in ("MHA", "FFN"):
@@ -122,9 +113,7 @@ def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
 
     Starts from the lowest-scored units; each further unit, in ascending order, joins the pruned
     set, and the one whose return leaves the smallest norm leaves it.
-
-    Returns:
-        A mask with as many kept units.
+    `gradients` are [minibatches, units]; as many units are kept.
     """
     gone = int((~mask).sum())
     if gone in (0, len(mask)):
@@ -182,15 +171,8 @@ def solve_scales(equations: NormalEquations, weight: Tensor, unit_size: int) -> 
     """Damped least squares around 1 for one scale per unit: min_s ‖Y − Σ_i s_i · P_i·W_i‖²_F.
 
     As the authors' code has it, damping is of the normal equations: with A and b the sums over the
-    sample, min_δ ‖A·δ − (b − A·1)‖² + ‖δ‖², solved by the eigenvalues of A.
-
-    Args:
-        equations: PᵀP and PᵀY of the surviving features.
-        weight: the output projection, [features, d].
-        unit_size: features per unit.
-
-    Returns:
-        Scales float64 [units], or None when a scale is not finite or leaves [−10, 10].
+    sample, min_δ ‖A·δ − (b − A·1)‖² + ‖δ‖², solved by the eigenvalues of A. The output projection
+    is [features, d]. Gives float64 [units], or None when a scale is not finite or leaves [−10, 10].
     """
     weight, blocks = weight.double(), (-1, unit_size)
     gram = equations.gram * (weight @ weight.T)

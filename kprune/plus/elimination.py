@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
-from kprune.encoders import Encoder, tapped
-from kprune.engine.least_squares import wide
-from kprune.engine.workers import side_by_side
+from kprune.encoders import tapped
 from kprune.knowledge import Measured, zeros
 from kprune.state import State
 
@@ -48,8 +46,7 @@ def elimination_errors(state: State) -> list[Tensor]:
     first token only, those of the last layer are over it alone, if there are more sequences than
     features. (Tuning fits all tokens there, too.)
 
-    Returns:
-        Error of each unit, float64 [units], for each sublayer.
+    Gives the errors, float64 [units] of each sublayer.
     """
     sublayers = state.student.sublayers
     top, sequences = len(state.student.layers) - 1, len(state.sample.examples)
@@ -60,28 +57,22 @@ def elimination_errors(state: State) -> list[Tensor]:
     grams = [zeros(sub, sub.output.in_features, sub.output.in_features) for sub in sublayers]
     variances = [zeros(sub) for sub in sublayers]
 
-    def one(encoder: Encoder, number: int) -> tuple[list[Tensor], list[Tensor]]:
-        batch, totals = state.batches[number], []
+    encoder = state.student.copy()
+    for number, batch in enumerate(state.batches):
         with ExitStack() as stack:
+            totals: list[Tensor] = []
             features = stack.enter_context(tapped(encoder.sublayers))
             for sublayer in encoder.sublayers:
                 stack.enter_context(sublayer.total(totals.append))
             encoder.run(batch, state.student_hidden[number], stop=top + 1)
-        mask = batch.mask
-        real = features[0].new_ones(features[0].shape[:2]) if mask is None else mask
-        products, spread = [], []
-        for first, P, total in zip(few, features, totals, strict=True):
+        real = torch.ones_like(totals[0][..., 0]) if batch.mask is None else batch.mask
+        sums = zip(few, features, totals, grams, variances, strict=True)
+        for first, P, total, gram, variance in sums:
             some = slice(1) if first else slice(None)
-            rows = (P[:, some] * real[:, some, None]).to(wide(P.dtype)).flatten(0, 1)
-            products.append(rows.T @ rows)
-            spread.append((total[:, some].to(rows).var(-1) * real[:, some]).sum())
-        return products, spread
-
-    with side_by_side(state.student.device, state.student.copy) as over:
-        for products, spread in over(one, range(len(state.batches))):
-            for total, own in zip([*grams, *variances], [*products, *spread], strict=True):
-                total += own
-            state.clock.tick(len(sublayers))
+            rows = (P[:, some] * real[:, some, None]).to(gram.dtype).flatten(0, 1)
+            gram += rows.T @ rows
+            variance += (total[:, some].to(gram.dtype).var(-1) * real[:, some]).sum()
+        state.clock.tick(len(sublayers))
     errors = []
     for sublayer, variance in zip(sublayers, variances, strict=True):
         weight = sublayer.output.weight.T.double()
@@ -97,9 +88,8 @@ def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:
     one. Neurons go by sixteenths of those left, which is several times as fast and not exact: two
     that could replace each other may leave in the same step, and share its growth.
 
-    Returns:
-        The growth of the squared error with each unit, float64 [units]; of units that go later,
-        never less than the mean of an earlier step.
+    Gives the growth of the squared error with each unit, float64 [units]; of units that go later,
+    never less than the mean of an earlier step.
     """
     units = len(gram) // unit_size
     found = gram.new_zeros(units)
