@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
-from kprune.engine.attention import plug_in
+from kprune.engine.attention import plug_in, without_heads
 from kprune.engine.hooks import Leave, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
-from kprune.families import head_size, names_of
+from kprune.families import Names, head_size, names_of
 from kprune.outputs import Kind, kind_of
 
 
@@ -119,7 +119,7 @@ class Encoder:
             total=totals[0],
             unit_size=head_size(self.model),
             others=tuple(filter(None, (_get(layer, path, False) for path in names.others))),
-            after=partial(names.after, layer),
+            after=partial(_after, names, layer),
         )
         neurons = Sublayer(
             place=2 * number + 1,
@@ -259,6 +259,13 @@ def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
 
 def _cast(linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
     return (given[0].to(linear.weight.dtype),)
+
+
+def _after(names: Names, layer: nn.Module, heads: Tensor, features: Tensor) -> None:
+    """What a layer needs when heads were removed."""
+    if not heads.any():
+        without_heads(_get(layer, names.heads_in[0].rpartition(".")[0]))
+    names.after(layer, heads, features)
 
 
 def _get(module: nn.Module, path: str, must: bool = True) -> nn.Module | None:

@@ -127,7 +127,8 @@ def _untied(model: PreTrainedModel) -> PreTrainedModel:
     if groups == count:
         return model
     model = sharing_weights(model)
-    shared = {id(weight): weight for weight in model.parameters()}
+    # The configuration, too: layers ask their own which attention to use.
+    shared = {id(part): part for part in (*model.parameters(), model.config)}
     tied = model.base_model.encoder.albert_layer_groups
     model.base_model.encoder.albert_layer_groups = nn.ModuleList(
         copy.deepcopy(tied[int(i / (count / groups))], dict(shared)) for i in range(count)

@@ -7,9 +7,11 @@ and two products on the way back. Elsewhere, and for masks that are not masks of
 windows of ModernBERT), it is PyTorch's scaled dot-product attention.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
@@ -102,6 +104,17 @@ def plug_in(model: PreTrainedModel) -> None:
     """Have a model use `attend`, where its family takes an implementation from outside."""
     if getattr(model, "_supports_attention_backend", False):
         model.config._attn_implementation = NAME
+
+
+def without_heads(attention: nn.Module) -> None:
+    """Have an attention that lost all heads multiply nothing: CUDA's flash kernel divides by none.
+
+    Args:
+        attention: the module that holds the input projections, which asks its `config` what to use.
+    """
+    if hasattr(attention, "config"):
+        attention.config = copy.copy(attention.config)  # the other layers share it
+        attention.config._attn_implementation = "eager"
 
 
 def _attention(module, query, key, value, attention_mask, scaling=None, **_):
