@@ -47,8 +47,7 @@ def search(
 ) -> tuple[list[Tensor], float]:
     """KPMS over the units of sublayer `t` and all above it, pooled.
 
-    Returns:
-        A mask for each of them, bool [units], and the threshold ν.
+    Gives a mask for each of them, bool [units], and the threshold ν.
     """
     above = state.student.sublayers[t:]
     per_cost = [score / budget.price(sub) for sub, score in zip(above, importance, strict=True)]

@@ -14,11 +14,8 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
     """Remove all other units of a sublayer, in place.
 
     A unit leaves with its rows of the input projections and its columns of the output projection. A
-    sublayer that loses every unit becomes X + b: the bias of its output projection stays.
-
-    Args:
-        sublayer: the sublayer to cut.
-        keep: True at the units to keep, bool [units].
+    sublayer that loses every unit becomes X + b: the bias of its output projection stays. `keep` is
+    True at the units to keep, bool [units].
 
     Raises:
         ValueError: when `keep` is not one boolean per unit.
@@ -39,12 +36,7 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
 
 
 def cut(encoder: Encoder, masks: Sequence[Tensor]) -> None:
-    """Remove units of all sublayers at once, in place.
-
-    Args:
-        encoder: the model to cut.
-        masks: True at the units to keep, bool [units], one mask for each sublayer.
-    """
+    """Remove units of all sublayers at once, in place; one mask for each, as in `keep_units`."""
     for sublayer, keep in zip(encoder.sublayers, masks, strict=True):
         keep_units(sublayer, keep)
 
@@ -56,12 +48,7 @@ def feature_mask(sublayer: Sublayer, keep: Tensor) -> Tensor:
 
 @contextmanager
 def masked(sublayer: Sublayer, mask: Tensor) -> Iterator[None]:
-    """Within the block, multiply each unit by its mask variable instead of removing it.
-
-    Args:
-        sublayer: the sublayer whose units are masked.
-        mask: one factor per unit, [units]; 0 silences a unit, 1 leaves it as it is.
-    """
+    """Within the block, multiply each unit by its mask variable, [units], in place of removal."""
     factors = feature_mask(sublayer, mask).to(sublayer.output.weight)
     with replaced(sublayer.output, lambda features: features * factors):
         yield

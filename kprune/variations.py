@@ -49,8 +49,7 @@ def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tenso
 
     Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs.
 
-    Returns:
-        A mask, bool [units]. One that keeps every unit, or none, stays.
+    A mask that keeps every unit, or none, stays. `most` units are affordable.
     """
     units, wanted = len(keep), int(keep.sum())
     if multiple == 1 or wanted in (0, units):

@@ -96,12 +96,9 @@ def gather(
 ) -> NormalEquations:
     """The least-squares problem whose rows come from teacher and student, batch by batch.
 
-    Args:
-        state: gives the encoders and the batches.
-        rows: (teacher, student, number of the batch) → P [batch, length, features] and
-            Y [batch, length, outputs]; a length of 1 stands for one row a sequence.
-        features, outputs: columns of P and Y.
-        hold_out: keep the sums of every tenth sequence apart as well.
+    `rows` gives, of (teacher, student, number of the batch), P [batch, length, features] and
+    Y [batch, length, outputs]; a length of 1 stands for one row a sequence. `hold_out` keeps the
+    sums of every tenth sequence apart as well.
     """
     found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
     before = [0]  # sequences before each batch
@@ -174,10 +171,7 @@ class TuneOutput:
 def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool) -> Tuning:
     """KPWT of projections that share their input, side by side: new weights are put in place.
 
-    Args:
-        linears: the projections.
-        equations: of all of them; with `biases`, P ends in a column of ones.
-        biases: whether their biases are refit as well.
+    With `biases`, those are refit as well, and P ends in a column of ones.
     """
     parts = [[linear.weight.T, *([linear.bias[None]] if biases else [])] for linear in linears]
     tuned, result = kpwt(equations, torch.cat([torch.cat(part) for part in parts], 1))

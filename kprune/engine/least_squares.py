@@ -113,12 +113,9 @@ def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
 
 
 def solve(equations: NormalEquations, start: Tensor, ridge: float) -> Tensor | None:
-    """Weights near `start` that fit, with a ridge relative to PᵀP's diagonal; None on failure.
+    """Weights near `start`, float64 [features, d], that fit; None on failure.
 
-    Args:
-        equations: the sums.
-        start: the weights to stay near, float64 [features, d].
-        ridge: ε; the larger, the nearer.
+    The larger the ridge ε, relative to PᵀP's diagonal, the nearer.
     """
     diagonal = equations.gram.diagonal()
     scale = diagonal.clamp(min=1e-9 * diagonal.mean())  # a dead feature has a zero there

@@ -22,10 +22,8 @@ class HiddenStates(Sequence):
     them, rounded to `stored` where that is narrower.
 
     Args:
-        parts: the sample's batches.
-        d: hidden size.
-        device: where states are computed.
-        dtype: precision in which they are handed out.
+        parts, d: the sample's batches, and the hidden size.
+        device, dtype: where states are computed, and the precision in which they are handed out.
         stored: precision in which they are kept; None for the same. float16 halves the memory, and
             its error is a sixteenth of that of bfloat16 products.
         place: "device", "host" (the computer's memory), "disk" (a temporary memory-mapped file), or

@@ -27,12 +27,8 @@ def side_by_side(device: torch.device, make: Callable[[], Tools]) -> Iterator[Ov
     thread, there is one worker. Results come in the order of the items, and no more items are
     taken ahead of them than there are workers, so only a few are in memory.
 
-    Args:
-        device: where the work happens.
-        make: gives what one worker needs for itself (copies of models, so that hooks do not meet).
-
-    Yields:
-        The `map`, of a function of those tools and an item, and the items.
+    `make` gives what one worker needs for itself (copies of models, so that hooks do not meet); the
+    `map` takes a function of those tools and an item, and the items.
     """
     threads = torch.get_num_threads()
     workers = min(threads, MOST) if device.type == "cpu" else 1

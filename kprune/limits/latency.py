@@ -22,11 +22,7 @@ def latency(
 ) -> float:
     """Median seconds of one forward pass over random tokens, on the device that the model is on.
 
-    Args:
-        model: dense or pruned.
-        batch_size: sequences per batch.
-        length: tokens per sequence.
-        repeats: timed runs, after two that are not.
+    A batch is `batch_size` sequences of `length` tokens; `repeats` are timed, after two others.
     """
     return latencies({"model": model}, batch_size, length, repeats)["model"]
 
@@ -42,19 +38,8 @@ def latencies(
 ) -> dict[str, float]:
     """`latency` of several models, in turns: what else the machine does then meets all alike.
 
-    Memory that a pass frees stays with the process meanwhile (`states.keep_memory`).
-
-    Args:
-        models: the models by name.
-        batch_size: sequences per batch.
-        length: tokens per sequence.
-        repeats: timed rounds, after two that are not.
-        progress: whether to show a progress bar.
-        quiet: the time that a quiet machine would take in place of the median: see
-            `progress.seconds_in_turns`.
-
-    Returns:
-        Seconds by name.
+    Memory that a pass frees stays with the process meanwhile (`memory.keep_memory`). Gives seconds
+    by name: the median, or with `quiet` those of a quiet machine (`seconds_in_turns`).
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -76,10 +61,6 @@ def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
     """Seconds of one plain forward pass over a sample: F, the unit that pruning is timed in.
 
     Plain means the task's minibatches as drawn, each padded, in the model's own precision.
-
-    Args:
-        model: the dense model, on any device.
-        sample: the sample dataset.
     """
     model, size = sharing_weights(model), sample.task.minibatch
     encoder, seconds = Encoder(model), {}
@@ -99,18 +80,10 @@ def seconds_in_turns(
 ) -> dict[str, float]:
     """Seconds of each call, timed in turns after two uncounted rounds: the median or the shortest.
 
-    Args:
-        calls: the calls by name.
-        repeats: timed rounds.
-        show: whether to show a progress bar.
-        quiet: take the shortest round of each, which is the time of a quiet machine: whatever else
-            runs can only add to it. One short round may be chance, so rounds go on, up to four
-            times as many (`MOST`), until the two shortest of each agree within 1% (`AGREE`). A
-            single round stays single.
-        device: waited for after each call; None for the CPU.
-
-    Returns:
-        Seconds by name.
+    With `quiet`, the shortest round of each, which is the time of a quiet machine: whatever else
+    runs can only add to it. One short round may be chance, so rounds go on, up to four times as
+    many (`MOST`), until the two shortest of each agree within 1% (`AGREE`); a single round stays
+    single. The device is waited for after each call.
     """
     rounds: list[dict[str, float]] = []
 

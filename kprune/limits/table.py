@@ -91,8 +91,7 @@ def measure_candidate(
 ) -> tuple[float, list[int]]:
     """How many times as fast as the dense model a half-pruned one will be under these masks.
 
-    Returns:
-        The measured speed-up, and the units of all its sublayers.
+    Gives the measured speed-up, and the units of all its sublayers.
     """
     candidate = Encoder(sharing_weights(student.model))
     candidate.model.config._attn_implementation = dense.model.config._attn_implementation
@@ -118,14 +117,7 @@ def measure_latencies(
     Copies of the model with no, an eighth, … all heads, and the same for neurons, pass in turns;
     the shortest of each one's passes is shared out evenly over the sublayers, and linear in
     between. Where an eighth is no whole number of heads it stands at the share that the copy really
-    has.
-
-    Args:
-        model: dense or pruned; it is not changed.
-        batch_size: sequences per batch.
-        length: tokens per sequence.
-        repeats: timed passes of each copy.
-        progress: whether to show a progress bar.
+    has. The model, dense or pruned, is not changed; `repeats` are the timed passes of each copy.
 
     Raises:
         ValueError: when the batch is empty or longer than the model's positions.
