@@ -48,7 +48,7 @@ def executor(
         ) from error
     with client:
         say(f"Dask at {scheduler}: {len(client.scheduler_info()['workers'])} workers.")
-        yield client.getexecutor(pure=False), None
+        yield client.get_executor(pure=False), None
 
 
 @contextmanager
