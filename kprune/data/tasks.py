@@ -96,12 +96,7 @@ TASKS = {
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
         Task("opinions", ("sentence",), max_length=64),
         Task(
-            "ratings",
-            ("sentence",),
-            kind="regression",
-            metric="spearman",
-            labels=1,
-            max_length=64,
+            "ratings", ("sentence",), kind="regression", metric="spearman", labels=1, max_length=64
         ),
     )
 }
