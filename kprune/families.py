@@ -3,7 +3,6 @@
 To add one: its names, and if its attention counts heads by itself, what to do `after` a cut.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -127,11 +126,11 @@ def _untied(model: PreTrainedModel) -> PreTrainedModel:
     if groups == count:
         return model
     model = sharing_weights(model)
-    # The configuration, too: layers ask their own which attention to use.
-    shared = {id(part): part for part in (*model.parameters(), model.config)}
     tied = model.base_model.encoder.albert_layer_groups
     model.base_model.encoder.albert_layer_groups = nn.ModuleList(
-        copy.deepcopy(tied[int(i / (count / groups))], dict(shared)) for i in range(count)
+        # One configuration for all: layers ask their own which attention to use.
+        sharing_weights(tied[int(i / (count / groups))], model.config)
+        for i in range(count)
     )
     model.config.num_hidden_groups = count
     return model
