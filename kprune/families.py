@@ -127,10 +127,9 @@ def _untied(model: PreTrainedModel) -> PreTrainedModel:
         return model
     model = sharing_weights(model)
     tied = model.base_model.encoder.albert_layer_groups
+    # One configuration for all: layers ask their own which attention to use.
     model.base_model.encoder.albert_layer_groups = nn.ModuleList(
-        # One configuration for all: layers ask their own which attention to use.
-        sharing_weights(tied[int(i / (count / groups))], model.config)
-        for i in range(count)
+        sharing_weights(tied[int(i / (count / groups))], model.config) for i in range(count)
     )
     model.config.num_hidden_groups = count
     return model
