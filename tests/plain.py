@@ -17,12 +17,12 @@ from kprune.surgery import keep_units
 
 @torch.no_grad()
 def seen(model: nn.Module, module: nn.Module, rows: list[dict]) -> Tensor:
-    """What a module is given at the real tokens of all sequences: [tokens, features]."""
+    """What a module is given at all real tokens, or of all sequences: [rows, features]."""
     found, batch = [], batch_of(rows)
     hook = module.register_forward_pre_hook(lambda _, given: found.append(given[0]))
     forward(model, batch)
     hook.remove()
-    return found[0][batch.attention_mask.bool()]
+    return found[0][batch.attention_mask.bool()] if found[0].dim() == 3 else found[0]
 
 
 def norms(encoder: Encoder) -> list[nn.LayerNorm]:

@@ -1,17 +1,20 @@
 """Attention by plain products is softmax attention, there and back."""
 
+import families
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import batch_of, tiny, tiny_sample
 
-from kprune.attention import SAFE, attend, attention_backward, attention_forward
+from kprune.encoders import Encoder
+from kprune.engine.attention import attend, safe_score
 
 
-def parts(scale: float = 1.0, queries: int = 7):
+def parts(scale: float = 1.0):
     generator = torch.Generator().manual_seed(0)
     query, key, value = scale * torch.randn(3, 2, 3, 7, 4, dtype=torch.float64, generator=generator)
     mask = torch.arange(7) < torch.tensor([[7], [4]])
-    return query[:, :, :queries], key, value, mask
+    return query, key, value, mask
 
 
 def by_definition(query, key, value, mask):
@@ -23,26 +26,52 @@ def by_definition(query, key, value, mask):
 
 @pytest.mark.parametrize("scale", [1.0, 20.0], ids=["usual", "beyond the range of exp"])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("queries", [7, 1])
-def test_values_and_gradients(scale, padded, queries):
-    query, key, value, mask = parts(scale, queries)
+def test_values_and_gradients(scale, padded):
+    query, key, value, mask = parts(scale)
     mask = mask if padded else None
     leaves = [part.clone().requires_grad_() for part in (query, key, value)]
     expected = by_definition(*leaves, mask)
     weights = torch.randn(expected.shape, dtype=torch.float64)
     wanted = torch.autograd.grad((expected * weights).sum(), leaves)
     if scale > 1:
-        assert (query @ key.transpose(-1, -2) / 2).abs().max() > SAFE
-    found, kept = attention_forward(query, key, value, mask)
-    torch.testing.assert_close(found, expected.detach())
-    for ours, theirs in zip(attention_backward(weights, mask, *kept), wanted, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    through = attend(*leaves, mask)
+        assert (query @ key.transpose(-1, -2) / 2).abs().max() > safe_score(query.dtype)
+    through = attend(*leaves, mask if mask is None else mask[:, None, None])
     torch.testing.assert_close(through, expected)
     for ours, theirs in zip(
         torch.autograd.grad((through * weights).sum(), leaves), wanted, strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_scores_beyond_the_range_of_exp_stay_finite_in_every_type(dtype):
+    *exact, mask = parts(6.0)
+    query, key, value = (part.to(dtype) for part in exact)
+    found = attend(query, key, value, mask[:, None, None])
+    exact = by_definition(query.double(), key.double(), value.double(), mask)
+    near = {torch.float16: 0.02, torch.bfloat16: 0.15, torch.float32: 1e-4}[dtype]
+    torch.testing.assert_close(found.double(), exact, atol=6 * near, rtol=0)
+
+
+def test_a_mask_of_pairs_and_no_heads_at_all():
+    """What is no mask of keys, such as a local window, goes to PyTorch's own attention."""
+    query, key, value, _ = parts()
+    window = (torch.arange(7)[:, None] - torch.arange(7)).abs() <= 2
+    scores = (query @ key.transpose(-1, -2) / 2).masked_fill(~window, -torch.inf)
+    found = attend(query, key, value, window.expand(2, 1, 7, 7))
+    torch.testing.assert_close(found, F.softmax(scores, -1) @ value)
+    assert attend(query[:, :0], key[:, :0], value[:, :0]).shape == (2, 0, 7, 4)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_families_take_it_or_keep_their_own(family):
+    """Where transformers lets them: not DeBERTa and MPNet, whose scores have a position's share."""
+    model = tiny(family, "classification", dtype=torch.float64)
+    encoder, batch = Encoder(model).copy(), batch_of(tiny_sample())
+    takes = encoder.model.config._attn_implementation == "kprune"
+    assert takes == (not family.startswith(("deberta", "mpnet")))
+    assert model.config._attn_implementation != "kprune"
+    torch.testing.assert_close(encoder.run(batch), families.outputs(model, batch))
 
 
 def test_padding_matters_to_this_test():

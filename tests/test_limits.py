@@ -1,16 +1,23 @@
 """A limit in time: the table adds up, the search keeps within it, the model gets faster."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny, tiny_sample
 
 import kprune
-from kprune import benchmark, progress, pruning
-from kprune.encoders import view
-from kprune.mask_search import search, unit_seconds
-from kprune.speed import LatencyTable, measure_candidate, measure_latencies
+from kprune import pruning
+from kprune.encoders import Encoder
+from kprune.laboratory import benchmark
+from kprune.limits import budget as budgets
+from kprune.limits import latency
+from kprune.limits.budget import Seconds
+from kprune.limits.latency import seconds_in_turns
+from kprune.limits.table import LatencyTable, measure_candidate, measure_latencies, unit_seconds
+from kprune.mask_search import pooled, search
+from kprune.surgery import keep_units
 
 
 def table(encoder, seed=0, fixed=0.5):
@@ -34,13 +41,12 @@ def test_units_cost_what_their_leaving_saves():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_mask_takes_no_longer_than_the_budget_and_the_next_one_does(seed):
-    encoder = view(tiny("bert", "classification"))
+    encoder = Encoder(tiny("bert", "classification"))
     times = table(encoder, seed)
     generator = torch.Generator().manual_seed(seed)
     scores = [torch.rand(sublayer.units, generator=generator) for sublayer in encoder.sublayers]
     for speedup in (1.2, 2.0, 5.0):
-        budget = times.budget(speedup)
-        masks, threshold = search(encoder.sublayers, scores, budget, 8, times.sublayers)
+        masks, threshold = pooled(encoder.sublayers, scores, Seconds(times, speedup))
         units = [int(mask.sum()) for mask in masks]
         assert times.predict(units) <= times.whole / speedup + 1e-9
         # With the unit at the threshold back, the time would be over.
@@ -50,7 +56,7 @@ def test_the_mask_takes_no_longer_than_the_budget_and_the_next_one_does(seed):
 
 
 def test_all_units_take_the_whole_time_and_none_what_is_fixed():
-    encoder = view(tiny("bert", "classification"))
+    encoder = Encoder(tiny("bert", "classification"))
     times = table(encoder)
     assert times.predict([s.units for s in encoder.sublayers]) == pytest.approx(times.whole)
     assert times.predict([0] * len(encoder.sublayers)) == pytest.approx(times.fixed)
@@ -89,7 +95,7 @@ def test_a_speed_that_was_missed_is_said(monkeypatch):
     model, times = tiny("bert", "classification"), []
 
     def measured(*_, **__):
-        times.append(table(view(model)))
+        times.append(table(Encoder(model)))
         return times[-1]
 
     monkeypatch.setattr(pruning, "measure_latencies", measured)
@@ -103,7 +109,7 @@ def test_a_speed_that_was_missed_is_said(monkeypatch):
 def test_quiet_timings_go_on_until_the_two_shortest_agree(monkeypatch):
     """A clock that only the calls move: two warm-ups, then busy rounds and a lucky one."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     passed = {"a": [], "b": []}
     takes = {"a": [9, 9, 1.5, 1.0, 1.3, 1.2, 1.005, 1.0], "b": [9, 9, *[2.0] * 6]}
 
@@ -112,33 +118,33 @@ def test_quiet_timings_go_on_until_the_two_shortest_agree(monkeypatch):
         passed[name].append(now[0])
 
     calls = {name: partial(call, name) for name in takes}
-    found = progress.seconds_in_turns(calls, 3, quiet=True)
+    found = seconds_in_turns(calls, 3, quiet=True)
     assert found == pytest.approx({"a": 1.0, "b": 2.0}) and len(passed["a"]) == 7
     for name in takes:  # the median asks for no more rounds
         passed[name].clear()
-    assert progress.seconds_in_turns(calls, 3) == pytest.approx({"a": 1.3, "b": 2.0})
+    assert seconds_in_turns(calls, 3) == pytest.approx({"a": 1.3, "b": 2.0})
     assert len(passed["a"]) == 5
     # A machine that never settles ends it, too.
     takes["a"] = [9, 9, *(1 + 1 / (n + 1) for n in range(20))]
     passed["a"].clear()
     passed["b"].clear()
     takes["b"] += [2.0] * 20
-    monkeypatch.setattr(progress, "AGREE", 1e-6)
-    progress.seconds_in_turns(calls, 3, quiet=True)
-    assert len(passed["a"]) == 2 + 3 * progress.MOST
+    monkeypatch.setattr(latency, "AGREE", 1e-6)
+    seconds_in_turns(calls, 3, quiet=True)
+    assert len(passed["a"]) == 2 + 3 * latency.MOST
 
 
 @pytest.mark.parametrize("slower", [0.8, 1.0, 1.5])
 def test_a_timed_candidate_corrects_the_budget(slower):
     """On a machine where units take `slower` times what the table says, one timing finds it out."""
-    encoder = view(tiny("bert", "classification"))
+    encoder = Encoder(tiny("bert", "classification"))
     times = table(encoder)
 
     def real(units):
         return times.fixed + slower * (times.predict(units) - times.fixed)
 
     scores = [torch.rand(sublayer.units) for sublayer in encoder.sublayers]
-    masks, _ = search(encoder.sublayers, scores, times.budget(2.0), 8, times.sublayers)
+    masks, _ = pooled(encoder.sublayers, scores, Seconds(times, 2.0))
     units = [int(mask.sum()) for mask in masks]
     factor = times.factor(times.whole / real(units), units)
     assert factor == pytest.approx(slower)
@@ -149,19 +155,44 @@ def test_a_timed_candidate_corrects_the_budget(slower):
     assert left == pytest.approx(budget - times.sublayers[0][units[0]].item())
 
 
+def test_candidates_are_timed_thrice_before_the_first_sublayer_and_once_in_a_layer(monkeypatch):
+    """On a machine where units take half as long again, what is left comes out smaller."""
+    encoder = Encoder(tiny("bert", "classification"))
+    times, timed = table(encoder), []
+
+    def candidate(given, dense, student, masks, multiple):
+        units = [sub.units for sub in student.sublayers[: 6 - len(masks)]]
+        units += [int(mask.sum()) for mask in masks]
+        timed.append(len(masks))
+        real = times.fixed + 1.5 * (times.predict(units) - times.fixed)
+        return times.whole / real, units
+
+    monkeypatch.setattr(budgets, "measure_candidate", candidate)
+    limit, state = Seconds(times, 2.0), SimpleNamespace(student=encoder, teacher=encoder)
+    generator = torch.Generator().manual_seed(0)
+    for t, sub in enumerate(encoder.sublayers):
+        scores = [torch.rand(other.units, generator=generator) for other in encoder.sublayers[t:]]
+        (keep, *_), _ = search(state, t, scores, limit)
+        keep_units(sub, keep)
+        limit.spend(sub)
+    assert timed == [6] * 3 + [5, 3, 1]
+    assert limit.factors == pytest.approx([1.5] * 6)
+    units = [sub.units for sub in encoder.sublayers]
+    real = times.fixed + 1.5 * (times.predict(units) - times.fixed)
+    assert 0.9 * times.whole / 2 < real <= times.whole / 2 + 1e-9
+
+
 def test_a_candidate_is_the_model_that_the_masks_will_give():
-    model = tiny("bert", "classification")
-    encoder = view(model)
-    times = table(encoder)
+    encoder = Encoder(tiny("bert", "classification"))
+    before = [s.units for s in encoder.sublayers]
     masks = [torch.arange(s.units) < 1 for s in encoder.sublayers[1:]]
-    speed, units = measure_candidate(times, model, model, masks, repeats=1)
-    assert units == [encoder.sublayers[0].units, *[1] * len(masks)] and speed > 0
-    assert [s.units for s in view(model).sublayers] == [s.units for s in encoder.sublayers]
+    speed, units = measure_candidate(table(encoder), encoder, encoder, masks, repeats=1)
+    assert units == [before[0], *[1] * len(masks)] and speed > 0
+    assert [s.units for s in Encoder(encoder.model).sublayers] == before
 
 
 def test_only_k_prune_takes_a_speed():
     model, sample = tiny("bert", "classification"), tiny_sample()
-    with pytest.raises(ValueError, match="takes a rate"):
-        kprune.prune(model, sample, method="random", speedup=2.0)
-    with pytest.raises(ValueError, match="how many times as fast"):
-        kprune.prune(model, sample, speedup=0.5, length=8, progress=False)
+    for options in ({"method": "random", "speedup": 2.0}, {"speedup": 0.5, "length": 8}):
+        with pytest.raises(ValueError, match="how many times as fast"):
+            kprune.prune(model, sample, progress=False, **options)

@@ -1,20 +1,17 @@
 """KPMS stays within the budget and cuts at the smallest threshold that does."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import tiny
+from plain import smallest_threshold
 
-from kprune.mask_search import kpms, to_multiple
-
-
-def brute_force(scores, costs, budget):
-    """The smallest threshold among all that make a difference, by trying each."""
-    for threshold in [float("-inf"), *sorted(set(scores.tolist()))]:
-        keep = scores > threshold
-        if costs[keep].sum() <= budget:
-            return keep
-    raise AssertionError("no threshold fits")
+from kprune.encoders import Encoder
+from kprune.limits.budget import Flops
+from kprune.mask_search import kpms, search
+from kprune.variations import to_multiple
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -25,7 +22,7 @@ def test_equals_brute_force(seed):
     for budget in (0.0, 0.5, 3.0, 11.0, costs.sum().item() - 1, costs.sum().item()):
         keep, threshold = kpms(scores, costs, budget)
         assert costs[keep].sum() <= budget
-        assert keep.equal(brute_force(scores, costs, budget))
+        assert keep.equal(smallest_threshold(scores, costs, budget))
         assert keep.equal(scores > threshold)
 
 
@@ -56,6 +53,22 @@ def test_order_of_the_units_does_not_matter():
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="1 of 2 importance scores"):
         kpms(torch.tensor([1.0, float("nan")]), torch.ones(2), 1.0)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("t", [0, 3])
+def test_the_search_is_over_all_sublayers_above_by_score_per_flop(family, t):
+    encoder, generator = Encoder(tiny(family, "span")), torch.Generator().manual_seed(t)
+    above = encoder.sublayers[t:]
+    scores = [torch.rand(sub.units, dtype=torch.float64, generator=generator) for sub in above]
+    budget = Flops(0.4 * sum(sub.units * sub.unit_flops(9) for sub in above), 9)
+    masks, threshold = search(SimpleNamespace(student=encoder), t, scores, budget)
+    costs = torch.cat(
+        [torch.full_like(s, sub.unit_flops(9)) for s, sub in zip(scores, above, strict=True)]
+    )
+    expected = smallest_threshold(torch.cat(scores) / costs, costs, budget.left)
+    assert torch.cat(masks).equal(expected) and 0 < expected.sum() < len(expected)
+    assert expected.equal(torch.cat(scores) / costs > threshold)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import torch
 from conftest import tiny, tiny_sample
 
 import kprune
-from kprune import states
-from kprune.sampling import batches
-from kprune.states import HiddenStates, place_for
+from kprune.data.batching import batches
+from kprune.engine import states
+from kprune.engine.memory import DEEP, keep_memory, stretch_of
+from kprune.engine.states import HiddenStates, place_for
 
 CPU = torch.device("cpu")
 
@@ -58,11 +59,17 @@ def test_freed_memory_is_kept_within_the_block_and_given_back_after():
     def resident():
         return psutil.Process().memory_info().rss / 2**20
 
-    with states.keep_memory():
+    with keep_memory():
         piece = torch.ones(6 * 2**20)  # 24 MB
         full = resident()
         del piece
         assert resident() > full - 8
     assert resident() < full - 16
-    with pytest.raises(RuntimeError), states.keep_memory():
+    with pytest.raises(RuntimeError), keep_memory():
         raise RuntimeError
+
+
+def test_deep_models_pass_in_stretches():
+    model, parts = tiny("bert", "span"), batches(tiny_sample().examples)
+    assert [stretch_of(model, layers, parts) for layers in (1, DEEP)] == [1, DEEP]
+    assert stretch_of(model, DEEP + 1, parts) == stretch_of(model, 99, parts) == DEEP // 2

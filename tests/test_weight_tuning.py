@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, tiny, tiny_sample
+from conftest import KINDS, pair, state_at, tiny_sample
+from families import LAYERS
+from plain import seen, system
 
-from kprune.encoders import forward, view
-from kprune.pruning import tune, tune_head, tune_inputs
-from kprune.sampling import batches, collate
+from kprune.data import batching
+from kprune.engine.least_squares import HELD_OUT, RIDGE, NormalEquations, choose_ridge
+from kprune.plus.refits import TuneHead, TuneInputs
 from kprune.surgery import feature_mask, keep_units
-from kprune.weight_tuning import HELD_OUT, RIDGE, NormalEquations, choose_ridge, kpwt
+from kprune.weight_tuning import TuneOutput, gather_output, kpwt
 
 
 def streamed(features, target, parts=7):
@@ -49,37 +51,20 @@ def test_the_gradient_vanishes_at_the_optimum():
 
 
 @pytest.fixture(params=[(f, t) for f in ("bert", "distilbert") for t in (2, 3)], ids=str)
-def distorted(request):
-    """A teacher's sublayer, a student's half of it, hidden states of both, and the batches."""
+def distorted(request, monkeypatch):
+    """A student whose sublayers 0 and t are pruned, where pruning stands at t; and t's mask."""
+    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", 64)
     family, t = request.param
-    teacher, student = (view(tiny(family, "classification", dtype=torch.float64)) for _ in "ts")
-    parts = batches(tiny_sample(count=60).examples, max_tokens=64)
-    keep_units(student.sublayers[0], torch.tensor([True, False, True, False]))  # distorts the input
-    hidden = []
-    with torch.no_grad():
-        for encoder in (teacher, student):
-            hidden.append([])
-            for part in parts:
-                x = encoder.embed(part.inputs)
-                for sublayer in encoder.sublayers[:t]:
-                    x = sublayer.finish(x, sublayer.features(x, part.mask))
-                hidden[-1].append(x)
-    source, target = teacher.sublayers[t], student.sublayers[t]
-    keep = torch.arange(target.units) % 2 == 0
-    keep_units(target, keep)
-    return source, target, keep, *hidden, parts
+    teacher, student = pair(family, "classification")
+    state = state_at(t, teacher, student, tiny_sample(count=60))
+    keep = torch.arange(student.sublayers[t].units) % 2 == 0
+    keep_units(student.sublayers[t], keep)
+    return state, t, keep
 
 
-def explicit(source, target, teacher_hidden, student_hidden, parts):
+def explicit(state, t):
     """P and the teacher's output less X_S, row by row over real tokens."""
-    rows, wanted = [], []
-    with torch.no_grad():
-        for part, x_t, x_s in zip(parts, teacher_hidden, student_hidden, strict=True):
-            real = part.attention_mask.bool()
-            full = source.output(source.features(x_t, part.mask))
-            rows.append(target.features(x_s, part.mask)[real])
-            wanted.append((x_t + full - x_s)[real])
-    return torch.cat(rows), torch.cat(wanted)
+    return system(state.teacher, state.student, t, state.sample.examples)
 
 
 def fitted(P, Y):
@@ -89,90 +74,133 @@ def fitted(P, Y):
 
 
 def test_a_sublayer_is_tuned_to_the_teachers_output(distorted):
-    """`tune` on a distorted, pruned student equals lstsq on explicitly gathered matrices."""
-    source, target, _, *rest = distorted
-    P, Y = explicit(source, target, *rest)
-    before, bias = target.output.weight.clone(), target.output.bias.clone()
-    result = tune(source, target, *rest)
+    """On a distorted, pruned student: lstsq on explicitly gathered matrices."""
+    state, t, keep = distorted
+    output = state.student.sublayers[t].output
+    P, Y = explicit(state, t)
+    before, bias = output.weight.clone(), output.bias.clone()
+    result = TuneOutput()(state, t, keep)
     expected = np.linalg.lstsq(P.numpy(), (Y - bias).detach().numpy(), rcond=None)[0]
-    np.testing.assert_allclose(target.output.weight.detach().T.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(output.weight.detach().T.numpy(), expected, atol=1e-4)
     assert result.after < result.before
-    assert not target.output.weight.allclose(before)
-    assert target.output.bias.equal(bias)
+    assert not output.weight.allclose(before)
+    assert output.bias.equal(bias)
 
 
 def test_the_bias_is_refit_with_the_weights(distorted):
-    source, target, _, *rest = distorted
-    P, Y = explicit(source, target, *rest)
-    bias = target.output.bias.clone()
-    result = tune(source, target, *rest, refit=["bias"])
-    np.testing.assert_allclose(target.output(P).detach().numpy(), fitted(P, Y), atol=1e-4)
+    state, t, keep = distorted
+    output = state.student.sublayers[t].output
+    P, Y = explicit(state, t)
+    bias = output.bias.clone()
+    result = TuneOutput(bias=True)(state, t, keep)
+    np.testing.assert_allclose(output(P).detach().numpy(), fitted(P, Y), atol=1e-4)
     assert result.after < result.before
-    assert not target.output.bias.allclose(bias)
+    assert not output.bias.allclose(bias)
 
 
 def test_an_empty_sublayer_keeps_the_teachers_mean_where_the_bias_is_refit(distorted):
-    source, target, keep, *rest = distorted
-    keep_units(target, torch.zeros(int(keep.sum()), dtype=torch.bool))
-    _, Y = explicit(source, target, *rest)
-    tune(source, target, *rest, refit=["bias"])
-    torch.testing.assert_close(target.output.bias, Y.mean(0))
+    state, t, keep = distorted
+    target = state.student.sublayers[t]
+    keep_units(target, torch.zeros(target.units, dtype=torch.bool))
+    _, Y = explicit(state, t)
+    TuneOutput(bias=True)(state, t, keep)
+    torch.testing.assert_close(target.output.bias.detach(), Y.mean(0))
 
 
 def test_units_get_the_inputs_that_the_teachers_get(distorted):
-    """`tune_inputs` equals lstsq from [X_S, 1] to the teacher's input projections."""
-    source, target, keep, teacher_hidden, student_hidden, parts = distorted
-    kept = feature_mask(source, keep)
-    real = [part.attention_mask.bool() for part in parts]
+    """Lstsq from [X_S, 1] to the teacher's input projections."""
+    state, t, keep = distorted
+    source, target = state.teacher.sublayers[t], state.student.sublayers[t]
     X_T, X_S = (
-        torch.cat([x[r] for x, r in zip(hidden, real, strict=True)])
-        for hidden in (teacher_hidden, student_hidden)
+        seen(encoder.model, sub.inputs[0], state.sample.examples)
+        for encoder, sub in ((state.teacher, source), (state.student, target))
     )
     old = [linear.weight.clone() for linear in target.inputs]
-    result = tune_inputs(source, target, keep, teacher_hidden, student_hidden, parts)
+    result = TuneInputs()(state, t, keep)
     with torch.no_grad():
         for theirs, ours, before in zip(source.inputs, target.inputs, old, strict=True):
-            expected = fitted(X_S, theirs(X_T)[:, kept])
+            expected = fitted(X_S, theirs(X_T)[:, feature_mask(source, keep)])
             np.testing.assert_allclose(ours(X_S).numpy(), expected, atol=1e-4)
             assert not ours.weight.allclose(before)
     assert result.after < result.before
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_head_is_refit_to_the_teachers_logits(family, kind):
-    """`tune_head` equals lstsq from what the last projection is given to the teacher's logits."""
-    teacher, student = (view(tiny(family, kind, dtype=torch.float64)) for _ in "ts")
-    parts = batches(tiny_sample(kind, 400).examples, max_tokens=64)
-    keep_units(student.sublayers[0], torch.tensor([True, False, True, False]))
-    wanted, hidden, rows = [], [], []
+@pytest.mark.parametrize("family", ["modernbert", "modernbert, mean"])
+@pytest.mark.parametrize("t", [2, 3])
+def test_fused_and_gated_projections_without_biases_are_tuned_alike(family, t):
+    """Each side of a gate, and each of queries, keys and values, gets what the teacher's gets."""
+    teacher, student = pair(family, "classification")
+    state = state_at(t, teacher, student, tiny_sample(count=60))
+    source, target = teacher.sublayers[t], student.sublayers[t]
+    keep = torch.arange(source.units) % 2 == 0
+    keep_units(target, keep)
+    rows = state.sample.examples
+    X_T, X_S = (seen(e.model, e.sublayers[t].inputs[0], rows) for e in (teacher, student))
     with torch.no_grad():
-        for part in parts:
-            wanted.append(forward(teacher, part.inputs, part.mask))
-            x = student.embed(part.inputs)
-            for sublayer in student.sublayers:
-                x = sublayer(x, part.mask)
-            hidden.append(x)
-            rows.append(student.readout(x))
-    if kind == "span":
-        real = [part.attention_mask.bool() for part in parts]
-        P, Z = (torch.cat([x[r] for x, r in zip(xs, real, strict=True)]) for xs in (rows, wanted))
-    else:
-        P, Z = torch.cat(rows), torch.cat(wanted)
-    result = tune_head(student, wanted, hidden, parts)
-    least = np.square(fitted(P, Z) - Z.numpy()).sum() / Z.square().sum().item()
+        wanted = source.inputs[0](X_T).unflatten(1, (source.blocks, -1))
+        wanted = wanted[..., feature_mask(source, keep)].flatten(1)
+    TuneInputs()(state, t, keep)
+    expected = X_S @ torch.linalg.lstsq(X_S, wanted).solution
+    torch.testing.assert_close(target.inputs[0](X_S).detach(), expected, atol=1e-4, rtol=1e-4)
+    before = gather_output(state, t).error(target.output.weight.T)
+    result = TuneOutput(bias=True)(state, t, keep)  # there is none to refit
+    assert result.after < result.before == pytest.approx(before)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(family, kind) for family in ("bert", "distilbert") for kind in KINDS]
+    + [("roberta", "multilabel"), ("deberta", "tokens"), ("modernbert", "classification")],
+)
+def test_the_head_is_refit_to_the_teachers_outputs(family, kind):
+    """Lstsq from what the last projection is given to the teacher's outputs."""
+    teacher, student = pair(family, kind)
+    state = state_at(2 * LAYERS, teacher, student, tiny_sample(kind, 300))
+    reads = [encoder.last for encoder in (teacher, student)]
+    rows = state.sample.examples
+    given = [seen(e.model, e.last, rows) for e in (teacher, student)]
+    Z = reads[0](given[0]).detach()
+    result = TuneHead()(state)
+    least = np.square(fitted(given[1], Z) - Z.numpy()).sum() / Z.square().sum().item()
     assert result.after == pytest.approx(least, rel=1e-3)  # features of tanh are hardly independent
     assert result.after < 0.9 * result.before
+    Z_S = reads[1](given[1]).detach()
+    assert ((Z_S - Z).square().sum() / Z.square().sum()).item() == pytest.approx(least, rel=1e-3)
+
+
+def test_without_a_head_there_is_nothing_to_refit():
+    state = state_at(2 * LAYERS, *pair("bert", "embedding"), tiny_sample("embedding"))
+    assert TuneHead()(state) is None
 
 
 def held_out_system(noise, tokens=40, features=30):
     """Equations of P and Y = P·W + noise, one token a sequence; also P, Y and a W next to it."""
     P, E, W = random_system(tokens, features, seed=3)
     Y = P @ W + noise * E
-    equations = NormalEquations.zeros(features, W.shape[1], hold_out=True)
-    lengths = collate([{"input_ids": [1]}] * tokens)
-    equations.add_batch(P[:, None], Y[:, None], lengths)
-    return equations, P, Y, W + 0.1 * random_system(tokens, features, seed=4)[2]
+    return held_out(P, Y), P, Y, W + 0.1 * random_system(tokens, features, seed=4)[2]
+
+
+def held_out(P, Y):
+    equations = NormalEquations.zeros(P.shape[1], Y.shape[1], hold_out=True)
+    equations.add(P, Y)
+    equations.held_out.add(P[::HELD_OUT], Y[::HELD_OUT])
+    return equations
+
+
+@pytest.mark.parametrize("max_tokens", [1, 64, 10**6])
+def test_every_tenth_sequence_is_held_out_whatever_the_batches(max_tokens, monkeypatch):
+    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", max_tokens)
+    teacher, student = pair("bert", "classification")
+    state = state_at(2, teacher, student, tiny_sample(count=60))
+    equations = gather_output(state, 2, bias=True, hold_out=True)
+    order = [i for batch in state.batches for i in batch.index.tolist()]
+    for sums, rows in ((equations, order), (equations.held_out, order[::HELD_OUT])):
+        P, Y = system(teacher, student, 2, [state.sample.examples[i] for i in rows])
+        P = torch.cat([P, torch.ones(len(P), 1)], 1)
+        torch.testing.assert_close(sums.gram, P.T @ P)
+        torch.testing.assert_close(sums.moment, P.T @ Y)
+        torch.testing.assert_close(sums.target, Y.square().sum())
+    assert equations.tokens == state.sample.tokens
 
 
 def test_the_ridge_is_that_of_the_least_error_on_held_out_sequences():
@@ -195,9 +223,7 @@ def test_weights_stay_where_held_out_sequences_want_no_change():
     """All noise: every fit of the others is worse on what is held out than the weights it had."""
     _, P, Y, _ = held_out_system(noise=0.0, tokens=40, features=38)
     truth = torch.linalg.lstsq(P, Y).solution
-    noisy = NormalEquations.zeros(38, Y.shape[1], hold_out=True)
-    E = 3 * random_system(40, 38, seed=5)[1]
-    noisy.add_batch(P[:, None], (Y + E)[:, None], collate([{"input_ids": [1]}] * 40))
+    noisy = held_out(P, Y + 3 * random_system(40, 38, seed=5)[1])
     assert choose_ridge(noisy, truth) == float("inf")
     kept, result = kpwt(noisy, truth)
     assert kept.equal(truth) and result.status == "kept" and result.after == result.before
