@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.tasks import Task, get_task
@@ -162,7 +163,9 @@ def check_model(model: PreTrainedModel) -> None:
             f"prune takes a loaded model, then a sample; got a {type(model).__name__} in place of "
             "the model."
         )
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    names, weights = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
+    broken = [name for name, fine in zip(names, finite, strict=True) if not fine]
     if broken:
         raise ValueError(
             f"The model's weight {broken[0]} holds NaN or infinite values; load or fine-tune the "

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 NAME = "kprune"  # of the implementation, in transformers' two registers
+ADDED = "kprune, added"  # of a mask for families that have an attention of their own
 
 
 def safe_score(dtype: torch.dtype) -> float:
@@ -101,9 +102,13 @@ def attend(
 
 
 def plug_in(model: PreTrainedModel) -> None:
-    """Have a model use `attend`, where its family takes an implementation from outside."""
-    if getattr(model, "_supports_attention_backend", False):
-        model.config._attn_implementation = NAME
+    """Have a model use `attend`, or our mask alone where its family keeps to its own attention."""
+    model.config._attn_implementation = NAME if takes_ours(model) else ADDED
+
+
+def takes_ours(model: PreTrainedModel) -> bool:
+    """Whether a model's family takes an attention from outside."""
+    return getattr(model, "_supports_attention_backend", False)
 
 
 def without_heads(attention: nn.Module) -> None:
@@ -131,5 +136,14 @@ def _mask(mask_function, attention_mask=None, **others) -> Tensor | None:
     return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **others)
 
 
+def _added(*given, dtype: torch.dtype = torch.float32, **others) -> Tensor | None:
+    """The mask to add to scores; of two bytes, since a wider one would widen scores in bf16."""
+    mask, dtype = _mask(*given, **others), dtype if dtype.itemsize == 2 else torch.bfloat16
+    if mask is None:
+        return None
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)
+AttentionMaskInterface.register(ADDED, _added)

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from kprune.engine.attention import takes_ours
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -43,7 +45,10 @@ def keep_memory() -> Iterator[None]:
 
 
 DEEP = 8  # layers that a pass on a CPU differentiates in one go, at the most
-BYTES = 40  # that a token leaves behind in a layer for the way down, per hidden feature
+# Numbers that a token leaves behind in a layer for the way down, per hidden feature: inputs of the
+# norms, in the model's type; in that of products Q, K, V, what they attend to, and both sides of an
+# activation four times as wide.
+IN_NORMS, IN_PRODUCTS = 2, 12
 
 
 def stretch_of(model, layers: int, batches: Sequence) -> int:
@@ -51,6 +56,11 @@ def stretch_of(model, layers: int, batches: Sequence) -> int:
     if model.device.type != "cuda":
         return layers if layers <= DEEP else DEEP // 2
     most = max(batch.inputs["input_ids"].numel() for batch in batches)
-    each = most * model.config.hidden_size * BYTES
-    fit = int(torch.cuda.mem_get_info(model.device)[0] / 2 // each)
+    products = min(weight.dtype.itemsize for weight in model.parameters())
+    each = IN_NORMS * model.dtype.itemsize + IN_PRODUCTS * products
+    each *= 1 if takes_ours(model) else 3  # DeBERTa keeps matrices of length × length
+    free = torch.cuda.mem_get_info(model.device)[0]
+    # What PyTorch keeps of earlier passes is free as well.
+    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    fit = int(free / 2 // (most * model.config.hidden_size * each))
     return max(1, min(layers, fit))

@@ -184,9 +184,9 @@ def _outputs(
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     batches = suited(examples, pad, encoder.device)
     with bar(len(batches), "evaluating", progress) as steps:
-        for batch in batches:
-            index = batch.index.tolist()  # on the CPU: a device would be waited for
-            for i, z in zip(index, encoder.run(batch.to(encoder.device)), strict=True):
+        # Moved first: reading an index back, or a copy, would wait for the batch before.
+        for index, batch in [(batch.index.tolist(), batch.to(encoder.device)) for batch in batches]:
+            for i, z in zip(index, encoder.run(batch), strict=True):
                 found[i] = z[: len(examples[i]["input_ids"])] if z.dim() > 1 else z
             steps.update()
     return found
