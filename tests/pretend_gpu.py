@@ -210,6 +210,7 @@ def gpu(bf16: bool = False, memory: int = 2**34, waits: bool = False) -> Iterato
                 "get_device_capability": lambda device=None: (9 if bf16 else 6, 0),
                 "mem_get_info": lambda device=None: (memory, memory),
                 "synchronize": lambda device=None: None,
+                "memory_reserved": lambda device=None: 0,
                 "memory_allocated": lambda device=None: 0,
                 "max_memory_allocated": lambda device=None: 0,
                 "reset_peak_memory_stats": lambda device=None: None,
