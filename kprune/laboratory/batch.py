@@ -1,14 +1,12 @@
 """Run an experiment: one papermill process per run, from a local pool or a Dask cluster."""
 
 import functools
-import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -26,7 +24,15 @@ from kprune.laboratory.processes import (
     run_notebook,
     variables,
 )
-from kprune.laboratory.records import EXPECTED, FAILURE, RESULT, Run, output_folder, state
+from kprune.laboratory.records import (
+    EXPECTED,
+    FAILURE,
+    RESULT,
+    Run,
+    output_folder,
+    read_json,
+    state,
+)
 from kprune.laboratory.teachers import is_made, teacher_folder
 
 EXECUTED, REPORT, LOG = "run.ipynb", "report.ipynb", "log.txt"
@@ -95,7 +101,7 @@ def reproduce(
     check_folders(todo)
     expected = {"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]}
     source = runs[0].folder.parent
-    if _read_json(source / EXPECTED) != expected:
+    if read_json(source / EXPECTED) != expected:
         write_json(source / EXPECTED, expected)
     failed: list[Outcome] = []
     if todo:
@@ -277,10 +283,3 @@ def _work(
                 stop.set()
             raise
     return failed
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -8,12 +8,10 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -29,12 +27,12 @@ from kprune.data.hub import load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import tokenize
 from kprune.engine.devices import device, native_bf16
-from kprune.engine.files import write_json, written_whole
+from kprune.engine.files import RECORD, check_target, write_json, written_whole
+from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.progress import bar, quiet
 from kprune.laboratory.evaluation import dev_set, evaluate
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm, pour_into_distilbert
 
-RECORD = "teacher.json"
 PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
 
 
@@ -112,8 +110,10 @@ def finetune(
         The record: what made the teacher, its dev scores, training sequences and seconds.
 
     Raises:
-        ValueError: for a task without labels, or data that does not fit it.
+        ValueError: before any work, for a task without labels, data that does not fit it, or a
+            folder that holds what this package did not write.
     """
+    check_target(folder)
     task, recipe = get_task(task), recipe or default_recipe(model)
     if task.kind == "embedding":
         raise ValueError(f"There is no label to fine-tune on in the task {task.name!r}.")
@@ -200,10 +200,10 @@ def pretrained(
     if task.kind in PROBLEMS:
         head["problem_type"] = PROBLEMS[task.kind]
     with quiet():  # "newly initialised head": that is what we want
-        encoder = model_class(task).from_pretrained(found, trust_remote_code=False, **head)
+        encoder = load_model(model_class(task), found, **head)
     if model == "minilm-distilbert":
         encoder = pour_into_distilbert(encoder)
-    return encoder, AutoTokenizer.from_pretrained(found, trust_remote_code=False), str(found)
+    return encoder, load_tokenizer(found), str(found)
 
 
 def find_model(model: str, stand_in: bool = True) -> str:
@@ -225,7 +225,7 @@ def find_model(model: str, stand_in: bool = True) -> str:
             )
         return folder
     try:
-        AutoConfig.from_pretrained(model, trust_remote_code=False)
+        load_config(model)
         return model
     except OSError as error:
         if not stand_in or (folder := packaged_minilm()) is None:

@@ -1,5 +1,6 @@
 """Runs and what they leave: a folder each, with one record, and whether it is done."""
 
+import json
 import os
 import platform
 import subprocess
@@ -83,6 +84,14 @@ def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
         return Path(outputs).expanduser().resolve() / name
     home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
     return home / "outputs" / name
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str | int | None]:

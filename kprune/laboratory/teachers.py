@@ -1,16 +1,16 @@
 """Fine-tuned models, made once and found again."""
 
-import json
 import warnings
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.tasks import Task, get_task
+from kprune.engine.files import CONFIG, RECORD, check_target
+from kprune.engine.loading import load_model, load_tokenizer
 from kprune.engine.progress import quiet
 from kprune.laboratory.evaluation import check_outputs
 from kprune.laboratory.finetuning import (
-    RECORD,
     Recipe,
     default_recipe,
     finetune,
@@ -18,7 +18,7 @@ from kprune.laboratory.finetuning import (
     origin,
 )
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm
-from kprune.laboratory.records import output_folder
+from kprune.laboratory.records import output_folder, read_json
 
 
 def teacher(
@@ -40,6 +40,7 @@ def teacher(
         model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
         data: Hub id or folder of the data; None takes the task's own.
         folder: where the teacher is, or is to be; by default `outputs/teachers/<task>-<model>`.
+            One that holds anything but a teacher is refused before any work.
         recipe: how to fine-tune; by default `default_recipe(model)`.
         progress: whether to show a progress bar.
         stand_in: whether the packaged MiniLM may take the place of a model out of reach.
@@ -49,11 +50,13 @@ def teacher(
         model from elsewhere is empty.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
-    if folder is not None and (Path(folder) / "config.json").is_file():
+    if folder is not None and (Path(folder) / CONFIG).is_file():
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
     differing = _differing(record, task, model, data, recipe, stand_in)
+    if differing:
+        check_target(folder)
     if record and differing:
         warnings.warn(
             f"The teacher in {folder} was made with another {' and '.join(differing)}; "
@@ -71,11 +74,11 @@ def load_teacher(
     """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode.
 
     Raises:
-        ValueError: when its head does not fit the task.
+        ValueError: when its head does not fit the task, or it names code of its own.
     """
     task = get_task(task)
     with quiet():
-        model = model_class(task).from_pretrained(folder, trust_remote_code=False).eval()
+        model = load_model(model_class(task), folder).eval()
     saved = model.config.architectures or [type(model).__name__]
     if type(model).__name__ not in saved:  # from_pretrained would have drawn a head at random
         raise ValueError(
@@ -83,15 +86,13 @@ def load_teacher(
             "fine-tune it first."
         )
     check_outputs(model, task, f"The model in {folder}")
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return model, load_tokenizer(folder)
 
 
 def read_record(folder: str | Path) -> dict | None:
     """The record of the teacher in a folder; None when there is none that can be read."""
-    try:
-        return json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    found = read_json(Path(folder) / RECORD)
+    return found if isinstance(found, dict) else None
 
 
 def is_made(
