@@ -3,36 +3,48 @@
 import copy
 import dataclasses
 import itertools
+from contextlib import ExitStack
 
+import families
 import numpy as np
+import plain
 import pytest
 import torch
-from conftest import KINDS, batch_of, logits, tiny, tiny_sample
+from conftest import batch_of, logits, tiny, tiny_sample
 
 import kprune
-from kprune import knowledge
-from kprune.beyond import Importance
 from kprune.competitors import kcm as kcm_module
 from kprune.competitors import kwon as kwon_module
+from kprune.competitors.floors import squared_weights
 from kprune.competitors.kcm import data_driven, representative
-from kprune.competitors.kwon import fisher_search, rearrange, solve_scales, task_loss
-from kprune.competitors.magnitude import squared_weights
-from kprune.encoders import view
-from kprune.knowledge import mask_gradients
-from kprune.sampling import collate, on_device
+from kprune.competitors.kwon import fisher_search, label_gradients, rearrange, solve_scales
+from kprune.data import batching
+from kprune.encoders import Encoder
+from kprune.engine.least_squares import NormalEquations
+from kprune.knowledge import Importance
+from kprune.state import State
 from kprune.surgery import masked
-from kprune.weight_tuning import NormalEquations
 
 LABELS = {
-    "classification": [i % 3 for i in range(60)],
-    "regression": [i / 10 for i in range(60)],
-    "span": [(i % 2, 2) for i in range(60)],
+    "classification": lambda i, row: i % 3,
+    "regression": lambda i, row: i / 8,
+    "multilabel": lambda i, row: [i % 2, i % 3 > 0, 1],
+    "span": lambda i, row: (i % 2, 2),
+    # Where a token has no label, there stands -100.
+    "tokens": lambda i, row: [-100, *((i + n) % 3 for n in range(1, len(row["input_ids"])))],
 }
 OTHERS = [name for name in kprune.METHODS if name != "kprune"]
 
 
 def labelled(kind: str) -> kprune.Sample:
-    return dataclasses.replace(tiny_sample(kind, 60), labels=LABELS[kind])
+    sample = tiny_sample(kind, 60)
+    labels = [LABELS[kind](i, row) for i, row in enumerate(sample.examples)]
+    return dataclasses.replace(sample, labels=labels)
+
+
+def state_of(sample: kprune.Sample, kind: str = "classification", family: str = "bert") -> State:
+    encoder = Encoder(tiny(family, kind, dtype=torch.float64))
+    return State(encoder, encoder.copy(), sample)
 
 
 def pruned(method, family="bert", kind="classification", rate=0.6, **options):
@@ -41,8 +53,16 @@ def pruned(method, family="bert", kind="classification", rate=0.6, **options):
     return kprune.prune(tiny(family, kind), labelled(kind), rate, method, **options)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("bert", "classification"),
+        ("distilbert", "regression"),
+        ("deberta", "multilabel"),
+        ("mpnet", "span"),
+        ("modernbert", "tokens"),
+    ],
+)
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_gives_a_smaller_model_within_the_limit(method, family, kind):
     smaller, report = pruned(method, family, kind)
@@ -66,42 +86,42 @@ def test_a_pruned_model_is_saved_and_loaded(method, tmp_path, tokenizer):
 # Kwon et al.
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_mask_gradients_are_those_of_the_minibatch_loss(kind):
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("max_tokens", [30, 10**6])
+def test_mask_gradients_are_those_of_the_minibatch_loss(kind, max_tokens, monkeypatch):
     """Against mask variables on the Hugging Face model's own loss, whatever the batches."""
-    model, sample = tiny("bert", kind), labelled(kind)
-    encoder, size = view(model), sample.task.minibatch
-    labels = torch.tensor(sample.labels)
-    found = mask_gradients(
-        encoder,
-        on_device(sample, torch.device("cpu")),
-        lambda z, batch: task_loss(z, labels[batch.index], kind, batch.mask),
-        sample.task,
-    )
-    first = collate(sample.examples[:size])
-    masks = [torch.ones(sub.units, requires_grad=True) for sub in encoder.sublayers]
-    hooks = [
-        sub.output.register_forward_pre_hook(
-            lambda _, args, m=m, n=sub.unit_size: (args[0] * m.repeat_interleave(n),)
-        )
-        for sub, m in zip(encoder.sublayers, masks, strict=True)
-    ]
-    wanted = {"labels": labels[:size]}
-    if kind == "span":
-        wanted = {"start_positions": labels[:size, 0], "end_positions": labels[:size, 1]}
+    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", max_tokens)
+    sample = labelled(kind)
+    if kind in ("span", "tokens"):  # the model's own loss is over all places of a minibatch
+        rows = [{name: (2 * ids)[:5] for name, ids in row.items()} for row in sample.examples]
+        labels = [LABELS[kind](i, row) for i, row in enumerate(rows)]
+        sample = dataclasses.replace(sample, examples=rows, labels=labels)
+    state, size = state_of(sample, kind), sample.task.minibatch
+    found = label_gradients(state)
+    model = state.teacher.model
+    dtype = torch.float64 if kind in ("regression", "multilabel") else torch.int64
     if kind == "regression":
         model.config.problem_type = "regression"
-    loss = model(**first.inputs, attention_mask=first.attention_mask, **wanted).loss
-    if kind != "span":  # the model's own loss counts padding among a span's places
+    masks = [torch.ones(s.units, dtype=torch.float64) for s in state.teacher.sublayers]
+    masks = [mask.requires_grad_() for mask in masks]
+    for number in range(60 // size):
+        some = slice(number * size, number * size + size)
+        batch, labels = families.batch_of(sample.examples[some]), sample.labels[some]
+        labels = torch.tensor(labels, dtype=dtype)
+        wanted = {"labels": labels}
+        if kind == "span":
+            wanted = {"start_positions": labels[:, 0], "end_positions": labels[:, 1]}
+        with ExitStack() as stack:
+            for sub, mask in zip(state.teacher.sublayers, masks, strict=True):
+                stack.enter_context(masked(sub, mask))
+            loss = model(**batch.inputs, attention_mask=batch.attention_mask, **wanted).loss
         for mine, theirs in zip(found, torch.autograd.grad(loss, masks), strict=True):
-            torch.testing.assert_close(mine[0], theirs, atol=1e-5, rtol=1e-3)
-    for hook in hooks:
-        hook.remove()
+            torch.testing.assert_close(mine[number], theirs)
     assert all(gradient.shape[0] == 60 // size for gradient in found)
 
 
 def test_the_fisher_search_takes_the_best_split():
-    encoder = view(tiny("bert", "classification"))
+    encoder = Encoder(tiny("bert", "classification"))
     generator = torch.Generator().manual_seed(3)
     scores = [torch.rand(s.units, generator=generator).double() for s in encoder.sublayers]
     length, budget = 10.0, 0.4 * encoder.flops(10.0)
@@ -167,7 +187,7 @@ def test_scales_solve_the_least_squares_problem(unit_size):
     explicit = np.linalg.lstsq(matrix, target.flatten().numpy(), rcond=None)[0]
     equations = NormalEquations.zeros(12, 7)
     equations.add(features, target)
-    scales = solve_scales(equations, weight, unit_size)
+    scales = solve_scales(equations, weight, unit_size)  # damped, which is hardly felt
     np.testing.assert_allclose(scales.numpy(), explicit, rtol=1e-3)
     equations.moment *= 1e3  # scales beyond 10 are refused
     assert solve_scales(equations, weight, unit_size) is None
@@ -187,7 +207,7 @@ def test_scales_are_folded_into_the_weights(monkeypatch):
     dense, rest = tiny("bert", "classification"), iter(factors)
     batch = batch_of(tiny_sample())
     masks = []
-    for t, (sub, kept) in enumerate(zip(view(dense).sublayers, report.kept, strict=True)):
+    for t, (sub, kept) in enumerate(zip(Encoder(dense).sublayers, report.kept, strict=True)):
         mask = torch.zeros(sub.units)
         if kept:
             mask[kept] = 1.0 if t == 0 else next(rest)  # the first attention is never rescaled
@@ -200,8 +220,8 @@ def test_rescaling_that_fails_stops_and_says_so(monkeypatch):
     monkeypatch.setattr(kwon_module, "solve_scales", lambda *_: None)
     smaller, report = pruned("kwon")
     assert "rescaling stopped at the FFN of layer 1" in str(report)
-    dense = view(tiny("bert", "classification")).sublayers
-    kept = view(smaller).sublayers
+    dense = Encoder(tiny("bert", "classification")).sublayers
+    kept = Encoder(smaller).sublayers
     for sub, old, units in zip(kept[1::2], dense[1::2], report.kept[1::2], strict=True):
         assert torch.equal(sub.output.weight, old.output.weight[:, units])
 
@@ -231,19 +251,17 @@ def test_twins_are_less_representative_than_a_unit_of_its_own_kind():
     assert torch.allclose(representative(10 * weight, tolerance=1e-6), score)  # scale-free
 
 
-def test_activity_is_the_mean_over_real_tokens_whatever_the_batches():
-    model, sample = tiny("bert", "classification"), tiny_sample("classification", 60)
-    encoder = view(model)
-    one, many = batch_of(sample), on_device(sample, torch.device("cpu"))
-    with torch.no_grad():
-        for a, b in zip(data_driven(encoder, [one]), data_driven(encoder, many), strict=True):
-            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
-            assert float(a.norm()) == pytest.approx(1.0)
-        x = encoder.sublayers[0](encoder.embed(one.inputs), one.mask)
-        mean = encoder.sublayers[1].features(x, one.mask)[one.mask].double().mean(0)
-        torch.testing.assert_close(
-            data_driven(encoder, many)[0], mean / mean.norm(), atol=1e-6, rtol=1e-4
-        )
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("max_tokens", [30, 10**6])
+def test_activity_is_the_mean_over_real_tokens_whatever_the_batches(
+    family, max_tokens, monkeypatch
+):
+    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", max_tokens)
+    state = state_of(labelled("classification"), family=family)
+    neurons = [sub for sub in state.student.sublayers if sub.kind == "FFN"]
+    for sub, active in zip(neurons, data_driven(state, neurons), strict=True):
+        mean = plain.seen(state.student.model, sub.output, state.sample.examples).mean(0)
+        torch.testing.assert_close(active, mean / mean.norm())
 
 
 def test_kcm_ranks_by_both(monkeypatch):
@@ -258,7 +276,7 @@ def test_kcm_ranks_by_both(monkeypatch):
 
 def test_magnitude_keeps_the_largest_weights():
     model = tiny("bert", "classification")
-    target = view(model).sublayers[3]
+    target = Encoder(model).sublayers[3]
     with torch.no_grad():
         target.output.weight[:, 5] *= 20
         target.inputs[0].weight[7] *= 1e-3
@@ -266,7 +284,7 @@ def test_magnitude_keeps_the_largest_weights():
     _, report = kprune.prune(model, tiny_sample(), 0.5, "magnitude", progress=False)
     assert 5 in report.kept[3] and 7 not in report.kept[3]
     model.requires_grad_(False)
-    head = view(model).sublayers[0]
+    head = Encoder(model).sublayers[0]
     rows = sum(linear.weight[:8].square().sum() for linear in head.inputs)
     assert float(squared_weights(head)[0]) == pytest.approx(
         float(rows + head.output.weight[:, :8].square().sum()), rel=1e-5
@@ -294,26 +312,27 @@ def test_random_depends_on_the_seed_only():
 def test_without_tuning_the_projections_stay():
     smaller, report = pruned("kprune", without="tuning")
     assert report.tuning == []
-    dense = view(tiny("bert", "classification")).sublayers
-    for sub, old, units in zip(view(smaller).sublayers, dense, report.kept, strict=True):
+    dense = Encoder(tiny("bert", "classification")).sublayers
+    for sub, old, units in zip(Encoder(smaller).sublayers, dense, report.kept, strict=True):
         features = [u * sub.unit_size + i for u in units for i in range(sub.unit_size)]
         assert torch.equal(sub.output.weight, old.output.weight[:, features])
 
 
-@pytest.mark.parametrize("method", kprune.pruning.INGREDIENTS)
+@pytest.mark.parametrize("method", kprune.INGREDIENTS)
 def test_without_tuning_every_sublayer_is_measured(method, monkeypatch):
     """Leaving one ingredient out leaves the others in."""
-    measured = []
-    where, name = (knowledge, "importance") if method == "kprune" else (Importance, "__call__")
-    whole = getattr(where, name)
+    measured, whole = [], Importance.__call__
 
-    def counting(*given, **options):
-        measured.append(next(x for x in given if isinstance(x, int)))
-        return whole(*given, **options)
+    def counting(self, state, t):
+        measured.append(t)
+        return whole(self, state, t)
 
-    monkeypatch.setattr(where, name, counting)
+    monkeypatch.setattr(Importance, "__call__", counting)
     pruned(method, without="tuning")
     assert measured == list(range(6))
+    measured.clear()
+    pruned(method, without="sublayerwise")
+    assert measured == [0]
 
 
 def test_without_one_kind_of_knowledge_the_other_ranks():
@@ -329,7 +348,7 @@ def test_without_sublayerwise_there_is_one_search():
     assert len(set(report.thresholds)) == 1 and len(report.tuning) == 6
     assert report.flops <= report.limit
     assert len(set(pruned("kprune")[1].thresholds)) > 1
-    assert report.heads == [s.units for s in view(smaller).sublayers[0::2]]
+    assert report.heads == [s.units for s in Encoder(smaller).sublayers[0::2]]
 
 
 @pytest.mark.parametrize(("method", "without"), [("kprune", "nothing"), ("kwon", "tuning")])

@@ -39,7 +39,8 @@ def latencies(
     """`latency` of several models, in turns: what else the machine does then meets all alike.
 
     Memory that a pass frees stays with the process meanwhile (`memory.keep_memory`). Gives seconds
-    by name: the median, or with `quiet` those of a quiet machine (`seconds_in_turns`).
+    by name: the median, or with `quiet` those of a quiet machine (`seconds_in_turns`). `progress`
+    shows a bar.
     """
     generator = torch.Generator().manual_seed(0)
 
