@@ -196,7 +196,8 @@ def gpu(bf16: bool = False, memory: int = 2**34, waits: bool = False) -> Iterato
     """
     global strict
     strict = not waits
-    with ExitStack() as stack:
+    free = patch.object(torch.cuda, "mem_get_info", lambda device=None: (memory, memory))
+    with ExitStack() as stack, free:
         if REAL:
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("always", "called a synchronizing CUDA operation")
@@ -208,7 +209,6 @@ def gpu(bf16: bool = False, memory: int = 2**34, waits: bool = False) -> Iterato
                 "is_available": lambda: True,
                 "get_device_name": lambda device=None: "pretend",
                 "get_device_capability": lambda device=None: (9 if bf16 else 6, 0),
-                "mem_get_info": lambda device=None: (memory, memory),
                 "synchronize": lambda device=None: None,
                 "memory_reserved": lambda device=None: 0,
                 "memory_allocated": lambda device=None: 0,

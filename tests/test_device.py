@@ -1,6 +1,6 @@
 """On a GPU everything stays there, nothing waits in loops over batches, and results are the CPU's.
 
-Without a GPU a pretend one stands in (`pretend_gpu`).
+A pretend one stands in (`pretend_gpu`), but for `CUDA_VISIBLE_DEVICES=0` where there is one.
 """
 
 from contextlib import ExitStack
