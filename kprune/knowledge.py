@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,8 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
         hidden = state.student_hidden[number]
         return measure(encoder, t, state.batches[number], hidden, own, stretch)
 
-    with side_by_side(student.device, student.copy) as over:
+    copies = chain([student], iter(student.copy, None))  # one for each worker
+    with side_by_side(student.device, copies.__next__) as over:
         for found in over(one, range(len(state.batches))):
             yield found
             state.clock.tick(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TypeVar
 
 import torch
@@ -72,7 +73,7 @@ class State:
         self.kind, self.steps, self.finished, self.outputs = student.kind, [], [], []
         self.clock, self.notes = Clock(student.device), []
         self.batches = on_device(sample, student.device)
-        self._teacher = teacher.copy(dtype)  # the one that runs
+        self._teachers = [teacher.copy(dtype)]  # those that run: one for each worker
         d, own = student.model.config.hidden_size, student.model.dtype
         self.teacher_hidden, self.student_hidden = (
             HiddenStates(self.batches, d, student.device, own, torch.float16 if dtype else None)
@@ -84,15 +85,18 @@ class State:
 
     def teach_by(self, teacher: Encoder) -> None:
         """Take another model for the teacher from here on."""
-        self.teacher, self._teacher = teacher, teacher.copy()
+        self.teacher, self._teachers = teacher, [teacher.copy()]
 
     def each(self, work: Callable[[tuple[Encoder, Encoder], int], Result]) -> Iterator[Result]:
         """Run (teacher, student) over the numbers of the batches; results come in their order."""
 
-        def make() -> tuple[Encoder, Encoder]:
-            return self._teacher.copy(), self.student.copy()
+        def copies() -> Iterator[tuple[Encoder, Encoder]]:
+            for worker in count():
+                if worker == len(self._teachers):
+                    self._teachers.append(self._teachers[0].copy())
+                yield self._teachers[worker], self.student.copy()
 
-        with side_by_side(self.student.device, make) as over:
+        with side_by_side(self.student.device, copies().__next__) as over:
             for found in over(work, range(len(self.batches))):
                 yield found
                 self.clock.tick(PASSING)
