@@ -1,7 +1,7 @@
 """The look of the figures, and what they share.
 
-Every function that draws makes its own axes and returns the figure. Colours are seaborn's
-colour-blind palette; heads are always blue and neurons always orange.
+Every function that draws makes its own axes and returns the figure. Heads are always blue and
+neurons always orange.
 """
 
 from pathlib import Path
@@ -88,12 +88,8 @@ def panels(
 ) -> tuple[Figure, np.ndarray]:
     """A figure of `count` panels, [lines, columns], the rest of the last line hidden.
 
-    Args:
-        count: number of panels.
-        columns: in a line, at the most.
-        size: width of the figure and height of a line, in inches.
-        more: height besides the lines.
-        shared: what `plt.subplots` takes: which axes the panels share.
+    `size` is its width and the height of a line in inches, `more` the height besides the lines, and
+    `shared` says which axes the panels share.
     """
     columns = min(columns, count)
     lines = -(-count // columns)

@@ -32,15 +32,8 @@ def lengths(sample: Sample) -> Figure:
     mean = sample.tokens / len(counts)
     axes.axvline(mean, color="black", linestyle="--")
     axes.margins(y=0.15)
-    axes.annotate(
-        f"mean {mean:.1f}",
-        (mean, 0.97),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="top",
-        fontsize="small",
-    )
+    style = {"xytext": (5, 0), "textcoords": "offset points", "va": "top", "fontsize": "small"}
+    axes.annotate(f"mean {mean:.1f}", (mean, 0.97), xycoords=("data", "axes fraction"), **style)
     axes.set(
         title=f"{len(counts):,} sequences share {sample.tokens:,} tokens",
         xlabel="length (tokens, special tokens included)",
@@ -75,74 +68,48 @@ def padding(sample: Sample, sizes: Sequence[int] = (960, 3840, 15360)) -> Figure
 def importance(scores: Sequence[Tensor], start: int = 0) -> Figure:
     """Heat maps of importance per FLOP: each head of each layer, and neurons sorted within a layer.
 
-    Args:
-        scores: importance of the units of each sublayer from `start` up.
-        start: number of the first scored sublayer, from 0.
+    `scores` are those of the units of each sublayer from `start` (counted from 0) up.
     """
-    rows: dict[str, list] = {"MHA": [], "FFN": []}
-    labels: dict[str, list] = {"MHA": [], "FFN": []}
-    for place, score in enumerate(scores, start):
-        rows[KINDS[place % 2]].append(np.asarray(score.cpu(), dtype=float))
-        labels[KINDS[place % 2]].append(place // 2 + 1)
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.25, 3.2), width_ratios=(2, 3))
-    tiny = 1e-30
-    logs = np.log10(np.concatenate([row for part in rows.values() for row in part]) + tiny)
-    seen = logs[logs > np.log10(tiny) + 1]
-    low, high = (seen.min(), seen.max()) if len(seen) else (-30, -29)
-    for axis, (kind, title) in zip(
-        axes, (("MHA", "Heads"), ("FFN", "Neurons, sorted within a layer")), strict=True
-    ):
-        width = max((len(row) for row in rows[kind]), default=1)
-        grid = np.full((len(rows[kind]), width), np.nan)
-        for i, row in enumerate(rows[kind]):
-            grid[i, : len(row)] = np.log10((row if kind == "MHA" else -np.sort(-row)) + tiny)
+    logs = [np.log10(np.asarray(score.cpu(), dtype=float) + 1e-30) for score in scores]
+    seen = [value for row in logs for value in row if value > -29] or [-30, -29]
+    titles = {"head": "Heads", "rank": "Neurons, sorted within a layer"}
+    for parity, (axis, (xlabel, title)) in enumerate(zip(axes, titles.items(), strict=True)):
+        rows = {t // 2 + 1: row for t, row in enumerate(logs, start) if t % 2 == parity}
+        if parity:
+            rows = {layer: -np.sort(-row) for layer, row in rows.items()}
+        grid = pd.DataFrame.from_dict(rows, orient="index")
+        grid.columns = grid.columns + 1
         sns.heatmap(
             grid[::-1],
             ax=axis,
             cmap="viridis",
-            vmin=low,
-            vmax=high,
-            yticklabels=labels[kind][::-1],
-            xticklabels=width // 6 if kind == "FFN" else 1,
-            cbar=kind == "FFN",
+            vmin=min(seen),
+            vmax=max(seen),
+            xticklabels=max(1, grid.shape[1] // 6) if parity else 1,
+            cbar=bool(parity),
             cbar_kws={"label": "importance per FLOP (log10)"},
         )
-        axis.set(title=title, xlabel="head" if kind == "MHA" else "rank", ylabel="layer")
+        axis.set(title=title, xlabel=xlabel, ylabel="layer")
         axis.tick_params(axis="both", rotation=0, labelsize="small")
-    if rows["MHA"]:
-        axes[0].set_xticks(
-            np.arange(len(grid_ticks := rows["MHA"][0])) + 0.5, labels=range(1, len(grid_ticks) + 1)
-        )
     return figure
 
 
 def threshold(scores, costs, kinds: Sequence[str], budget: float, nu: float) -> Figure:
     """The mask search: FLOPs of the units above each threshold, and where the budget cuts.
 
-    Args:
-        scores: pooled importance per FLOP, [units].
-        costs: FLOPs of each unit, [units].
-        kinds: "heads" or "neurons" for each unit.
-        budget: FLOPs that may be kept.
-        nu: the threshold that KPMS found.
+    Pooled importance per FLOP, FLOPs and kind ("heads" or "neurons") of each unit; the FLOPs that
+    may be kept; the threshold that KPMS found.
     """
     order = np.argsort(-np.asarray(scores))
     scores, costs = np.asarray(scores)[order], np.asarray(costs, dtype=float)[order]
     kinds = np.asarray(kinds)[order]
     kept = np.cumsum(costs)
     figure, axes = plt.subplots()
-    for kind in ("neurons", "heads"):
+    for kind, size, marker, above in (("neurons", 5, "o", 2), ("heads", 30, "s", 3)):
         here = kinds == kind
-        axes.scatter(
-            100 * kept[here] / kept[-1],
-            np.maximum(scores[here], 1e-30),
-            s=30 if kind == "heads" else 5,
-            marker="s" if kind == "heads" else "o",
-            color=COLOURS[kind],
-            label=kind,
-            linewidths=0,
-            zorder=3 if kind == "heads" else 2,
-        )
+        x, y = 100 * kept[here] / kept[-1], np.maximum(scores[here], 1e-30)
+        axes.scatter(x, y, size, COLOURS[kind], marker, label=kind, linewidths=0, zorder=above)
     share = 100 * budget / kept[-1]
     axes.axvspan(0, share, color=GREEN, alpha=0.12, label="budget")
     if np.isfinite(nu):
@@ -162,15 +129,11 @@ def threshold(scores, costs, kinds: Sequence[str], budget: float, nu: float) -> 
 def survivors(report: Report) -> Figure:
     """Share of heads and of neurons that survive in each layer, with their numbers."""
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH * 1.15, 3.2), sharey=True)
-    for axis, name, kept, dense in (
-        (axes[0], "heads", report.heads, report.dense_heads),
-        (axes[1], "neurons", report.neurons, report.dense_neurons),
-    ):
-        layers = np.arange(1, len(kept) + 1)
-        axis.barh(layers, np.full(len(kept), 100), color="0.92", label="before")
-        axis.barh(
-            layers, 100 * np.array(kept) / np.array(dense), color=COLOURS[name], label="after"
-        )
+    for axis, name in zip(axes, ("heads", "neurons"), strict=True):
+        kept, dense = (np.array(getattr(report, before + name)) for before in ("", "dense_"))
+        layers = range(1, len(kept) + 1)
+        axis.barh(layers, 100, color="0.92", label="before")
+        axis.barh(layers, 100 * kept / dense, color=COLOURS[name], label="after")
         for layer, few, many in zip(layers, kept, dense, strict=True):
             axis.annotate(f"{few} of {many}", (102, layer), va="center", fontsize="small")
         axis.set(title=name.capitalize(), xlabel=f"surviving {name} (%)", xlim=(0, 135))
@@ -202,41 +165,27 @@ def tuning(results: Sequence[Tuning]) -> Figure:
 
 
 def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
-    """Score against the share of FLOPs that is left.
-
-    Args:
-        table: one row per run, with the columns `flops` (share left, 0 to 1) and `score`.
-        metric: what the score is called.
-        dense: the teacher's score.
+    """Score against the share of FLOPs that is left: a row of the table per run, with `flops`
+    (share left) and `score`, both 0 to 1, and the teacher's score.
     """
     figure, axes = plt.subplots()
     axes.axhline(dense, color=GREY, linestyle="--", linewidth=1.2)
+    style = {"va": "bottom", "fontsize": "small", "color": "0.35"}
     axes.annotate(
-        f"teacher {dense:.3f}",
-        (0.01, dense),
-        xycoords=("axes fraction", "data"),
-        va="bottom",
-        ha="left",
-        fontsize="small",
-        color="0.35",
+        f"teacher {dense:.3f}", (0.01, dense), xycoords=("axes fraction", "data"), **style
     )
     sns.lineplot(table, x=100 * table["flops"], y="score", marker="o", color=BLUE, ax=axes)
     axes.plot(100, dense, marker="D", color="0.35")
-    for _, row in table.iterrows():
-        axes.annotate(
-            f"{row['score']:.3f}",
-            (100 * row["flops"], row["score"]),
-            xytext=(0, -14),
-            textcoords="offset points",
-            ha="center",
-            fontsize="small",
-        )
+    style = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center", "fontsize": "small"}
+    for flops, score in zip(table["flops"], table["score"], strict=True):
+        axes.annotate(f"{score:.3f}", (100 * flops, score), **style)
     low = min(table["score"].min(), dense)
+    room = 0.25 * max(dense - low, 0.02)
     axes.set(
         title="Accuracy against cost",
         xlabel="FLOPs left (% of the teacher's)",
         ylabel=f"{METRIC_NAMES.get(metric, metric)} on the dev set",
         xlim=(0, 105),
-        ylim=(low - 0.25 * max(dense - low, 0.02), dense + 0.25 * max(dense - low, 0.02)),
+        ylim=(low - room, dense + room),
     )
     return figure

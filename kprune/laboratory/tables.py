@@ -43,23 +43,15 @@ LATEX = str.maketrans(
 
 
 def collect(records: str | Path) -> pd.DataFrame:
-    """One row for each run that an experiment expects, finished or not.
+    """One row for each run that an experiment's folder expects, finished or not, in their order.
 
-    Args:
-        records: the experiment's folder, with `experiment.json` and one folder per run.
-
-    Returns:
-        The runs in their order. Columns: `run`; `state` ("done", "failed", "missing" or "damaged");
-        every parameter; and, of finished runs, `metric`, `dense` and `score` (0 to 1), `achieved`
-        (share of FLOPs gone), `speedup` (dense over pruned latency), `parameters_left` (share),
-        `seconds` (of pruning), `passes` (the same in F), `memory` (MB), `heads`, `neurons`
-        and `dense_heads`, `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds
-        of the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks
-        record.
-        `label` names the method as tables do.
-
-    Raises:
-        ValueError: when the folder holds no experiment, or none of its runs is done.
+    Columns: `run`, `state` ("done", "failed", "missing" or "damaged"), every parameter, `label`
+    (the method's name in tables); and of finished runs `metric`, `dense` and `score` (0 to 1),
+    `achieved` (share of FLOPs gone), `parameters_left` (share), `speedup` (dense over pruned
+    latency), `seconds` of pruning, `passes` (the same in F), `memory` (MB), `heads`, `neurons`,
+    `dense_heads` and `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds of
+    the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks record.
+    ValueError where there is no experiment, or no run is done.
     """
     records = Path(records)
     if not (records / EXPECTED).is_file():
@@ -81,11 +73,8 @@ def collect(records: str | Path) -> pd.DataFrame:
 
 
 def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
-    """What `collect` gave, without the runs whose seconds do not compare with most others'.
-
-    Returns:
-        All runs that are not done, and of the finished ones those on the device, and with the
-        number of threads, that most of them had.
+    """The runs without the finished ones whose seconds do not compare with most others', for they
+    had another device or number of threads.
     """
     done = runs[runs["state"] == "done"]
     same = done.groupby(["device", "threads"], dropna=False)["run"].transform("count")
@@ -104,11 +93,10 @@ def named_by(runs: pd.DataFrame, *names: str) -> list[str]:
 
 
 def by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs of each model, for figures, with a suffix for their files.
-
-    Where no task has several models, they are all one part, and the suffix is empty.
+    """The runs of each model, for figures, with a suffix for their files; all in one, without a
+    suffix, where no task has several models.
     """
-    if named_by(runs) == []:
+    if not named_by(runs):
         return [("", runs)]
     return [(f"-{Path(model).name}", part) for model, part in runs.groupby("model", sort=False)]
 
@@ -134,13 +122,11 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame:
-    """Runs that differ from a common centre in one parameter, once for each parameter they vary.
+    """Runs that differ in one parameter from the centre, the most frequent value of every
+    parameter.
 
-    The centre is the most frequent value of every parameter.
-
-    Returns:
-        The runs with `parameter`, its `value`, and whether it is the `centre`. The centre's own
-        runs occur once for each parameter.
+    They occur once for each `parameter` that they vary, the centre's own for each, with its `value`
+    and whether it is the `centre`.
     """
     centre = {name: runs[name].mode()[0] for name in parameters}
     parts = []
@@ -158,22 +144,14 @@ def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame
 def summarise(
     table: pd.DataFrame, value: str, rows: Sequence[str], column: str, scale: float = 1.0
 ) -> pd.DataFrame:
-    """Mean, standard deviation and number of seeds of each cell.
+    """Mean, standard deviation and number of seeds of each cell of a table of runs.
 
-    Args:
-        table: what `collect` gave.
-        value: the column to summarise.
-        rows: the columns that name a row of the result.
-        column: the column whose values become columns.
-        scale: factor of the values, 100 for per cent.
-
-    Returns:
-        A long table: `rows`, `column`, `mean`, `std` (empty for one seed), `seeds` that are done
-        and `expected`. A cell without a finished run has an empty mean: it is never filled in.
+    The columns `rows` name a row, the values of `column` become columns; `scale` is 100 for per
+    cent. Gives a long table: these, `mean`, `std` (empty for one seed), `seeds` that are done and
+    `expected`. A cell without a finished run has an empty mean: it is never filled in.
     """
-    groups = table.groupby([*rows, column], sort=False, dropna=False)
     found = []
-    for names, group in groups:
+    for names, group in table.groupby([*rows, column], sort=False, dropna=False):
         if "seed" in group and group["seed"].duplicated().any():
             parameters = [name for name in group if name not in {"run", "seed", "state", *MEASURED}]
             apart = [name for name in parameters if group[name].astype(str).nunique() > 1]
@@ -185,8 +163,8 @@ def summarise(
         found.append(
             {
                 **dict(zip([*rows, column], names, strict=True)),
-                "mean": values.mean() if len(values) else None,
-                "std": values.std() if len(values) > 1 else None,
+                "mean": values.mean(),
+                "std": values.std(),
                 "seeds": len(values),
                 "expected": len(group),
             }
@@ -197,8 +175,7 @@ def summarise(
 def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 1) -> pd.DataFrame:
     """The table as people read it: "85.2 ± 0.4 (5)", with the number of seeds in each cell.
 
-    A cell with fewer finished runs than expected says so ("85.2 ± 0.4 (3 of 5)"); one without any
-    is a gap.
+    A cell with fewer finished runs than expected says so ("(3 of 5)"); one without any is a gap.
     """
 
     def cell(row: pd.Series) -> str:
@@ -219,13 +196,8 @@ def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 
 
 
 def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Write a table in three forms: all numbers as CSV, the readable one as Markdown and LaTeX.
-
-    Args:
-        folder: where to.
-        name: of the files, without suffix.
-        long: the numbers (six decimals are written).
-        table: the readable table.
+    """Write a table in three forms: all numbers as CSV (to six decimals), the readable one as
+    Markdown and LaTeX.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +218,7 @@ def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame
 def gaps(table: pd.DataFrame) -> list[str]:
     """What is missing from a table, a line for each run that is not done."""
     absent = table[table["state"] != "done"]
-    return [f"{row['run']}: {row['state']}" for _, row in absent.iterrows()]
+    return [f"{run}: {now}" for run, now in zip(absent["run"], absent["state"], strict=True)]
 
 
 def _numbers(path: Path, parameters: dict) -> dict:
@@ -260,6 +232,8 @@ def _numbers(path: Path, parameters: dict) -> dict:
     seconds = sum(report["seconds"].values())
     return {
         "state": "done",
+        **{name: report[name] for name in ("heads", "neurons", "dense_heads", "dense_neurons")},
+        **{name: record.environment.get(name) for name in ("device", "threads", "commit")},
         "metric": record.metric,
         "dense": record.scores.get("dense", {}).get(record.metric),
         "score": record.scores.get("pruned", {}).get(record.metric),
@@ -269,15 +243,8 @@ def _numbers(path: Path, parameters: dict) -> dict:
         "seconds": seconds,
         "passes": seconds / extra["pass seconds"] if extra.get("pass seconds") else None,
         "memory": extra.get("peak memory (MB)"),
-        "heads": report["heads"],
-        "neurons": report["neurons"],
-        "dense_heads": report["dense_heads"],
-        "dense_neurons": report["dense_neurons"],
         "steps": report["seconds"],
         "search": report["seconds"].get("mask search", 0.0),
-        "device": record.environment.get("device"),
-        "threads": record.environment.get("threads"),
-        "commit": record.environment.get("commit"),
         "extra": extra,
     }
 
