@@ -2,13 +2,15 @@
 
 import ast
 import itertools
+import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kprune.data.tasks import get_task, nearest
 from kprune.laboratory.records import CHECKOUT, Run, output_folder
@@ -19,38 +21,27 @@ LEAST = {"tokens": 1, "every": 1, "repeats": 1, "samples": 0, "examples": 0, "ep
 
 
 class Experiment(BaseModel):
-    """One experiment, as its YAML file says it.
-
-    Attributes:
-        title: what it shows, in a line.
-        notebook: the notebook that is one run, by its name without suffix.
-        report: the notebook that draws the table from the records; none where empty.
-        fixed: parameters that all runs share.
-        grid: axes; the runs are their product. An entry of an axis is a value of the parameter that
-            the axis is named after, or a mapping that sets several parameters together.
-        exclude: runs to leave out: those whose parameters equal all of an entry's, or where the
-            entry lists several, one of them.
-        runs: another experiment's file, beside this one, whose runs and records this one reports
-            on; it then has no fixed parameters and no grid of its own.
-    """
+    """One experiment, as its YAML file says it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    title: str
-    notebook: str = "06_kprune"
-    report: str = ""
-    fixed: dict[str, Any] = Field(default_factory=dict)
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    title: str  # what it shows, in a line
+    notebook: str = "06_kprune"  # that is one run
+    report: str = ""  # the notebook that draws the table from the records; none where empty
+    fixed: dict[str, Any] = {}  # parameters that all runs share
+    # Axes, whose product the runs are. An entry of an axis is a value of the parameter that the
+    # axis is named after, or a mapping that sets several parameters together.
+    grid: dict[str, list[Any]] = {}
+    # Runs to leave out: those whose parameters equal all of an entry's, or where the entry lists
+    # several, one of them.
+    exclude: list[dict[str, Any]] = []
+    # Another experiment's file, beside this one, whose runs and records this one reports on; it
+    # then has no fixed parameters and no grid of its own.
     runs: str = ""
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """The experiment in a YAML file.
-
-    Raises:
-        ValueError: when the file is missing, no YAML, or has an unknown key or a wrong type.
-    """
+    """The experiment in a YAML file; a ValueError says in a sentence what is wrong with it."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no experiment file {path}.")
@@ -73,8 +64,7 @@ def read_experiment(path: str | Path) -> Experiment:
         if first["type"] == "missing":
             raise ValueError(f"{path}: the key {place!r} is missing.") from error
         raise ValueError(f"{path}: {place}: {first['msg']}.") from error
-    own = experiment.fixed or experiment.grid or experiment.exclude
-    if experiment.runs and own:
+    if experiment.runs and (experiment.fixed or experiment.grid or experiment.exclude):
         raise ValueError(
             f"{path}: an experiment that reports on the runs of {experiment.runs!r} has no fixed, "
             "grid or exclude of its own."
@@ -87,13 +77,9 @@ def read_experiment(path: str | Path) -> Experiment:
 def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
     """The runs of an experiment, every parameter checked before anything starts.
 
-    Args:
-        path: the experiment's YAML file; its name is the name of the folder in `outputs`.
-        outputs: another place for all results (see `output_folder`).
-
-    Raises:
-        ValueError: in one sentence, for an unknown parameter (with the nearest known one), a wrong
-            type, a value that makes no sense, an empty grid or two runs of one name.
+    The YAML file's name is that of the folder in `outputs` (see `output_folder`). ValueError in one
+    sentence, for an unknown parameter (with the nearest known one), a wrong type, a value that
+    makes no sense, an empty grid or two runs of one name.
     """
     path, experiment = Path(path), read_experiment(path)
     if experiment.report:
@@ -136,10 +122,8 @@ def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
 
 
 def find_notebook(name: str) -> Path:
-    """A notebook's file by its name without suffix, from the checkout or the current directory.
-
-    Raises:
-        ValueError: when there is none.
+    """A notebook's file by its name without suffix, from the checkout or the current directory;
+    ValueError when there is none.
     """
     for home in (CHECKOUT, Path.cwd()):
         if (path := home / "notebooks" / f"{name}.ipynb").is_file():
@@ -149,11 +133,7 @@ def find_notebook(name: str) -> Path:
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
-    """Names and defaults of a notebook's parameters cell.
-
-    Raises:
-        ValueError: when a default is not a literal.
-    """
+    """Names and defaults of a notebook's parameters cell, which must be literals."""
     import papermill  # slow to import, and only the batch runner needs it
 
     found = {}
@@ -181,8 +161,9 @@ def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
             value = float(value)
         if type(value) is not wanted:
             hint = ""
-            if wanted is float and _is_number(value):
-                hint = f" (for YAML a number has a point: write {float(value):.1e})"
+            with suppress(ValueError):
+                if wanted is float and isinstance(value, str) and not math.isnan(float(value)):
+                    hint = f" (for YAML a number has a point: write {float(value):.1e})"
             raise ValueError(
                 f"{where}: {name} is of type {wanted.__name__}; got {value!r}, a "
                 f"{type(value).__name__}{hint}."
@@ -200,13 +181,6 @@ def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return checked
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and float(value) == float(value)
-    except ValueError:
-        return False
 
 
 def _slug(values: dict[str, Any]) -> list[str]:

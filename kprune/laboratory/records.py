@@ -33,14 +33,7 @@ class Record(BaseModel):
 
 
 class Run(BaseModel):
-    """One run of a notebook.
-
-    Attributes:
-        name: of its folder.
-        folder: where its record goes.
-        notebook: the notebook's file.
-        parameters: all parameters of the notebook, defaults filled in.
-    """
+    """One run of a notebook: the folder of its record, and all parameters, defaults filled in."""
 
     name: str
     folder: Path
@@ -73,11 +66,9 @@ def state(run: Run) -> State:
 def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
     """The folder for results of one kind, the same from any working directory.
 
-    Args:
-        name: of the folder inside `outputs`.
-        outputs: another place for all results. By default the environment variable KPRUNE_OUTPUTS;
-            without it `outputs/` of the checkout that the package runs from, or of the current
-            directory where it is installed elsewhere.
+    It is in `outputs`, or where that is not given in the environment's KPRUNE_OUTPUTS; without both
+    in `outputs/` of the checkout that the package runs from, or of the current directory where it
+    is installed elsewhere.
     """
     outputs = outputs or os.environ.get("KPRUNE_OUTPUTS")
     if outputs:
@@ -109,10 +100,11 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str | int | Non
 
 def _commit() -> str | None:
     """The checkout's commit, with a plus sign where files have changed since; None outside one."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+    here = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.check_output(
+            command, cwd=here, text=True, timeout=10, stderr=subprocess.DEVNULL
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

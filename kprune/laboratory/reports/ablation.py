@@ -9,10 +9,8 @@ from kprune.laboratory.tables import called
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Points that each variant of a method loses against the whole method, seed by seed.
-
-    Returns:
-        The runs of the variants, with `loss` (points; none where either is not done).
+    """The runs of the variants of a method, with the points (`loss`) that each loses against the
+    whole method of its seed; none where either is not done.
     """
     whole = runs["without"] == ""
     return runs[~whole].assign(loss=-ahead(runs[~whole], runs[whole]))
@@ -35,13 +33,8 @@ def draw_ingredients(
     y: str = "without",
     xlabel: str = "points below the whole method",
 ) -> Figure:
-    """What each ingredient brings on each task: points lost without it, or gained by it alone.
-
-    Args:
-        runs: what `losses` or `alone` gave.
-        x: the column of the points.
-        y: the column of the ingredients.
-        xlabel: what the points are.
+    """What each ingredient brings on each task: points (`x`) lost without it, from `losses`, or
+    gained by it alone, from `beyond.alone`; `y` is the column of the ingredients.
     """
     several = runs["rate"].nunique() > 1
     names = zip(called(runs["task"]), runs["rate"], strict=True)

@@ -15,13 +15,10 @@ def with_dense(
     table: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], digits: int = 1
 ) -> pd.DataFrame:
     """The table with the teacher's score in a column of its own, after those that name a row."""
-    dense = runs.groupby([*rows], sort=False)["dense"].mean()
-    keys = [tuple(row) if len(rows) > 1 else row[0] for row in table[[*rows]].itertuples(False)]
-    values = [dense.get(key) for key in keys]
-    shown = [GAP if pd.isna(value) else f"{100 * value:.{digits}f}" for value in values]
-    table = table.copy()
-    table.insert(len(rows), "teacher", shown)
-    return table
+    dense = 100 * runs.groupby([*rows], sort=False)["dense"].mean().astype(float).rename("teacher")
+    shown = dense.map(f"{{:.{digits}f}}".format, na_action="ignore").fillna(GAP)
+    table = table.join(shown, on=[*rows])
+    return table[[*rows, "teacher", *table.columns.drop([*rows, "teacher"])]]
 
 
 def lead(runs: pd.DataFrame) -> pd.DataFrame:
@@ -36,7 +33,7 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
     joined["lead"] = joined["mean"] - joined["mean of it"]
     joined = joined.rename(columns={"mean": NAMES["kprune"], "label": "best other"})
     joined = joined.drop(columns="mean of it").reset_index()
-    return joined.assign(rate=[f"{rate:.0%}" for rate in joined["rate"]])
+    return joined.assign(rate=joined["rate"].map("{:.0%}".format))
 
 
 def draw_curves(runs: pd.DataFrame) -> Figure:

@@ -14,13 +14,8 @@ from kprune.laboratory.tables import NAMES, called, named_by
 def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
     """Points that each ingredient of K-prune+ brings by itself over K-prune, seed by seed.
 
-    Args:
-        runs: the runs.
-        ingredients: all that a run can leave out.
-
-    Returns:
-        The runs that leave out all ingredients but one, with that `ingredient` and its `gain`
-        (points; none where either run is not done).
+    Of all `ingredients` that a run can leave out, gives the runs that leave out all but one, with
+    that `ingredient` and its `gain` (points; none where either run is not done).
     """
     left = [{*ingredients} - {*without.split(",")} for without in runs["without"]]
     some = pd.Series([len(names) == 1 for names in left], index=runs.index)
@@ -33,9 +28,8 @@ def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
 def recovered(runs: pd.DataFrame) -> pd.DataFrame:
     """The share of K-prune's loss that K-prune+ recovers, from the seeds that both have done.
 
-    Returns:
-        For each task and rate `seeds`, the mean `teacher`, `K-prune` and `K-prune+` (× 100) and
-        `recovered` (%), empty where K-prune loses less than a point: a share of so little is noise.
+    For each task and rate `seeds`, the mean `teacher`, `K-prune` and `K-prune+` (× 100) and
+    `recovered` (%), empty where K-prune loses less than a point: a share of so little is noise.
     """
     rows = named_by(runs, "task", "rate")
     whole = runs[(runs["without"] == "") & (runs["state"] == "done")]

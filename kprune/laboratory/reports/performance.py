@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -16,45 +15,35 @@ from kprune.laboratory.tables import called, collect, one_at_a_time
 def performance(records: str | Path) -> pd.DataFrame:
     """One row for each run of `09_benchmark` that an experiment expects, finished or not.
 
-    Returns:
-        The runs in their order. Columns: `run`, `state` and every parameter, as in `collect`; and,
-        of finished runs, `F` (time of pruning in plain forward passes over the sample), `seconds`,
-        `limit` (F that the matrix products of the faithful method alone would take; none where
-        scores are kept), `memory` (MB above the loaded model), `score` and `dense` (of a real
-        task), `steps` (F of each), `gains` (how many times as long without each idea), `kept` (unit
-        numbers of each sublayer, of a real task) and `inference` (a list of batch size, length, and
-        seconds of both models).
+    Columns as in `collect`; and, of finished runs, `F` (time of pruning in plain forward passes
+    over the sample), `limit` (F that the matrix products of the faithful method alone would take;
+    none where scores are kept), `memory` (MB above the loaded model), `steps` (F of each), `gains`
+    (how many times as long without each idea), `kept` (unit numbers of each sublayer, of a real
+    task) and `inference` (a list of batch size, length, and seconds of both models).
     """
     table = collect(records)
+    found = {}
     for number, row in table[table["state"] == "done"].iterrows():
         extra = row["extra"]
         limit, one_pass = extra["limit"], extra["pass seconds"]
-        found = {
+        products = limit["passes"] * limit["operations"] / limit["rate"] / one_pass
+        found[number] = {
             "F": row["passes"],
-            "limit": None
-            if row["reuse"]
-            else limit["passes"] * limit["operations"] / limit["rate"] / one_pass,
+            "limit": None if row["reuse"] else products,
             "memory": extra["peak above the model (MB)"],
             "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
-            "gains": extra["gains"],
-            "kept": extra.get("kept"),
-            "inference": extra["inference"],
+            **{name: extra.get(name) for name in ("gains", "kept", "inference")},
         }
-        for name, value in found.items():
-            if name not in table:
-                table[name] = None
-                table[name] = table[name].astype(object)
-            table.at[number, name] = value
-    return table
+    added = pd.DataFrame.from_dict(found, orient="index")
+    return table.drop(columns=["memory", "steps"]).join(added)
 
 
 def growth(runs: pd.DataFrame) -> pd.DataFrame:
     """Time and memory along one axis at a time, from what `performance` gave.
 
-    Returns:
-        Rows `axis` ("tokens", "layers", "width", "length"), `value`, `seconds`, `F` and `memory`
-        (MB). Tokens vary on the real task that has most sizes of sample; the shape with random
-        weights, around the shape that the runs share most.
+    Rows `axis` ("tokens", "layers", "width", "length"), `value`, `seconds`, `F` and `memory` (MB).
+    Tokens vary on the real task that has most sizes of sample; the shape with random weights,
+    around the shape that the runs share most.
     """
     done = runs[runs["state"] == "done"]
     real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
@@ -72,8 +61,8 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
         parts.append(varied[(varied["axis"] != "length") | (varied["value"] > 0)])
     kept = ["axis", "value", "seconds", "F", "memory"]
     table = pd.concat(parts)[kept].astype(dict.fromkeys(kept[1:], float))
-    order = {name: place for place, name in enumerate(("tokens", "layers", "width", "length"))}
-    by = table.assign(order=table["axis"].map(order)).sort_values(["order", "value"])
+    order = ["tokens", "layers", "width", "length"]
+    by = table.assign(place=table["axis"].map(order.index)).sort_values(["place", "value"])
     return by[kept].reset_index(drop=True)
 
 
@@ -90,10 +79,9 @@ def gains(runs: pd.DataFrame) -> pd.DataFrame:
 def precision(runs: pd.DataFrame) -> pd.DataFrame:
     """What low precision of the ranking passes changes, from what `performance` gave.
 
-    Returns:
-        A row for each run in full precision that has a counterpart: `task`, `tokens`, `rate`; `F`
-        and `score` of both, the full one's with the suffix " (full)"; and, of the units that the
-        full one keeps, the shares that the other keeps, too, `same heads` and `same neurons`.
+    A row for each run in full precision that has a counterpart: `task`, `tokens`, `rate`; `F` and
+    `score` of both, the full one's with the suffix " (full)"; and, of the units that the full one
+    keeps, the shares that the other keeps, too, `same heads` and `same neurons`.
     """
     alike = ["task", "rate", "tokens", "reuse", "multiple"]
     done = runs[(runs["state"] == "done") & (runs["layers"] == 0)]
@@ -141,13 +129,11 @@ def draw_steps(runs: pd.DataFrame) -> Figure:
     ]
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
-    left = np.zeros(len(names))
+    left = shares.cumsum(axis=1) - shares
     for step in shares:
-        axes.barh(names, shares[step], left=left, label=step)
-        left += shares[step].to_numpy()
-    axes.plot(
-        runs["limit"].astype(float), names, "k|", markersize=12, markeredgewidth=2, label="limit"
-    )
+        axes.barh(names, shares[step], left=left[step], label=step)
+    limits = runs["limit"].astype(float)
+    axes.plot(limits, names, "k|", markersize=12, markeredgewidth=2, label="limit")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(
@@ -205,13 +191,10 @@ def draw_gains(table: pd.DataFrame) -> Figure:
 def draw_inference(table: pd.DataFrame) -> Figure:
     """Speed-up against batch size, a line per length and rounding; from `inference`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for number, ((length, multiple), here) in enumerate(table.groupby(["length", "multiple"])):
-        axes.plot(
-            here["batch size"].astype(str),
-            here["speed-up"],
-            marker=MARKERS[number],
-            label=f"{length} tokens" + (f", neurons in {multiple}s" if multiple > 1 else ""),
-        )
+    for (keys, here), marker in zip(table.groupby(["length", "multiple"]), MARKERS, strict=False):
+        length, multiple = keys
+        label = f"{length} tokens" + (f", neurons in {multiple}s" if multiple > 1 else "")
+        axes.plot(here["batch size"].astype(str), here["speed-up"], marker=marker, label=label)
     ideal = 1 / (1 - table["rate"].iloc[0])
     axes.axhline(ideal, color=GREY, linestyle="--", linewidth=1.2, label="ideal, 1/(1 − rate)")
     axes.set(

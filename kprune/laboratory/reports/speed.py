@@ -15,14 +15,8 @@ from kprune.laboratory.tables import called
 def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataFrame:
     """The largest mean speed-up of each row among the rates that lose at most so many points.
 
-    Args:
-        runs: the runs.
-        rows: the columns that name a row.
-        allowed: points that the mean score may lose.
-
-    Returns:
-        `rows`, `rate`, `loss` (points) and `speedup`, empty where no rate stays within the limit;
-        and `runs`, the number of runs that are done.
+    Gives `rows` (columns that name a row), `runs` that are done, and `rate`, `loss` (points) and
+    `speedup`, empty where no rate loses at most `allowed` points.
     """
     found = []
     for names, group in runs.groupby([*rows], sort=False):
