@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -18,42 +18,29 @@ from kprune.data.batching import Batch
 from kprune.engine.attention import plug_in, without_heads
 from kprune.engine.hooks import Leave, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
-from kprune.families import Names, head_size, names_of
+from kprune.families import Names, names_of
 from kprune.outputs import Kind, kind_of
 
 
 @dataclass(frozen=True)
 class Sublayer:
-    """One MHA or FFN sublayer. A *unit* is a head (d_h features) or a neuron (one feature).
+    """One MHA or FFN sublayer. A *unit* is a head (d_h features) or a neuron (one feature)."""
 
-    Attributes:
-        place: its number t, from 0 at the embedding.
-        inputs: the projections that give its units their inputs; the model's own modules.
-        blocks: parts of a unit's rows in each of them.
-        output: the output projection; what it is given are the *features* of the units.
-        total: within its block, hands X + Sub(X), [batch, length, d], to a function.
-        unit_size: features of a unit.
-        others: further projections that lose a head's rows with it.
-        after: what the family needs when units were removed (`families.Names.after`).
-    """
-
-    place: int
-    inputs: tuple[nn.Linear, ...]
-    blocks: int
-    output: nn.Linear
-    total: Callable
-    unit_size: int = 1
-    others: tuple[nn.Linear, ...] = ()
-    after: Callable[[Tensor, Tensor], None] = lambda units, features: None
+    place: int  # its number t, from 0 at the embedding
+    inputs: tuple[nn.Linear, ...]  # give its units their inputs; the model's own modules
+    blocks: int  # parts of a unit's rows in each of them
+    output: nn.Linear  # what this projection is given are the *features* of the units
+    total: Callable  # within its block, hands X + Sub(X), [batch, length, d], to a function
+    unit_size: int = 1  # features of a unit
+    others: tuple[nn.Linear, ...] = ()  # further projections that lose a head's rows with it
+    after: Callable[[Tensor, Tensor], None] = lambda units, features: None  # as `Names.after`
 
     @property
     def kind(self) -> Literal["MHA", "FFN"]:
-        """Attention or feed-forward."""
         return "FFN" if self.place % 2 else "MHA"
 
     @property
     def layer(self) -> int:
-        """Number of its layer, from 0."""
         return self.place // 2
 
     @property
@@ -63,16 +50,15 @@ class Sublayer:
 
     @property
     def units(self) -> int:
-        """Number of units that it has now."""
         return self.output.in_features // self.unit_size
 
     def unit_flops(self, length: float) -> float:
         """FLOPs of one unit on one sequence of `length` tokens (multiplies and adds counted).
 
-        Two for each weight of the unit's rows and columns and each token, and 4·s²·d_h for the
-        attention of a head. In BERT that is the paper's F_h = 3·2·s·d·d_h + 2·2·s²·d_h + 2·s·d_h·d
-        and F_n = 2·2·s·d; a gated neuron costs half as much again. Biases, norms, activations and
-        embeddings are ignored.
+        2 for each weight of its rows and columns and each token, and 4·s²·d_h for a head's
+        attention. In BERT that is the paper's F_h = 3·2·s·d·d_h + 2·2·s²·d_h + 2·s·d_h·d and F_n =
+        2·2·s·d; a gated neuron costs half as much again. Biases, norms, activations and embeddings
+        are ignored.
         """
         projections = len(self.inputs) * self.blocks + 1
         flops = 2 * projections * length * self.output.out_features * self.unit_size
@@ -102,48 +88,36 @@ class Encoder:
         self.model: PreTrainedModel = self.names.prepare(model)
         self.pooling, self.normalize = pooling, normalize
         self.kind: Kind = kind_of(model, pooling, normalize)
-        self.layers: nn.ModuleList = _get(self.model.base_model, self.names.layers)
+        self.layers: nn.ModuleList = self.model.base_model.get_submodule(self.names.layers)
         self.sublayers = [sub for i in range(len(self.layers)) for sub in self._sublayers(i)]
 
     def _sublayers(self, number: int) -> tuple[Sublayer, Sublayer]:
         layer, names = self.layers[number], self.names
+        at = layer.get_submodule
         totals = [
-            partial(given, _get(layer, path)) if path else partial(gives, layer)
-            for path in names.sums
+            partial(given, at(path)) if path else partial(gives, layer) for path in names.sums
         ]
         heads = Sublayer(
             place=2 * number,
-            inputs=tuple(_get(layer, path) for path in names.heads_in),
+            inputs=tuple(map(at, names.heads_in)),
             blocks=names.blocks[0],
-            output=_get(layer, names.heads_out),
+            output=at(names.heads_out),
             total=totals[0],
-            unit_size=head_size(self.model),
-            others=tuple(filter(None, (_get(layer, path, False) for path in names.others))),
+            unit_size=self.model.config.hidden_size // self.model.config.num_attention_heads,
+            others=tuple(part for path, part in layer.named_modules() if path in names.others),
             after=partial(_after, names, layer),
         )
-        neurons = Sublayer(
-            place=2 * number + 1,
-            inputs=(_get(layer, names.neurons_in),),
-            blocks=names.blocks[1],
-            output=_get(layer, names.neurons_out),
-            total=totals[1],
-        )
-        return heads, neurons
+        neurons_in, neurons_out = (at(names.neurons_in),), at(names.neurons_out)
+        return heads, Sublayer(2 * number + 1, neurons_in, names.blocks[1], neurons_out, totals[1])
 
     def run(
         self, batch: Batch, hidden: Tensor | None = None, start: int = 0, stop: int | None = None
     ) -> Tensor:
         """The model's own forward, entered at the input of a layer and left at that of another.
 
-        Args:
-            batch: the batch, on the model's device.
-            hidden: hidden states at the input of layer `start`, [batch, length, d]; None starts at
-                the embedding.
-            start: the layer to enter at; L is the head.
-            stop: the layer at whose input to leave, L for the head's; None runs to the end.
-
-        Returns:
-            The outputs as `kind` reads them, or hidden states [batch, length, d].
+        `hidden`, [batch, length, d], enters at layer `start`; None starts at the embedding. Layer L
+        is the head; without `stop` it runs to the end. Gives the outputs as `kind` reads them, or
+        the hidden states at the input of layer `stop`.
         """
         with ExitStack() as stack:
             if hidden is not None:
@@ -159,15 +133,9 @@ class Encoder:
         return self.kind.read(found, batch.mask)
 
     def passing(self, batch: Batch, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """A sublayer's features P and X + Sub(X), as they pass by.
+        """A sublayer's features P, [batch, length, units · unit_size], and X + Sub(X), in passing.
 
-        Args:
-            batch: the batch.
-            hidden: hidden states at the input of the sublayer's *layer*, [batch, length, d].
-            place: number of the sublayer.
-
-        Returns:
-            [batch, length, units · unit_size] and [batch, length, d].
+        `hidden` is at the input of the sublayer's *layer*, [batch, length, d].
         """
         sublayer = self.sublayers[place]
         with tapped([sublayer]) as features, sublayer.total(leave):
@@ -182,9 +150,8 @@ class Encoder:
     def copy(self, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder with modules of its own and frozen views of the same weights.
 
-        Args:
-            dtype: of the sublayers' matrix products, where their projections are converted; the sum
-                with the input, norms, embeddings and head keep theirs. None converts nothing.
+        With `dtype` the sublayers' projections are converted to it; norms, embeddings, the head and
+        the sum with the input keep theirs.
         """
         twin = Encoder(sharing_weights(self.model), self.pooling, self.normalize)
         plug_in(twin.model)
@@ -203,7 +170,6 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
         return self.model.device
 
     @cached_property
@@ -235,13 +201,10 @@ def flops(model: PreTrainedModel, length: float) -> float:
 
 @contextmanager
 def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
-    """Within the block, the features of sublayers as they pass by, [batch, length, features] each.
+    """Within the block, the features of `sublayers` in passing: a list, [batch, length, features].
 
     Where gradients are on, the first of them is a leaf of the graph: nothing below is
     differentiated, and nothing else (weights are frozen in an `Encoder.copy`).
-
-    Yields:
-        A list with an entry for each sublayer, filled by a run of the model.
     """
     features: list[Tensor] = [torch.empty(0)] * len(sublayers)
 
@@ -264,15 +227,5 @@ def _cast(linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
 def _after(names: Names, layer: nn.Module, heads: Tensor, features: Tensor) -> None:
     """What a layer needs when heads were removed."""
     if not heads.any():
-        without_heads(_get(layer, names.heads_in[0].rpartition(".")[0]))
+        without_heads(layer.get_submodule(names.heads_in[0].rpartition(".")[0]))
     names.after(layer, heads, features)
-
-
-def _get(module: nn.Module, path: str, must: bool = True) -> nn.Module | None:
-    """The module at a dotted path; None where there `must` not be one, and is none."""
-    try:
-        return reduce(getattr, path.split("."), module)
-    except AttributeError:
-        if must:
-            raise
-        return None

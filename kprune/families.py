@@ -14,34 +14,23 @@ from kprune.engine.sharing import sharing_weights
 
 @dataclass(frozen=True)
 class Names:
-    """Where a family keeps its parts.
+    """Where a family keeps its parts, by paths below a layer, and what it needs besides."""
 
-    Attributes:
-        layers: path of the list of layers, below the backbone; all other paths are below a layer.
-        heads_in: the projections that give queries, keys and values, or one that gives all.
-        heads_out: the output projection of the heads.
-        neurons_in: the projection that gives the neurons' inputs.
-        neurons_out: the output projection of the neurons.
-        sums: the modules that are given X + Sub(X), of MHA and FFN; "": the layer gives it.
-        blocks: parts of a unit's rows in each input projection: 3 of a head in a fused one for
-            queries, keys and values, 2 of a gated neuron.
-        pairs: whether a layer gives a tuple, its hidden states first.
-        others: further input projections of heads, where a layer has them.
-        after: called with a layer, the mask of heads and that of their features when heads were
-            removed, for what the family remembers of their number.
-        prepare: gives the model to look at, where it is not the model itself.
-    """
-
-    layers: str
-    heads_in: tuple[str, ...]
-    heads_out: str
-    neurons_in: str
-    neurons_out: str
-    sums: tuple[str, str]
+    layers: str  # the list of layers, below the backbone
+    heads_in: tuple[str, ...]  # projections that give queries, keys and values, or one for all
+    heads_out: str  # the output projection of the heads
+    neurons_in: str  # the projection that gives the neurons' inputs
+    neurons_out: str  # the output projection of the neurons
+    sums: tuple[str, str]  # modules given X + Sub(X), of MHA and FFN; "": the layer gives it
+    # Parts of a unit's rows in each input projection: 3 of a head in a fused one for queries, keys
+    # and values, 2 of a gated neuron.
     blocks: tuple[int, int] = (1, 1)
-    pairs: bool = False
-    others: tuple[str, ...] = ()
+    pairs: bool = False  # whether a layer gives a tuple, its hidden states first
+    others: tuple[str, ...] = ()  # further input projections of heads, where a layer has them
+    # Called with a layer, the mask of heads and that of their features when heads were removed, for
+    # what the family remembers of their number.
     after: Callable[[nn.Module, Tensor, Tensor], None] = lambda layer, heads, features: None
+    # Gives the model to look at, where it is not the model itself.
     prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model
 
 
@@ -154,12 +143,8 @@ MODERNBERT = Names(
     blocks=(3, 2),
 )
 FAMILIES = {
-    "bert": BERT,
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
     "distilbert": DISTILBERT,
-    "roberta": BERT,
-    "xlm-roberta": BERT,
-    "camembert": BERT,
-    "electra": BERT,
     "mpnet": MPNET,
     "deberta-v2": DEBERTA,
     "albert": ALBERT,
@@ -170,8 +155,7 @@ FAMILIES = {
 def names_of(model: PreTrainedModel) -> Names:
     """The names of a model's family.
 
-    Raises:
-        ValueError: for a family that is not known, a decoder, or one whose layers work in chunks.
+    ValueError for an unknown family, a decoder, or one whose layers work in chunks.
     """
     config, name = model.config, type(model).__name__
     family = getattr(config, "model_type", None)
@@ -188,8 +172,3 @@ def names_of(model: PreTrainedModel) -> Names:
             "before it is loaded, which changes no output."
         )
     return FAMILIES[family]
-
-
-def head_size(model: PreTrainedModel) -> int:
-    """Features of a head, d_h."""
-    return model.config.hidden_size // model.config.num_attention_heads

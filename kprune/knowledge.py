@@ -22,15 +22,11 @@ FORWARD, BACK_TOO = 1, 3  # work on one batch of a sublayer, for the progress ba
 
 @dataclass(frozen=True)
 class Measured:
-    """What one batch tells about the units of each sublayer passed, by feature k of each.
+    """What one batch tells about the units of each sublayer passed, by feature k of each."""
 
-    `outputs` are the model's. `squares` are Σ f_k² over real tokens, [features]; `gradients`, with
-    a loss, Σ f_k · ∂loss/∂f_k over the tokens of each sequence, [batch, features].
-    """
-
-    outputs: Tensor
-    squares: list[Tensor]
-    gradients: list[Tensor]
+    outputs: Tensor  # the model's
+    squares: list[Tensor]  # Σ f_k² over real tokens, [features]
+    gradients: list[Tensor]  # with a loss, Σ f_k · ∂loss/∂f_k over each sequence [batch, features]
 
 
 def measure(
@@ -43,13 +39,10 @@ def measure(
 ) -> Measured:
     """One batch up from sublayer `t`, and with a loss down again, by the model's own forward.
 
-    Args:
-        encoder: with frozen weights (`Encoder.copy`).
-        t, batch: the target sublayer, from 0, and the batch.
-        hidden: at the input of its layer, [batch, length, d]; None starts at the embedding.
-        loss: gives one loss per sample, [batch], from the outputs.
-        stretch: layers that are differentiated in one go (None: all); between stretches the hidden
-            states are kept, and a lower one runs again on the way down.
+    `encoder` has frozen weights (`Encoder.copy`); `hidden`, [batch, length, d], is at the input of
+    the sublayer's layer, None starts at the embedding; `loss` gives one number per sample from the
+    outputs. `stretch` layers are differentiated in one go (None: all): between stretches the hidden
+    states are kept, and a lower one runs again on the way down.
     """
     start, top, above = t // 2, len(encoder.layers), encoder.sublayers[t:]
     if loss is None:
@@ -72,7 +65,9 @@ def measure(
         slopes = list(torch.autograd.grad(goal, [*features, *below], slope))
         slope = slopes.pop() if below else None
         squares = [squared_sum(f, batch) for f in features] + squares
-        gradients = [_token_sum(*pair) for pair in zip(features, slopes, strict=True)] + gradients
+        pairs = zip(features, slopes, strict=True)
+        sums = [(f.detach() * slope_).sum(1, dtype=wide(f.dtype)) for f, slope_ in pairs]
+        gradients = sums + gradients
     return Measured(outputs, squares, gradients)
 
 
@@ -112,7 +107,6 @@ class GradientSums:
         self.sums = [zeros(sub, minibatches, sub.output.in_features) for sub in self.sublayers]
 
     def add(self, batch: Batch, found: Measured) -> None:
-        """Add what a batch tells."""
         number = batch.index // self.size
         # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
         share = 1 / (self.samples - number * self.size).clamp(max=self.size)
@@ -133,11 +127,9 @@ class GradientSums:
 class Predictive:
     """S_pred: half the squared mask gradient of K_pred, per sample (section 4.1 of the paper).
 
-    As the authors' code computes it: the gradient of K_pred's mean (at temperature γ) over a
-    minibatch of samples, squared for each feature, summed over minibatches, times ½, divided by the
-    number of samples.
-
-    The gradient is exactly zero where the student still *is* the teacher, so at the first sublayer
+    As in the authors' code: the gradient of K_pred's mean (at temperature γ) over a minibatch of
+    samples, squared for each feature, summed over minibatches, times ½, divided by the number of
+    samples. It is exactly zero where the student still *is* the teacher, so at the first sublayer
     S_pred says nothing and is not computed. The paper's method has this weakness; it is kept.
     """
 
@@ -163,12 +155,10 @@ class Representational:
         self.sums = [zeros(sub, sub.output.in_features).double() for sub in self.sublayers]
 
     def add(self, batch: Batch, found: Measured) -> None:
-        """Add what a batch tells."""
         for total, squares in zip(self.sums, found.squares, strict=True):
             total += squares
 
     def per_unit(self) -> list[Tensor]:
-        """Summed over the features of each unit, float64 [units] of each sublayer."""
         return [
             by_unit(sub, total / self.tokens * sub.output.weight.double().square().mean(0))
             for sub, total in zip(self.sublayers, self.sums, strict=True)
@@ -188,7 +178,6 @@ class Weighted:
         predictive: list[Tensor],
         representational: list[Tensor],
     ) -> list[Tensor]:
-        """Importance of the units of each sublayer."""
         return [
             (ours + self.lam * theirs) / sub.unit_size * (self.mu if sub.kind == "MHA" else 1.0)
             for sub, ours, theirs in zip(sublayers, predictive, representational, strict=True)
@@ -199,10 +188,8 @@ class Weighted:
 class Importance:
     """Importance of every unit in a sublayer and above, around "all remaining units on".
 
-    Attributes:
-        predictive: the score of predictive knowledge; None leaves it out, and the gradient with it.
-        representational: (state, t) → sums of representational knowledge; None leaves it out.
-        combine: makes one score of the two.
+    Each part makes, of (state, t), sums that `add` batches and give scores `per_unit`, float64
+    [units] of each sublayer; None leaves a part out, and without `predictive` the gradient as well.
     """
 
     predictive: Predictive | None = Predictive()
@@ -210,10 +197,7 @@ class Importance:
     combine: Callable[..., list[Tensor]] = Weighted()
 
     def __call__(self, state: State, t: int) -> list[Tensor]:
-        """Scores of sublayers `t` … 2L − 1, float64 [units] each.
-
-        At the first sublayer, where student and teacher are one, `state.outputs` is filled.
-        """
+        """Scores of sublayers `t` … 2L − 1; at the first, `state.outputs` is filled."""
         loss = self.predictive.loss(state, t) if self.predictive else None
         makers = (self.predictive and self.predictive.sums, self.representational)
         parts = [make and make(state, t) for make in makers]
@@ -253,7 +237,3 @@ def zeros(sublayer: Sublayer, *shape: int) -> Tensor:
     """Empty sums where a sublayer is, in float32 or wider."""
     weight = sublayer.output.weight
     return weight.new_zeros(shape, dtype=wide(weight.dtype))
-
-
-def _token_sum(features: Tensor, slopes: Tensor) -> Tensor:
-    return (features.detach() * slopes).sum(1, dtype=wide(features.dtype))
