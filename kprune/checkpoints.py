@@ -24,16 +24,9 @@ def save(
     replaced; anything else is left alone and refused.
 
     Args:
-        model: what `kprune.prune` returned.
-        folder: where to.
+        model: what `kprune.prune` returned; anything else, or one without a tokenizer, is refused.
+        folder: where to; it is given back.
         tokenizer: by default the one that drew the sample.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: when the model was not pruned by this package, or has no tokenizer, or the
-            folder holds what this package did not write.
     """
     if getattr(model.config, "kprune", None) is None:
         raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
@@ -46,19 +39,15 @@ def save(
         state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
         (part / CARD).write_text(NOTE, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
-        # safetensors makes files that nobody else may read.
-        (part / WEIGHTS).chmod((part / CARD).stat().st_mode)
+        (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
     return Path(folder)
 
 
 def load(folder: str | Path) -> PreTrainedModel:
     """Load a model that `save` wrote: same outputs to the bit, on the CPU, in evaluation mode.
 
-    Its tokenizer is in the same folder: `AutoTokenizer.from_pretrained(folder)`.
-
-    Raises:
-        ValueError: when the folder is missing, is not of a pruned model, is damaged, or names code
-            of its own.
+    Its tokenizer is in the same `folder`: `AutoTokenizer.from_pretrained(folder)`. ValueError when
+    the folder is missing, is not of a pruned model, is damaged, or names code of its own.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

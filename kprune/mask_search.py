@@ -10,22 +10,12 @@ from kprune.state import State
 
 
 def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
-    """The mask that keeps the units above the smallest threshold that fits the budget.
+    """The mask that keeps the units above the smallest threshold ν that fits the budget; one sort.
 
-    Units with equal scores stand or fall together, so the mask does not depend on their order.
-    Cost: one sort.
-
-    Args:
-        scores: importance per unit of cost, pooled over sublayers, [units].
-        costs: FLOPs (or seconds) of each unit, [units].
-        budget: what the kept units may cost together.
-
-    Returns:
-        The mask, bool [units], True at the units to keep, and the threshold ν; −∞ when every unit
-        fits.
-
-    Raises:
-        ValueError: when the scores are not finite.
+    `scores` are importance per unit of cost, pooled over sublayers, and `costs` the FLOPs (or
+    seconds) of each unit, [units]. Units with equal scores stand or fall together, so the mask does
+    not depend on their order. Gives it, bool [units], with ν: −∞ when every unit fits. ValueError
+    when the scores are not finite.
     """
     if not torch.isfinite(scores).all():
         raise ValueError(
@@ -45,10 +35,7 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
 def search(
     state: State, t: int, importance: Sequence[Tensor], budget: Budget
 ) -> tuple[list[Tensor], float]:
-    """KPMS over the units of sublayer `t` and all above it, pooled.
-
-    Gives a mask for each of them, bool [units], and the threshold ν.
-    """
+    """KPMS over the units of sublayer `t` and all above it, pooled: a mask for each, and ν."""
     above = state.student.sublayers[t:]
     per_cost = [score / budget.price(sub) for sub, score in zip(above, importance, strict=True)]
     masks, threshold = pooled(above, per_cost, budget)

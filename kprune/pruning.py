@@ -106,8 +106,7 @@ def steps(
 ) -> Iterator[Pruned]:
     """Prune step by step: what `prune` does, one sublayer at a time, with all that there is to see.
 
-    Yields:
-        What happened at each sublayer; `step.state.student` is the half-pruned encoder.
+    Yields what happened at each sublayer; `step.state.student` is the half-pruned encoder.
     """
     yield from prepared(model, sample, Options(**options), tokenizer, progress).run()
 
@@ -157,7 +156,7 @@ def prune(
 
 
 def check_model(model: PreTrainedModel) -> None:
-    """Raise ValueError, in one sentence, for what is no loaded model, or holds broken weights."""
+    """Raise ValueError for what is no loaded model, or holds broken weights."""
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"prune takes a loaded model, then a sample; got a {type(model).__name__} in place of "
@@ -174,7 +173,6 @@ def check_model(model: PreTrainedModel) -> None:
 
 
 def _report(job: Job, done: Sequence[Pruned]) -> Report:
-    """What pruning did."""
     options, state, sample, dense = job.options, job.state, job.state.sample, Encoder(job.model)
     shown = ("gamma", "lam", "mu", "precision", "without", "reuse", "multiple")
     length, student = sample.length, state.student
@@ -220,7 +218,6 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
 
 
 def _speed(job: Job, report: Report) -> dict[str, float]:
-    """What became of a limit in time."""
     options, student = job.options, job.state.student
     size, length = options.batch_size, options.length
     models = {"dense": job.model, "pruned": student.model}
@@ -249,7 +246,6 @@ def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 def _documented(function: Callable) -> None:
-    """Show the options, one by one, where a signature is shown."""
     given = inspect.signature(function)
     own = {n: p for n, p in given.parameters.items() if p.kind is not p.VAR_KEYWORD}
     rest = [

@@ -28,21 +28,14 @@ LONGEST = 512  # tokens of a text of one's own, where the tokenizer allows more
 
 @dataclass(frozen=True, repr=False)
 class Sample:
-    """Tokenised examples in the order they were drawn.
+    """Tokenised examples in the order they were drawn."""
 
-    Attributes:
-        examples: `input_ids` (and `token_type_ids` where the tokenizer makes them) of each.
-        task: the task they come from.
-        tokenizer: what counted the tokens.
-        seed: the seed of the draw.
-        labels: label of each (a pair of first and last token for spans), where the data has them.
-            K-prune never looks at them; Kwon et al. need them.
-    """
-
-    examples: list[Example]
+    examples: list[Example]  # `input_ids`, and `token_type_ids` where the tokenizer makes them
     task: Task
-    tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    seed: int = 0
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)  # what counted the tokens
+    seed: int = 0  # of the draw
+    # Of each example (a pair of first and last token for spans), where the data has them. K-prune
+    # never looks at them; Kwon et al. need them.
     labels: list[Label] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -53,7 +46,7 @@ class Sample:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, special tokens included, padding not."""
+        """Tokens of the sample, special ones included, padding not."""
         return sum(len(example["input_ids"]) for example in self.examples)
 
     @property
@@ -102,9 +95,7 @@ def sample(
     else:
         task, rows = _own_texts(task, tokenizer)
     if len(rows) == 0:
-        raise ValueError(
-            f"The training data of {task.name!r} is empty; there is nothing to sample."
-        )
+        raise ValueError(f"The data of {task.name!r} is empty; there is nothing to sample.")
     labelled = task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False
     if sequences:
@@ -120,9 +111,7 @@ def sample(
         labels.append(label)
         spent += size
     if not examples:
-        raise ValueError(
-            f"A budget of {tokens} tokens does not hold one sequence of {task.name!r}."
-        )
+        raise ValueError(f"A budget of {tokens} does not hold one sequence of {task.name!r}.")
     if not full and not sequences and spent < tokens:
         warnings.warn(
             f"The data of {task.name!r} holds {spent:,} tokens, fewer than the budget of "
@@ -133,11 +122,7 @@ def sample(
 
 
 def fitted(task: Task, kind: Kind, model: str) -> Task:
-    """The task, when it fits what a model predicts; one without a kind takes the model's.
-
-    Raises:
-        ValueError: when the task is of another kind, or has another number of labels.
-    """
+    """The task, when it fits what a model predicts; one without a kind takes the model's."""
     if not task.kind:
         if kind.name == "span" and len(task.columns) != 2:
             raise ValueError(
@@ -158,11 +143,7 @@ def fitted(task: Task, kind: Kind, model: str) -> Task:
 
 
 def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer that travels with a model: its own attribute, or the one beside its weights.
-
-    Raises:
-        ValueError: when there is none.
-    """
+    """The tokenizer that travels with a model: its own attribute, or the one beside its weights."""
     if getattr(model, "tokenizer", None) is not None:
         return model.tokenizer
     try:

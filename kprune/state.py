@@ -24,58 +24,37 @@ PASSING = 1  # work of one pass through one sublayer, for the progress bar
 
 @dataclass(frozen=True)
 class Pruned:
-    """What happened at one sublayer.
+    """What happened at one sublayer."""
 
-    Attributes:
-        t: its number, from 0 at the embedding.
-        keep: True at the units that are left of it, bool [units].
-        threshold: ν of the mask search, where one was made for it.
-        importance: of the units of this sublayer and of those above, [units] each.
-        tuned: what each tuner did, a `weight_tuning.Tuning` or None.
-        state: teacher, student and hidden states as they are now.
-    """
-
-    t: int
-    keep: Tensor
-    threshold: float | None
+    t: int  # its number, from 0 at the embedding
+    keep: Tensor  # True at the units that are left of it, bool [units]
+    threshold: float | None  # ν of the mask search, where one was made for it
+    # Of the units of this sublayer and of those above, [units] each.
     importance: list[Tensor] = field(repr=False, default_factory=list)
-    tuned: list = field(default_factory=list)
-    state: State | None = field(repr=False, default=None)
+    tuned: list = field(default_factory=list)  # what each tuner did, a `Tuning` or None
+    state: State | None = field(repr=False, default=None)  # as it is now
 
 
 class State:
-    """What the loop holds: teacher, student, and where both are in the sample.
+    """What the loop holds: teacher, student, which loses weights of its own, and where both are.
 
     Hidden states are kept at the input of the target's layer only, so that no lower layer runs
-    twice and nothing grows with their number.
-
-    Args:
-        teacher: the uncompressed model; nothing of it is changed.
-        student: a copy of it with weights of its own to lose.
-        sample: the sample dataset.
-        dtype: of the products in passes that only rank units, and in the teacher's; None for the
-            model's own.
-
-    Attributes:
-        kind: what the model predicts.
-        batches: the sample's, on the model's device.
-        outputs: the teacher's, one for each batch, once the first sublayer was measured.
-        teacher_hidden, student_hidden: [batch, length, d] for each batch.
-        steps, finished: what happened so far, and what was done at the end.
-        clock: told of the work that is done.
-        notes: what there is to say afterwards.
+    twice and nothing grows with their number. `dtype` is of the products in passes that only rank
+    units, and in the teacher's; None for the model's own.
     """
 
     def __init__(
         self, teacher: Encoder, student: Encoder, sample: Sample, dtype: torch.dtype | None = None
     ):
         self.teacher, self.student, self.sample, self.dtype = teacher, student, sample, dtype
-        self.kind, self.steps, self.finished, self.outputs = student.kind, [], [], []
-        self.clock, self.notes = Clock(student.device), []
+        self.kind = student.kind  # what the model predicts
+        self.outputs: list[Tensor] = []  # the teacher's, once the first sublayer was measured
+        self.steps, self.finished = [], []  # what happened so far, and what was done at the end
+        self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
         self.batches = on_device(sample, student.device)
         self._teachers = [teacher.copy(dtype)]  # those that run: one for each worker
         d, own = student.model.config.hidden_size, student.model.dtype
-        self.teacher_hidden, self.student_hidden = (
+        self.teacher_hidden, self.student_hidden = (  # [batch, length, d] for each batch
             HiddenStates(self.batches, d, student.device, own, torch.float16 if dtype else None)
             for _ in range(2)
         )

@@ -14,32 +14,22 @@ from kprune.weight_tuning import Tuning
 
 @dataclass(frozen=True)
 class Method:
-    """A sublayer-wise method: how units are scored, searched and made up for.
+    """A sublayer-wise method: how units are scored, searched and made up for."""
 
-    Attributes:
-        scores: (state, t) → importance of the units of sublayers t … 2L − 1, [units] each.
-        search: (state, t, importance, budget) → a mask for each of those, and the threshold ν.
-        tuners: each (state, t, keep) → `Tuning`, after sublayer t was cut.
-        finish: each (state) → `Tuning`, at the end.
-    """
-
+    # (state, t) → importance of the units of sublayers t … 2L − 1, [units] each
     scores: Callable[[State, int], list[Tensor]]
+    # (state, t, importance, budget) → a mask for each of those, and the threshold ν
     search: Callable[[State, int, Sequence[Tensor], Budget], tuple[list[Tensor], float]]
-    tuners: tuple[Callable[[State, int, Tensor], Tuning], ...] = ()
-    finish: tuple[Callable[[State], Tuning], ...] = ()
+    tuners: tuple[Callable[[State, int, Tensor], Tuning], ...] = ()  # after sublayer t was cut
+    finish: tuple[Callable[[State], Tuning], ...] = ()  # at the end
 
 
 @torch.no_grad()
 def sublayerwise(state: State, budget: Budget, method: Method) -> Iterator[Pruned]:
     """Prune sublayer by sublayer from the bottom up; each sees what those below it have lost.
 
-    Args:
-        state: at the embedding; its student is pruned in place.
-        budget: what all units may cost together.
-        method: how units are scored, searched and made up for.
-
-    Yields:
-        What happened at each sublayer.
+    The student of `state`, which stands at the embedding, is pruned in place. Yields what happened
+    at each sublayer.
     """
     for t, target in enumerate(state.student.sublayers):
         importance = method.scores(state, t)  # measure

@@ -11,14 +11,10 @@ from kprune.engine.hooks import replaced
 
 
 def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
-    """Remove all other units of a sublayer, in place.
+    """Remove all units of a sublayer but those where `keep`, bool [units], is True, in place.
 
     A unit leaves with its rows of the input projections and its columns of the output projection. A
-    sublayer that loses every unit becomes X + b: the bias of its output projection stays. `keep` is
-    True at the units to keep, bool [units].
-
-    Raises:
-        ValueError: when `keep` is not one boolean per unit.
+    sublayer that loses every unit becomes X + b: the bias of its output projection stays.
     """
     if keep.dtype != torch.bool or keep.shape != (sublayer.units,):
         raise ValueError(

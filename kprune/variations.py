@@ -17,7 +17,6 @@ class Once:
     found: tuple[list[Tensor], float] | None = None
 
     def __call__(self, state, t, importance, budget) -> tuple[list[Tensor], float]:
-        """As `search`, in whose place it stands."""
         if t == 0:
             self.found = self.search(state, t, importance, budget)
         return self.found[0][t:], self.found[1]
@@ -34,7 +33,6 @@ class Rounded:
     multiple: int
 
     def __call__(self, state, t, importance, budget) -> tuple[list[Tensor], float]:
-        """As `search`, in whose place it stands."""
         (keep, *rest), threshold = self.search(state, t, importance, budget)
         target = state.student.sublayers[t]
         if target.kind == "FFN":
@@ -47,9 +45,8 @@ class Rounded:
 def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tensor:
     """The mask with the nearest number of units that is a multiple, the best-scored ones.
 
-    Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs.
-
-    A mask that keeps every unit, or none, stays. `most` units are affordable.
+    Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs. A
+    mask that keeps every unit, or none, stays. `most` units are affordable.
     """
     units, wanted = len(keep), int(keep.sum())
     if multiple == 1 or wanted in (0, units):
@@ -66,13 +63,9 @@ class Reused:
     """Scores that are kept until the student has moved: measuring is most of K-prune's time.
 
     How far it has moved is the relative output errors that tuning leaves (`Tuning.after`), summed
-    over the sublayers pruned since.
-
-    Args:
-        scores: measures them.
-        until: how far it may move; `math.inf` measures twice.
-        always: sublayers at which they are measured in any case: at the second too, by default,
-            since the teacher's own gradient is zero and not worth keeping.
+    over the sublayers pruned since; an `until` of infinity measures twice. At `always` they are
+    measured in any case: at the second sublayer too, since the teacher's own gradient is zero and
+    not worth keeping.
     """
 
     def __init__(self, scores: Callable, until: float, always: Sequence[int] = (0, 1)):
@@ -81,7 +74,6 @@ class Reused:
         self.moved = 0.0
 
     def __call__(self, state: State, t: int) -> list[Tensor]:
-        """Scores of sublayers `t` … 2L − 1."""
         if t:
             self.moved += sum(tuned.after for tuned in state.steps[-1].tuned[-1:])
             self.kept = self.kept[1:]

@@ -25,18 +25,14 @@ from kprune.surgery import set_weight
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning did to one sublayer.
+    """What tuning did to one sublayer."""
 
-    `before` and `after` are relative squared output errors on the sample, ‖Y − P·W‖² / ‖Y‖².
-    `ridge` is the regularisation used, relative to PᵀP's diagonal. `status` is "tuned",
-    "stiffened" (the system was ill-conditioned and took more than the usual ridge), "untuned" (no
-    solution was finite and better, so the weights stay), "kept" (held-out sequences are fitted best
-    by the weights as they are) or "empty" (no feature is left to fit with).
-    """
-
-    before: float
+    before: float  # relative squared output error on the sample, ‖Y − P·W‖² / ‖Y‖²
     after: float
-    ridge: float
+    ridge: float  # relative to PᵀP's diagonal
+    # "stiffened": the system was ill-conditioned and took more than the usual ridge; "untuned": no
+    # solution was finite and better, so the weights stay; "kept": held-out sequences are fitted
+    # best by the weights as they are; "empty": no feature is left to fit with.
     status: Literal["tuned", "stiffened", "untuned", "kept", "empty"]
 
     @property
@@ -53,19 +49,12 @@ class Tuning:
 def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     """The least-squares output projection W* = argmin ‖Y − P·W‖²_F (equations 10 and 11).
 
-    Solves for the *change* of the weights with a small ridge, min ‖Y − P(W + Δ)‖² + ε‖D^½·Δ‖² with
-    D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky factorisation in
-    float64: what the sample says nothing about stays as it was, and the result is no worse than
-    the weights it starts from. The ridge is `RIDGE`, or what suits held-out sequences best where
-    the sums keep some apart. An ill-conditioned system gets a tenfold larger one until
+    Solves for the *change* of the weights [features, d] with a small ridge, min ‖Y − P(W + Δ)‖² +
+    ε‖D^½·Δ‖² with D the diagonal of PᵀP (so that no feature's scale matters), by Cholesky
+    factorisation in float64: what the sample says nothing about stays as it was, and the result is
+    no worse than the weights it starts from. The ridge is `RIDGE`, or what suits held-out sequences
+    best where the sums keep some apart. An ill-conditioned system gets a tenfold larger one until
     the factorisation succeeds and the error has not grown.
-
-    Args:
-        equations: PᵀP and PᵀY of the surviving features, streamed over the sample.
-        weight: the projection before tuning, [features, d].
-
-    Returns:
-        The tuned projection, [features, d] in the dtype of `weight`, and what was done.
     """
     features = len(weight)
     before = equations.error(weight)
@@ -96,9 +85,9 @@ def gather(
 ) -> NormalEquations:
     """The least-squares problem whose rows come from teacher and student, batch by batch.
 
-    `rows` gives, of (teacher, student, number of the batch), P [batch, length, features] and
-    Y [batch, length, outputs]; a length of 1 stands for one row a sequence. `hold_out` keeps the
-    sums of every tenth sequence apart as well.
+    `rows` gives, of (teacher, student, number of the batch), P [batch, length, features] and Y
+    [batch, length, outputs]; a length of 1 stands for one row a sequence. `hold_out` keeps the sums
+    of every tenth sequence apart as well.
     """
     found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
     before = [0]  # sequences before each batch
@@ -152,9 +141,8 @@ def gather_output(
 class TuneOutput:
     """KPWT of a pruned sublayer: match the uncompressed model's output at this place.
 
-    Attributes:
-        bias: refit the bias of the output projection, too, where it has one.
-        hold_out: choose the ridge on held-out sequences.
+    With `bias` that of the output projection is refit, too, where it has one; with `hold_out` the
+    ridge is chosen on held-out sequences.
     """
 
     bias: bool = False
@@ -162,7 +150,6 @@ class TuneOutput:
 
     @torch.no_grad()
     def __call__(self, state: State, t: int, keep: Tensor) -> Tuning:
-        """Put the tuned weights in place, and say what was done."""
         output = state.student.sublayers[t].output
         bias = self.bias and output.bias is not None
         return refit([output], gather_output(state, t, bias, self.hold_out), bias)
