@@ -19,11 +19,7 @@ TOLERANCE = 0.01
 def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
     """Prune neurons only, ranked by R2D2: how representative, times how active.
 
-    No gradients and no labels. Heads are never touched, so a limit below their FLOPs is out of
-    reach.
-
-    Raises:
-        ValueError: when the limit cannot be met by neurons alone.
+    No gradients and no labels. Heads are never touched: ValueError for a limit below their FLOPs.
     """
     length, dense = state.sample.length, state.teacher.flops(state.sample.length)
     heads = [sub for sub in state.student.sublayers if sub.kind == "MHA"]
@@ -50,19 +46,12 @@ def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
 
 
 def representative(weight: Tensor, tolerance: float = TOLERANCE, longest: int = 1000) -> Tensor:
-    """R2, representative ranking: the diagonal of a kernelised convex mask.
+    """R2, representative ranking: the diagonal of a kernelised convex mask, [neurons].
 
-    K_ij = exp(−‖w_i − w_j‖²/σ²) with σ² the mean squared distance, so that no weight scale matters;
-    from C = 1/N, C ← C ∘ √(K / (K·C)) until its relative change is below the tolerance. In the
-    weights' own precision, at least float32: the tolerance is a hundredth.
-
-    Args:
-        weight: rows of the FFN's second projection, one per neuron, [neurons, d].
-        tolerance: of the relative change.
-        longest: iterations at the most.
-
-    Returns:
-        diag(C), [neurons].
+    K_ij = exp(−‖w_i − w_j‖²/σ²) of the rows of the FFN's second projection, [neurons, d], with σ²
+    the mean squared distance, so that no weight scale matters; from C = 1/N, C ← C ∘ √(K / (K·C))
+    until its relative change is below the tolerance. In the weights' own precision, at least
+    float32: the tolerance is a hundredth.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     distance = torch.cdist(weight, weight).square()
@@ -78,11 +67,7 @@ def representative(weight: Tensor, tolerance: float = TOLERANCE, longest: int = 
 
 
 def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
-    """D2, data-driven ranking: each neuron's mean activation over real tokens, normalised.
-
-    Returns:
-        One [neurons] for each of them.
-    """
+    """D2, data-driven ranking: each neuron's mean activation over real tokens, normalised."""
 
     def one(encoders: tuple[Encoder, Encoder], number: int) -> list[Tensor]:
         batch, student = state.batches[number], encoders[1]

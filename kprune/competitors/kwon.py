@@ -23,11 +23,8 @@ LARGEST_SCALE = 10.0
 def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
     """Fisher mask search, rearrangement within each sublayer, rescaling of the survivors.
 
-    The one method here that needs labels: the Fisher information is of the task's loss. The
-    paper's setting is a sample of 2,048 sequences.
-
-    Raises:
-        ValueError: when the sample has no labels.
+    The one method here that needs labels (else ValueError): the Fisher information is of the task's
+    loss. The paper's setting is a sample of 2,048 sequences.
     """
     if state.sample.labels is None or state.kind.loss is None:
         raise ValueError(
@@ -49,10 +46,7 @@ def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
 
 
 def label_gradients(state: State) -> list[Tensor]:
-    """Gradient of the task's loss with respect to every unit's mask variable.
-
-    Gives, for each sublayer, the gradients of each minibatch's mean loss: [minibatches, units].
-    """
+    """Mask gradients of each minibatch's mean task loss, [minibatches, units] for each sublayer."""
     labels = _padded_labels(state)
 
     def loss(number: int, outputs: Tensor) -> Tensor:
@@ -111,9 +105,9 @@ def fisher_search(
 def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:
     """Exchange pruned for kept units of one sublayer where that lowers ‖Σ pruned gradients‖².
 
-    Starts from the lowest-scored units; each further unit, in ascending order, joins the pruned
-    set, and the one whose return leaves the smallest norm leaves it.
-    `gradients` are [minibatches, units]; as many units are kept.
+    `gradients` are [minibatches, units]. Starts from the lowest-scored units; each further unit, in
+    ascending order, joins the pruned set, and the one whose return leaves the smallest norm leaves
+    it.
     """
     gone = int((~mask).sum())
     if gone in (0, len(mask)):

@@ -3,8 +3,8 @@
 On a CPU the fused kernel and the softmax along short rows take several times as long as the matrix
 products around them. There, exp replaces the softmax, one more column of V sums its rows, and
 padding is a zero row of V: nothing but exp touches the length × length matrix on the way forward,
-and two products on the way back. Elsewhere, and for masks that are not masks of keys (the local
-windows of ModernBERT), it is PyTorch's scaled dot-product attention.
+and two products on the way back. Elsewhere, and for masks that are not of keys (the local windows
+of ModernBERT), it is PyTorch's scaled dot-product attention.
 """
 
 import copy
@@ -25,9 +25,9 @@ def safe_score(dtype: torch.dtype) -> float:
 
 
 class Products(torch.autograd.Function):
-    """Attention by plain matrix products, [batch, heads, length, d_h] each; mask of keys or None.
+    """Attention by plain matrix products, [batch, heads, length, d_h] each.
 
-    `mask` is True at real tokens, bool [batch, length].
+    `mask` is True at real tokens, bool [batch, length], or None.
     """
 
     @staticmethod
@@ -81,16 +81,10 @@ class Products(torch.autograd.Function):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, scaling: float = 0.0
 ) -> Tensor:
-    """Scaled dot-product attention.
+    """Scaled dot-product attention of query, key and value, [batch, heads, length, d_h] each.
 
-    Args:
-        query, key, value: [batch, heads, length, d_h].
-        mask: True where a query may look: bool [batch, 1, 1, length] for a mask of keys,
-            [batch, 1, length, length] in general; None where nothing is masked.
-        scaling: of the scores; 0 takes 1/√d_h.
-
-    Returns:
-        [batch, heads, length, d_h].
+    `mask` is True where a query may look: bool [batch, 1, 1, length] for a mask of keys, [batch, 1,
+    length, length] in general, None where nothing is masked. A `scaling` of 0 takes 1/√d_h.
     """
     scaling = scaling or query.shape[-1] ** -0.5
     if not query.shape[1]:  # no head is left
@@ -112,10 +106,7 @@ def takes_ours(model: PreTrainedModel) -> bool:
 
 
 def without_heads(attention: nn.Module) -> None:
-    """Have an attention that lost all heads multiply nothing: CUDA's flash kernel divides by none.
-
-    Args:
-        attention: the module that holds the input projections, which asks its `config` what to use.
+    """Have an attention without heads multiply nothing: CUDA's flash kernel divides by their number.
     """
     if hasattr(attention, "config"):
         attention.config = copy.copy(attention.config)  # the other layers share it

@@ -50,9 +50,7 @@ def check_target(path: str | Path) -> None:
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends without an error.
 
-    Raises:
-        ValueError: when it holds what this package did not write (`check_target`), before the block
-            or at its end.
+    `check_target` comes before the block and at its end.
     """
     path = Path(path)
     check_target(path)

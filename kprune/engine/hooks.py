@@ -14,7 +14,6 @@ class Leave(Exception):
 
 
 def leave(value: Tensor) -> None:
-    """End the run that is under way."""
     raise Leave(value)
 
 

@@ -20,21 +20,13 @@ class NormalEquations:
     """The streamed sums of min_W ‖Y − P·W‖²_F: nothing here grows with the number of tokens.
 
     Kept in float64, so that adding many batches loses nothing.
-
-    Attributes:
-        gram: PᵀP, [features, features].
-        moment: PᵀY, [features, d].
-        target: ‖Y‖²_F, a scalar.
-        tokens: number of rows so far.
-        held_out: the same sums over every tenth sequence alone, on which the ridge is chosen; None
-            for a fixed ridge.
     """
 
-    gram: Tensor
-    moment: Tensor
-    target: Tensor
-    tokens: int = 0
-    held_out: NormalEquations | None = None
+    gram: Tensor  # PᵀP, [features, features]
+    moment: Tensor  # PᵀY, [features, d]
+    target: Tensor  # ‖Y‖²_F, a scalar
+    tokens: int = 0  # rows so far
+    held_out: NormalEquations | None = None  # the same sums over every tenth sequence alone
 
     @classmethod
     def zeros(
@@ -47,9 +39,7 @@ class NormalEquations:
         return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
 
     def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
-        """Add rows: P [rows, features] and Y [rows, d].
-
-        `tokens` says how many of them are real, where the others are zero.
+        """Add rows P [rows, features] and Y [rows, d]; `tokens` of them are real, the others zero.
         """
         self.add_products(products(features, target), len(target) if tokens is None else tokens)
 
@@ -62,7 +52,6 @@ class NormalEquations:
         self.tokens += tokens
 
     def without(self, part: NormalEquations) -> NormalEquations:
-        """These sums less those of a part."""
         return NormalEquations(
             self.gram - part.gram, self.moment - part.moment, self.target - part.target
         )
@@ -90,16 +79,9 @@ def products(features: Tensor, target: Tensor) -> Products:
 def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
     """The ridge with the least error on the held-out sequences, when fitted on the others.
 
-    Where the sample holds repeats, or overlapping windows of one text, held-out sequences are not
-    all unseen, and the ridge comes out too small.
-
-    Args:
-        equations: the sums, `held_out` among them.
-        weight: the projection before tuning, [features, d].
-
-    Returns:
-        A power of ten from `RIDGE` to `STIFFEST`, or infinity where the weights do best as they
-        are; `RIDGE` where nothing is held out.
+    A power of ten from `RIDGE` to `STIFFEST`, or infinity where the weights [features, d] do best
+    as they are; `RIDGE` where nothing is held out. Where the sample holds repeats, or overlapping
+    windows of one text, held-out sequences are not all unseen, and the ridge comes out too small.
     """
     if equations.held_out is None or not equations.held_out.target > 0:
         return RIDGE

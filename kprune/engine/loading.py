@@ -18,15 +18,7 @@ class OwnCodeError(ValueError):
 
 
 def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
-    """A model's configuration, from a folder or the Hub.
-
-    Args:
-        source: the folder or Hub id.
-        changes: fields to set otherwise.
-
-    Raises:
-        OwnCodeError: when it names code of its own.
-    """
+    """A model's configuration, from a folder or the Hub, with fields to set otherwise."""
     _refuse_code(PreTrainedConfig.get_config_dict(source)[0], source)
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.
@@ -41,7 +33,7 @@ def load_model(auto: type, source: str | Path, **changes: Any) -> PreTrainedMode
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """A model's tokenizer; arguments as in `load_config`."""
+    """A model's tokenizer, likewise."""
     _refuse_code(get_tokenizer_config(source), source)
     return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 

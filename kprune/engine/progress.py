@@ -16,16 +16,10 @@ TERMINAL_SECONDS, LOG_SECONDS = 0.2, 15.0
 
 
 def bar(total: float, what: str, show: bool = True, unit: str = "step") -> tqdm:
-    """A progress bar that says what it does and how long remains.
+    """A progress bar of the `total` work that says `what` it does and how long remains.
 
     In a notebook it is one output that is replaced, not a line per step; in a log file it writes a
-    line every few seconds.
-
-    Args:
-        total: the amount of work, in any unit.
-        what: what is being done.
-        show: False for silence.
-        unit: what one unit of the work is called.
+    line every few seconds. `show` of False is silence; `unit` is what a unit of work is called.
     """
     notebook, terminal = "ipykernel" in sys.modules, sys.stderr.isatty()
     return (_NotebookBar if notebook else tqdm)(
@@ -88,17 +82,12 @@ def timed(
 class Clock:
     """Wall-clock seconds by step, and a bar that moves with the work.
 
-    Args:
-        device: waited for at the end of a step.
-        steps: the bar; none is shown by default.
-
-    Attributes:
-        seconds: of each step; one inside another counts for itself alone.
+    A step inside another counts for itself alone; at its end `device` is waited for.
     """
 
     def __init__(self, device: torch.device | None = None, steps: tqdm | None = None):
         self.device, self.steps = device, steps if steps is not None else bar(1, "", show=False)
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # of each step
         self._inside = [0.0]  # seconds of steps inside those that are open
         self._reached, self._allotted = 0.0, 0.0
 

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 def sharing_weights(model: PreTrainedModel, *whole: object) -> PreTrainedModel:
     """A copy whose parameters are frozen views of the model's; surgery puts new ones in place.
 
-    Its modules, hooks and configuration are its own, but for objects that are shared `whole`; it is
-    in evaluation mode.
+    It is in evaluation mode; modules, hooks and configuration are its own, but for what is shared
+    `whole`.
     """
     shared: dict[int, object] = {
         id(weight): nn.Parameter(weight.detach(), requires_grad=False)

@@ -18,16 +18,10 @@ Place = Literal["device", "host", "disk"]
 class HiddenStates(Sequence):
     """Hidden states of a sample, one [batch, length, d] per batch, in one buffer that is reused.
 
-    Indexing gives a batch's states on the device in the precision of the model; assigning stores
-    them, rounded to `stored` where that is narrower.
-
-    Args:
-        parts, d: the sample's batches, and the hidden size.
-        device, dtype: where states are computed, and the precision in which they are handed out.
-        stored: precision in which they are kept; None for the same. float16 halves the memory, and
-            its error is a sixteenth of that of bfloat16 products.
-        place: "device", "host" (the computer's memory), "disk" (a temporary memory-mapped file), or
-            None for the first of them that has room to spare.
+    Indexing gives a batch's states on `device` in `dtype`, the model's precision; assigning stores
+    them in `stored`, by default the same. float16 halves the memory, and its error is a sixteenth
+    of that of bfloat16 products. `place` is "device", "host" (the computer's memory), "disk" (a
+    temporary memory-mapped file), or None for the first of them that has room to spare.
     """
 
     def __init__(
@@ -74,7 +68,7 @@ def place_for(size: int, device: torch.device) -> Place:
 
 
 def _mapped(count: int, dtype: torch.dtype) -> Tensor:
-    """A tensor in a temporary file; the file goes when the tensor does."""
+    """A tensor in a temporary file, which goes when the tensor does."""
     with tempfile.TemporaryDirectory(prefix="kprune-", ignore_cleanup_errors=True) as folder:
         # Removing the name of an open file keeps its contents until the last user is gone.
         file = str(Path(folder) / "hidden")

@@ -24,11 +24,10 @@ def side_by_side(device: torch.device, make: Callable[[], Tools]) -> Iterator[Ov
 
     Small operations leave a second thread idle, or wait for it: on a CPU each of up to `MOST`
     workers takes an item of its own and its share of PyTorch's threads. Elsewhere, and with one
-    thread, there is one worker. Results come in the order of the items, and no more items are
-    taken ahead of them than there are workers, so only a few are in memory.
-
-    `make` gives what one worker needs for itself (copies of models, so that hooks do not meet); the
-    `map` takes a function of those tools and an item, and the items.
+    thread, there is one worker. Results come in the order of the items, and no more items are taken
+    ahead than there are workers, so only a few are in memory. `make` gives what one worker needs
+    for itself (copies of models, so that hooks do not meet); the `map` takes a function of those
+    tools and an item, and the items.
     """
     threads = torch.get_num_threads()
     workers = min(threads, MOST) if device.type == "cpu" else 1
@@ -60,10 +59,7 @@ def side_by_side(device: torch.device, make: Callable[[], Tools]) -> Iterator[Ov
 
 @cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: new ones would each time leave their memory in another part of the heap.
-
-    `threads` of PyTorch is what each of them has started with.
-    """
+    """Threads that stay: new ones would each leave their memory in another part of the heap."""
     return ThreadPoolExecutor(workers, f"kprune-{threads}")
 
 

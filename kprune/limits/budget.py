@@ -16,13 +16,9 @@ RECENT = 5  # latest candidates, whose timings correct the budget
 
 
 class Budget:
-    """A limit, of which sublayers spend their share from the bottom up.
+    """A limit, of which sublayers spend their share from the bottom up."""
 
-    Attributes:
-        left: what is left for the sublayers that are not pruned yet.
-    """
-
-    left: float
+    left: float  # for the sublayers that are not pruned yet
 
     def price(self, sublayer: Sublayer) -> float:
         """What one of its units costs, on average: scores are divided by it."""
@@ -46,12 +42,7 @@ class Budget:
 
 
 class Flops(Budget):
-    """A limit in FLOPs on one sequence: exact, so nothing is estimated.
-
-    Args:
-        limit: FLOPs of all units together.
-        length: tokens per sequence to count at.
-    """
+    """A limit in FLOPs on one sequence of `length` tokens: exact, so nothing is estimated."""
 
     def __init__(self, limit: float, length: float):
         self.left, self.length = limit, length
@@ -63,13 +54,8 @@ class Flops(Budget):
 class Seconds(Budget):
     """A limit in time: a latency table, which is no straight line, corrected by timed candidates.
 
-    Args:
-        table: seconds of every sublayer by its number of units.
-        speedup: how many times as fast the pruned model shall be.
-        multiple: to which numbers of neurons will be rounded.
-
-    Raises:
-        ValueError: when the speed-up is beyond reach.
+    `speedup` is how many times as fast the pruned model shall be, ValueError when that is beyond
+    reach; `multiple` is to what numbers of neurons will be rounded.
     """
 
     def __init__(self, table: LatencyTable, speedup: float, multiple: int = 1):

@@ -36,10 +36,10 @@ def latencies(
     progress: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """`latency` of several models, in turns: what else the machine does then meets all alike.
+    """`latency` of several `models`, in turns: what else the machine does then meets all alike.
 
-    Memory that a pass frees stays with the process meanwhile (`memory.keep_memory`). Gives seconds
-    by name: the median, or with `quiet` those of a quiet machine (`seconds_in_turns`). `progress`
+    Gives seconds by name: the median, or with `quiet` those of a quiet machine
+    (`seconds_in_turns`). Memory that a pass frees stays with the process meanwhile; `progress`
     shows a bar.
     """
     generator = torch.Generator().manual_seed(0)
@@ -82,9 +82,8 @@ def seconds_in_turns(
     """Seconds of each call, timed in turns after two uncounted rounds: the median or the shortest.
 
     With `quiet`, the shortest round of each, which is the time of a quiet machine: whatever else
-    runs can only add to it. One short round may be chance, so rounds go on, up to four times as
-    many (`MOST`), until the two shortest of each agree within 1% (`AGREE`); a single round stays
-    single. The device is waited for after each call.
+    runs can only add to it. One short round may be chance, so rounds go on, up to `MOST` times as
+    many, until the two shortest of each agree within 1% (`AGREE`); a single round stays single.
     """
     rounds: list[dict[str, float]] = []
 

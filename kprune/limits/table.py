@@ -19,19 +19,12 @@ SHARES = tuple(eighth / 8 for eighth in range(9))  # of the units, at which a mo
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Seconds of every sublayer of an encoder on this machine, by its number of units.
+    """Seconds of every sublayer of an encoder on this machine, by its number of units."""
 
-    Attributes:
-        batch_size: sequences per batch.
-        length: tokens per sequence.
-        whole: seconds of one forward pass of the whole model, measured.
-        sublayers: for each sublayer the seconds that n = 0 … N units add, [N + 1]; never falling,
-            0 at the start.
-    """
-
-    batch_size: int
-    length: int
-    whole: float
+    batch_size: int  # sequences
+    length: int  # tokens per sequence
+    whole: float  # seconds of one forward pass of the whole model, measured
+    # The seconds that n = 0 … N units of each add, [N + 1]; never falling, 0 at the start.
     sublayers: tuple[Tensor, ...]
 
     @property
@@ -52,8 +45,7 @@ class LatencyTable:
     def budget(self, speedup: float) -> float:
         """Seconds that the units may take for the model to be `speedup` times as fast.
 
-        Raises:
-            ValueError: when the speed-up is not above 1, or beyond that of a model without units.
+        ValueError when that is not above 1, or beyond that of a model without units.
         """
         most = self.whole / self.fixed if self.fixed > 0 else float("inf")
         if not 1 < speedup < most:
@@ -89,10 +81,7 @@ def measure_candidate(
     multiple: int = 1,
     repeats: int = 5,
 ) -> tuple[float, list[int]]:
-    """How many times as fast as the dense model a half-pruned one will be under these masks.
-
-    Gives the measured speed-up, and the units of all its sublayers.
-    """
+    """How many times as fast as the dense model a half-pruned one will be, and all its units."""
     candidate = Encoder(sharing_weights(student.model))
     candidate.model.config._attn_implementation = dense.model.config._attn_implementation
     sublayers = candidate.sublayers
@@ -115,12 +104,10 @@ def measure_latencies(
     """Time a model with fewer and fewer units, on the device that it is on.
 
     Copies of the model with no, an eighth, … all heads, and the same for neurons, pass in turns;
-    the shortest of each one's passes is shared out evenly over the sublayers, and linear in
-    between. Where an eighth is no whole number of heads it stands at the share that the copy really
-    has. The model, dense or pruned, is not changed; `repeats` are the timed passes of each copy.
-
-    Raises:
-        ValueError: when the batch is empty or longer than the model's positions.
+    the shortest of each one's `repeats` passes is shared out evenly over the sublayers, and linear
+    in between. Where an eighth is no whole number of heads it stands at the share that the copy
+    really has. The model, dense or pruned, is not changed. ValueError when the batch is empty or
+    too long.
     """
     longest = model.config.max_position_embeddings
     if batch_size < 1 or not 1 <= length <= longest:

@@ -32,7 +32,6 @@ class Elimination:
         """Nothing to add."""
 
     def per_unit(self) -> list[Tensor]:
-        """Errors, float64 [units] of each sublayer."""
         return self.errors[self.start :]
 
 
@@ -40,13 +39,11 @@ def elimination_errors(state: State) -> list[Tensor]:
     """What each unit of a model still costs when the units left make up for it as well as they can.
 
     For every sublayer, backward elimination on its output: the unit goes whose loss the others can
-    best replace by least squares, and its score is by how much the error has grown. Errors are
-    relative to the variance of X + P·W, which a LayerNorm divides by, so that those of all
-    sublayers compare. The sums PᵀP are of the model as it is, in one pass; where the head reads the
-    first token only, those of the last layer are over it alone, if there are more sequences than
-    features. (Tuning fits all tokens there, too.)
-
-    Gives the errors, float64 [units] of each sublayer.
+    best replace by least squares, and its score is by how much the error has grown: float64 [units]
+    of each. Errors are relative to the variance of X + P·W, which a LayerNorm divides by, so that
+    those of all sublayers compare. The sums PᵀP are of the model as it is, in one pass; where the
+    head reads the first token only, those of the last layer are over it alone, if there are more
+    sequences than features. (Tuning fits all tokens there, too.)
     """
     sublayers = state.student.sublayers
     top, sequences = len(state.student.layers) - 1, len(state.sample.examples)
@@ -81,15 +78,13 @@ def elimination_errors(state: State) -> list[Tensor]:
 
 
 def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:
-    """Backward elimination of a least-squares problem, all units to the end.
+    """Growth of the squared error with each unit, float64 [units], by backward elimination of all.
 
     With C = (PᵀP)⁻¹, dropping the features u and refitting the others raises ‖P·W − P′·W′‖² by
     tr(W_uᵀ C_uu⁻¹ W_u), changes W by −C_·u C_uu⁻¹ W_u, and C by −C_·u C_uu⁻¹ C_u·. Heads go one by
     one. Neurons go by sixteenths of those left, which is several times as fast and not exact: two
-    that could replace each other may leave in the same step, and share its growth.
-
-    Gives the growth of the squared error with each unit, float64 [units]; of units that go later,
-    never less than the mean of an earlier step.
+    that could replace each other may leave in the same step, and share its growth. Units that go
+    later have never less than the mean of an earlier step.
     """
     units = len(gram) // unit_size
     found = gram.new_zeros(units)

@@ -13,19 +13,17 @@ SEEDS = 1_000_003  # sequences, at most, between the signs of one seed and those
 
 
 class FisherSums:
-    """Squared mask gradients, summed over samples."""
+    """Squared mask gradients, summed over samples; half their mean is the score."""
 
     def __init__(self, state: State, t: int):
         self.sublayers, self.samples = state.student.sublayers[t:], len(state.sample.examples)
         self.totals = [zeros(sub, sub.units).double() for sub in self.sublayers]
 
     def add(self, batch: Batch, found: Measured) -> None:
-        """Add what a batch tells."""
         for total, sub, own in zip(self.totals, self.sublayers, found.gradients, strict=True):
             total += by_unit(sub, own.double()).square().sum(0)
 
     def per_unit(self) -> list[Tensor]:
-        """Half the mean over samples, float64 [units] of each sublayer."""
         return [total / (2 * self.samples) for total in self.totals]
 
 
@@ -35,21 +33,14 @@ class Fisher:
 
     One pass back from a random direction in the outputs gives every sample's information, whatever
     the number of classes (`outputs.Kind.probe`). A head is one unit: its gradients are summed.
-
-    Attributes:
-        gamma: temperature γ of the teacher's distribution.
-        seed: of the probes' signs.
-        signs: of each batch, drawn once.
     """
 
-    gamma: float = 2.0
-    seed: int = 0
-    signs: list[Tensor] | None = None
+    gamma: float = 2.0  # temperature γ of the teacher's distribution
+    seed: int = 0  # of the probes' signs
+    signs: list[Tensor] | None = None  # of each batch, drawn once
     sums = FisherSums
 
     def loss(self, state: State, t: int) -> Loss:
-        """The probe of a batch."""
-
         def probe(number: int, outputs: Tensor) -> Tensor:
             teacher = state.outputs[number] if t else outputs.detach()
             mask = state.batches[number].mask
@@ -63,8 +54,7 @@ class Fisher:
 def draw_signs(state: State, seed: int) -> list[Tensor]:
     """Signs ±1 for each output of each sequence, int8 like the outputs, one tensor for each batch.
 
-    A sequence's signs follow from the seed and its place in the sample, so that batching changes
-    nothing.
+    They follow from the seed and the sequence's place in the sample: batching changes nothing.
     """
     kind, generator = state.kind, torch.Generator()
     by_token = kind.name in ("span", "tokens")

@@ -26,7 +26,6 @@ class OneScale:
     """Both kinds of knowledge as shares of what all competing units have together: no λ, no μ."""
 
     def __call__(self, sublayers: Sequence[Sublayer], *parts: Sequence[Tensor]) -> list[Tensor]:
-        """Importance of the units of each sublayer."""
         factors = [1 / sum(score.sum() for score in part).clamp(min=1e-300) for part in parts]
         return [
             sum(factor * score for factor, score in zip(factors, scores, strict=True))

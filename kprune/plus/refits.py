@@ -18,20 +18,14 @@ class TuneInputs:
 
     The student's hidden states differ from the teacher's by what the sublayers below have lost; the
     part of it that is linear is made up for here, by the least squares of KPWT: one matrix PᵀP of
-    size d + 1 serves queries, keys and values side by side.
-
-    Attributes:
-        hold_out: choose the ridge on held-out sequences.
+    size d + 1 serves queries, keys and values side by side. At the first sublayer the student's
+    inputs still are the teacher's, and there is nothing to do.
     """
 
     hold_out: bool = False
 
     @torch.no_grad()
     def __call__(self, state: State, t: int, keep: Tensor) -> Tuning | None:
-        """Put the tuned weights in place; None where there is nothing to do.
-
-        At the first sublayer the student's inputs still are the teacher's.
-        """
         target, source = state.student.sublayers[t], state.teacher.sublayers[t]
         if t == 0 or not target.units:
             return None
@@ -57,17 +51,12 @@ class TuneInputs:
 
 @dataclass(frozen=True)
 class TuneHead:
-    """Refit the last projection of a pruned model's head to the teacher's outputs.
-
-    Attributes:
-        hold_out: choose the ridge on held-out sequences.
-    """
+    """Refit the last projection of a pruned model's head, if any, to the teacher's outputs."""
 
     hold_out: bool = False
 
     @torch.no_grad()
     def __call__(self, state: State) -> Tuning | None:
-        """Put the tuned weights in place; None for a model without a head."""
         last, top = state.student.last, len(state.student.layers)
         if last is None:
             return None
