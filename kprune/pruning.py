@@ -18,7 +18,7 @@ from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
 from kprune.limits.table import LatencyTable, measure_latencies
-from kprune.methods import INGREDIENTS, METHODS
+from kprune.methods import METHODS
 from kprune.options import Options
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
@@ -30,6 +30,19 @@ OFF = 0.05  # of the speed-up asked, beyond which the report says so
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 
+def _documented(function: Callable) -> Callable:
+    """Show the options, one by one, where a signature is shown."""
+    given = inspect.signature(function)
+    own = {n: p for n, p in given.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    rest = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
+        for f in fields(Options)
+        if f.name not in own
+    ]
+    function.__signature__ = given.replace(parameters=[*own.values(), *rest])
+    return function
+
+
 @dataclass
 class Job:
     """One pruning, checked and ready to run."""
@@ -38,7 +51,6 @@ class Job:
     model: PreTrainedModel
     state: State
     budget: Budget
-    limit: float
     table: LatencyTable | None = None
 
     def run(self) -> Iterator[Pruned]:
@@ -82,9 +94,7 @@ def prepared(
     if multiple > 1 and multiple > widest:
         raise ValueError(f"multiple is {multiple}, and the widest layer has {widest} neurons.")
     options, table = replace(options, multiple=multiple), None
-    limit = (1 - options.rate) * teacher.flops(sample.length)
-    limit *= 1 + 1e-12  # sums of many units round; an exact fit fits
-    budget: Budget = Flops(limit, sample.length)
+    budget: Budget = Flops(most(1 - options.rate, teacher, sample.length), sample.length)
     if options.speedup:
         table = measure_latencies(model, options.batch_size, options.length, progress=progress)
         budget = Seconds(table, options.speedup, multiple)
@@ -93,9 +103,15 @@ def prepared(
     count = len(teacher.sublayers)
     total = sum(work(t, count) for t in range(count + 1)) * len(state.batches)
     state.clock = Clock(teacher.device, bar(total, "pruning", progress))
-    return Job(options, model, state, budget, limit, table)
+    return Job(options, model, state, budget, table)
 
 
+def most(share: float, encoder: Encoder, length: float) -> float:
+    """A share of all FLOPs, as a limit: sums of many units round, and an exact fit fits."""
+    return share * encoder.flops(length) * (1 + 1e-12)
+
+
+@_documented
 def steps(
     model: PreTrainedModel,
     sample: Drawn,
@@ -111,6 +127,7 @@ def steps(
     yield from prepared(model, sample, Options(**options), tokenizer, progress).run()
 
 
+@_documented
 def prune(
     model: PreTrainedModel,
     sample: Drawn,
@@ -138,9 +155,7 @@ def prune(
         The pruned model and a report.
 
     Raises:
-        ValueError: for options that make no sense, a speed-up beyond reach, an unknown family or
-            head, weights that are not finite, a sample that does not fit the model's head, or one
-            without labels for a method that needs them.
+        ValueError: for what cannot be pruned, or not like this; the message says why.
     """
     chosen = Options(rate=rate, method=method, **options)
     job = prepared(model, sample, chosen, tokenizer, progress)
@@ -185,7 +200,7 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         samples=len(sample.examples),
         length=length,
         dense_flops=dense.flops(length),
-        limit=dense.flops(length) * (1 + 1e-12) if job.table else job.limit,
+        limit=most(1.0 if job.table else 1 - options.rate, dense, length),
         dense_parameters=job.model.num_parameters(),
         dense_heads=dense.units("MHA"),
         dense_neurons=dense.units("FFN"),
@@ -243,21 +258,3 @@ def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
         if weight.data_ptr() in shared:
             weight.data = weight.data.clone()
         weight.requires_grad_(given[name].requires_grad if name in given else some)
-
-
-def _documented(function: Callable) -> None:
-    given = inspect.signature(function)
-    own = {n: p for n, p in given.parameters.items() if p.kind is not p.VAR_KEYWORD}
-    rest = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
-        for f in fields(Options)
-        if f.name not in own
-    ]
-    function.__signature__ = given.replace(parameters=[*own.values(), *rest])
-
-
-_documented(prune)
-_documented(steps)
-
-
-__all__ = ["INGREDIENTS", "METHODS", "Options", "prune", "steps"]

@@ -1,13 +1,12 @@
 """Physical removal of heads and neurons."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kprune.encoders import Encoder, Sublayer
-from kprune.engine.hooks import replaced
+from kprune.engine.hooks import Handle, replaced
 
 
 def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
@@ -42,12 +41,10 @@ def feature_mask(sublayer: Sublayer, keep: Tensor) -> Tensor:
     return keep.repeat_interleave(sublayer.unit_size)
 
 
-@contextmanager
-def masked(sublayer: Sublayer, mask: Tensor) -> Iterator[None]:
+def masked(sublayer: Sublayer, mask: Tensor) -> Handle:
     """Within the block, multiply each unit by its mask variable, [units], in place of removal."""
     factors = feature_mask(sublayer, mask).to(sublayer.output.weight)
-    with replaced(sublayer.output, lambda features: features * factors):
-        yield
+    return replaced(sublayer.output, lambda features: features * factors)
 
 
 def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:

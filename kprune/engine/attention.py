@@ -20,8 +20,11 @@ ADDED = "kprune, added"  # of a mask for families that have an attention of thei
 
 
 def safe_score(dtype: torch.dtype) -> float:
-    """Beyond it exp could overflow or a row vanish: then each row's largest score is taken off."""
-    return 10.0 if dtype == torch.float16 else 70.0
+    """Beyond it a sum of exp could overflow, or a row vanish: then each row's largest is taken off.
+
+    In float16 a few keys at 10 would do.
+    """
+    return 0.0 if dtype == torch.float16 else 70.0
 
 
 class Products(torch.autograd.Function):
@@ -106,8 +109,7 @@ def takes_ours(model: PreTrainedModel) -> bool:
 
 
 def without_heads(attention: nn.Module) -> None:
-    """Have an attention without heads multiply nothing: CUDA's flash kernel divides by their number.
-    """
+    """Have an attention without heads multiply nothing: CUDA's flash kernel cannot."""
     if hasattr(attention, "config"):
         attention.config = copy.copy(attention.config)  # the other layers share it
         attention.config._attn_implementation = "eager"

@@ -1,9 +1,13 @@
-"""Hooks by which a model's own forward is entered at a layer, left at a module, and watched."""
+"""Hooks by which a model's own forward is entered at a layer, left at a module, and watched.
+
+A handle takes its hook away at the end of a `with` block.
+"""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle as Handle
 
 
 class Leave(Exception):
@@ -17,34 +21,23 @@ def leave(value: Tensor) -> None:
     raise Leave(value)
 
 
-@contextmanager
-def given(module: nn.Module, take: Callable[[Tensor], object], first: bool = False) -> Iterator:
+def given(module: nn.Module, take: Callable[[Tensor], object], first: bool = False) -> Handle:
     """Within the block, `take` gets what a module is given, before its other hooks if `first`."""
 
     def hook(_: nn.Module, args: tuple, named: dict) -> None:
         take(args[0] if args else named["hidden_states"])
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
 
 
-@contextmanager
-def gives(module: nn.Module, take: Callable[[Tensor], object]) -> Iterator:
+def gives(module: nn.Module, take: Callable[[Tensor], object]) -> Handle:
     """Within the block, `take` gets what a module gives, or the first of what it gives."""
-    handle = module.register_forward_hook(
+    return module.register_forward_hook(
         lambda _, args, out: take(out[0] if isinstance(out, tuple) else out)
     )
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
-@contextmanager
-def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator:
+def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Handle:
     """Within the block, a module is given `change(x)` in place of its first argument x."""
 
     def hook(_: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
@@ -52,11 +45,7 @@ def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator:
             return (change(args[0]), *args[1:]), named
         return args, named | {"hidden_states": change(named["hidden_states"])}
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 @contextmanager
@@ -66,9 +55,7 @@ def entered(layers: nn.ModuleList, start: int, hidden: Tensor, pairs: bool) -> I
     for number in range(start):
         layers[number] = _Passed(kept[number], hidden, pairs)
     try:
-        with ExitStack() as stack:
-            if start < len(kept):
-                stack.enter_context(replaced(kept[start], lambda _: hidden))
+        with replaced(kept[start], lambda _: hidden) if start < len(kept) else nullcontext():
             yield
     finally:
         for number in range(start):

@@ -39,8 +39,7 @@ class NormalEquations:
         return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
 
     def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
-        """Add rows P [rows, features] and Y [rows, d]; `tokens` of them are real, the others zero.
-        """
+        """Add rows P [rows, features] and Y [rows, d]; `tokens` of them are real, others zero."""
         self.add_products(products(features, target), len(target) if tokens is None else tokens)
 
     def add_products(self, some: Products, tokens: int) -> None:
