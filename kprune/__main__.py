@@ -14,7 +14,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-INTERRUPTED = 130
 
 
 @app.command()
@@ -39,7 +38,12 @@ def reproduce(
         if show:
             runs = experiments.expand(experiment)
             batch.needed_teachers(runs)
-            _list(runs)
+            states = [records.state(run) for run in runs]
+            table = Table("run", "state")
+            for run, now in zip(runs, states, strict=True):
+                table.add_row(run.name, now)
+            Console().print(table)
+            typer.echo(f"{states.count('done')} of {len(runs)} runs are done.")
             return
         failed = batch.reproduce(experiment, None, force, workers, scheduler, typer.echo)
     except (ValueError, OSError) as error:
@@ -47,7 +51,7 @@ def reproduce(
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("Stopped. The same command goes on where this left off.", err=True)
-        raise typer.Exit(INTERRUPTED) from error
+        raise typer.Exit(130) from error
     if failed:
         typer.echo(f"{len(failed)} failed:", err=True)
         for outcome in failed:
@@ -75,17 +79,6 @@ def teacher(
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"{task}: {record['scores']}")
-
-
-def _list(runs) -> None:
-    from kprune.laboratory.records import state
-
-    table = Table("run", "state")
-    states = [state(run) for run in runs]
-    for run, now in zip(runs, states, strict=True):
-        table.add_row(run.name, now)
-    Console().print(table)
-    typer.echo(f"{states.count('done')} of {len(runs)} runs are done.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kprune.data.tokens import INPUTS, Example
+from kprune.data.tokens import Example
 
 if TYPE_CHECKING:
     from kprune.sampling import Sample
@@ -22,19 +22,12 @@ BATCH_TOKENS = {"cpu": 480, "other": 15_360}
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded to the longest of them.
+    """Examples padded to the longest of them."""
 
-    Attributes:
-        index: their places in the sample, int64 [batch].
-        inputs: `input_ids` (and `token_type_ids`), int64 [batch, length].
-        mask: True at real tokens, bool [batch, length]; None where nothing is padded.
-        tokens: number of real tokens.
-    """
-
-    index: Tensor
-    inputs: dict[str, Tensor]
-    mask: Tensor | None
-    tokens: int
+    index: Tensor  # their places in the sample, int64 [batch]
+    inputs: dict[str, Tensor]  # input_ids (and token_type_ids), int64 [batch, length]
+    mask: Tensor | None  # True at real tokens, bool [batch, length]; None where nothing is padded
+    tokens: int  # number of real ones
 
     @property
     def attention_mask(self) -> Tensor:
@@ -63,25 +56,15 @@ def batches(
 ) -> list[Batch]:
     """Group examples of like length into batches of at most `max_tokens` tokens, padding included.
 
-    Args:
-        examples: tokenised sequences.
-        pad: id of the padding token.
-        max_tokens: size of a batch; a longer sequence makes a batch of its own.
-        by_length: False keeps the given order.
-        alike: start a new batch, too, where the length, rounded up to a multiple of 4 (of 8 above
-            64), changes. Large batches would else be a fifth padding.
-
-    Returns:
-        Batches that hold every example once.
+    A longer sequence makes a batch of its own; `pad` is the padding token's id. Without `by_length`
+    the given order is kept. `alike` starts a new batch, too, where the length, rounded up to a
+    multiple of 4 (of 8 above 64), changes: large batches would else be a fifth padding.
     """
     lengths = [len(example["input_ids"]) for example in examples]
     most = max(lengths, default=0)
     # Longest first: what does not fit fails at once, and memory freed by one batch fits the next.
-    order = range(len(examples))
-    if by_length:
-        order = sorted(order, key=lambda i: -lengths[i])
     groups, widths = [], []
-    for i in order:
+    for i in sorted(range(len(examples)), key=lambda i: -lengths[i] if by_length else 0):
         width = min(_stepped(lengths[i]) if alike else _rounded(lengths[i], max_tokens), most)
         both = max(widths[-1], width) if groups else width
         full = not groups or (len(groups[-1]) + 1) * both > max_tokens
@@ -134,16 +117,11 @@ def collate(
     """Pad examples to the longest of them, or to `width`; `index` defaults to their own numbers."""
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
     longest = max(int(lengths.max()), width)
-    inputs = {
-        name: torch.tensor(
-            [
-                example[name] + [pad if name == "input_ids" else 0] * (longest - len(example[name]))
-                for example in examples
-            ]
-        )
-        for name in INPUTS
-        if name in examples[0]
-    }
+    inputs = {}
+    for name, filler in (("input_ids", pad), ("token_type_ids", 0)):
+        if name in examples[0]:
+            rows = [row[name] + [filler] * (longest - len(row[name])) for row in examples]
+            inputs[name] = torch.tensor(rows)
     mask = torch.arange(longest) < lengths[:, None]
-    index = torch.tensor(list(range(len(examples)) if index is None else index))
+    index = torch.tensor([*(range(len(examples)) if index is None else index)])
     return Batch(index, inputs, None if mask.all() else mask, int(lengths.sum()))

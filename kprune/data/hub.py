@@ -17,21 +17,13 @@ def load_split(
     split: Literal["train", "validation"],
     data: str | Path | Dataset | None = None,
 ) -> Dataset:
-    """One split of a task's data.
+    """One split of a task's data, with the task's columns; "validation" is the split that it is
+    scored on.
 
-    Args:
-        task: a task or its name.
-        split: "train", or "validation" for the split that the task is scored on.
-        data: a Hub id or a local folder laid out like the Hub's repository; None takes the task's
-            own Hub id (or generates the data, for the tasks in `GENERATED`). A loaded split is
-            checked and given back.
-
-    Returns:
-        The split, with the task's columns.
-
-    Raises:
-        ValueError: when a split, a configuration or a column is missing.
-        ConnectionError: when the data is neither local nor within reach on the Hub.
+    `data` is a Hub id or a local folder laid out like the Hub's repository; None takes the task's
+    own Hub id, or generates the data for the tasks in `GENERATED`. A loaded split is checked and
+    given back. ValueError when a split, a configuration or a column is missing, ConnectionError
+    when the data is neither local nor within reach on the Hub.
     """
     from datasets import Dataset, load_dataset
 

@@ -143,17 +143,9 @@ def _split(size: int, rng: Random, seen: set[str]) -> Dataset:
 def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
     """Generate a balanced two-class task whose label is the writer's overall verdict.
 
-    Args:
-        train: number of training sentences.
-        validation: number of validation sentences; none of them is a training sentence.
-        seed: of the grammar; the same arguments give the same data everywhere.
-
-    Returns:
-        Splits "train" and "validation" with the columns "sentence" (str), "label" (0 is negative, 1
-        is positive) and "idx" (int).
-
-    Raises:
-        ValueError: if a size is not positive, or exceeds what the grammar can write.
+    The same sizes and seed give the same data everywhere; no sentence occurs twice. Splits "train"
+    and "validation" with the columns "sentence" (str), "label" (0 is negative, 1 is positive) and
+    "idx" (int); ValueError if a size is not positive, or exceeds what the grammar can write.
     """
     from datasets import DatasetDict
 
@@ -168,20 +160,12 @@ def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> Datase
 
 
 def ratings(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
-    """The opinions as stars, a number to predict: 1 for a negative verdict, 5 for a positive one.
-
-    Args:
-        train: sentences in the training split.
-        validation: sentences in the validation split; none of them occurs in the other.
-        seed: of the generator.
-    """
+    """The opinions as a number to predict: 1 star for a negative verdict, 5 for a positive one."""
     from datasets import Dataset, DatasetDict, Features, Value
 
-    features = Features({"sentence": Value("string"), "label": Value("float32")})
-
-    def stars(rows: Dataset) -> Dataset:
+    features = Features(sentence=Value("string"), label=Value("float32"))
+    splits = DatasetDict()
+    for split, rows in opinions(train, validation, seed).items():
         columns = {"sentence": rows["sentence"][:], "label": [1.0 + 4 * v for v in rows["label"]]}
-        return Dataset.from_dict(columns, features=features)
-
-    found = opinions(train, validation, seed)
-    return DatasetDict({split: stars(rows) for split, rows in found.items()})
+        splits[split] = Dataset.from_dict(columns, features=features)
+    return splits

@@ -12,39 +12,22 @@ Kind = Literal["classification", "regression", "multilabel", "span", "tokens", "
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """One task."""
 
-    Attributes:
-        name: what the package, the notebooks and the records call it.
-        columns: the text columns: one, or a pair; of lists of words for a head that labels tokens.
-        kind: what the head predicts; empty for texts that any model may be pruned with.
-        metric: the name of the primary score in `evaluate`'s result.
-        labels: number of outputs of the head.
-        dataset: Hub id of the data set; None for the generated task.
-        config: its configuration.
-        max_length: tokens per sequence at the most, special tokens included.
-        average_length: tokens per sequence that FLOPs are counted at; None takes the sample's mean.
-        validation: the split that is scored.
-        label: the label column.
-        stride: overlap in tokens of neighbouring windows (spans only).
-        unanswerable: whether a question may have no answer (spans only).
-        minibatch: samples per group whose gradients are summed by the faithful K-prune.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    kind: Kind = "classification"
-    metric: str = "accuracy"
-    labels: int = 2
-    dataset: str | None = None
-    config: str | None = None
-    max_length: int = 128
-    average_length: float | None = None
-    validation: str = "validation"
-    label: str = "label"
-    stride: int = 64
-    unanswerable: bool = False
-    minibatch: int = 32
+    name: str  # what the package, the notebooks and the records call it
+    columns: tuple[str, ...]  # of text, or a pair; of lists of words for a head that labels tokens
+    kind: Kind = "classification"  # what the head predicts; "" for texts that suit any model
+    metric: str = "accuracy"  # the primary score in `evaluate`'s result
+    labels: int = 2  # outputs of the head
+    dataset: str | None = None  # Hub id; None for a generated task
+    config: str | None = None  # of the data set
+    max_length: int = 128  # tokens per sequence at the most, special tokens included
+    average_length: float | None = None  # that FLOPs are counted at; None takes the sample's mean
+    validation: str = "validation"  # the split that is scored
+    label: str = "label"  # its column
+    stride: int = 64  # tokens that neighbouring windows of a span task share
+    unanswerable: bool = False  # whether a question may have no answer
+    minibatch: int = 32  # samples per group whose gradients the faithful K-prune sums
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):  # ("text") is no tuple
@@ -104,10 +87,8 @@ GENERATED = {"opinions": opinions, "ratings": ratings}
 
 
 def get_task(task: str | Task) -> Task:
-    """The record of a task by its name; a `Task` is returned as it is.
-
-    Raises:
-        ValueError: for an unknown name, with the nearest known one.
+    """The record of a task by its name; a `Task` is returned as it is. ValueError for an unknown
+    name, with the nearest known one.
     """
     if isinstance(task, Task):
         return task

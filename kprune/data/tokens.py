@@ -23,22 +23,17 @@ def tokenize(
     rows: Dataset | dict[str, Sequence],
     labels: bool = False,
 ) -> dict[str, list]:
-    """Tokenise rows of a task; a span task's long contexts become overlapping windows.
+    """Tokenise rows of a task, as `Dataset.map(batched=True)` hands them over.
 
-    Lists of words in place of texts are tokenised word by word.
+    A span task's long contexts become overlapping windows; lists of words in place of texts are
+    tokenised word by word.
 
-    Args:
-        task: a task or its name.
-        tokenizer: the model's own.
-        rows: columns of the data set, as `Dataset.map(batched=True)` hands them over.
-        labels: also give each sequence's label, as the models' losses take them.
-
-    Returns:
-        The tokenizer's columns, one entry per sequence. For span tasks also `row` (the row of each
-        window) and `offset_mapping` (start and end characters of each token in the context; None
-        outside it). With labels, `labels` (of tokens: a word's label at its first token, elsewhere
-        `UNLABELLED`); for spans `start_positions` and `end_positions`, the answer's first and last
-        token, or twice the first token ([CLS]) where the window does not hold it.
+    Gives the tokenizer's columns, one entry per sequence; for span tasks also `row` (the row of
+    each window) and `offset_mapping` (start and end characters of each token in the context; None
+    outside it). With labels, as the models' losses take them, `labels` (of tokens: a word's label
+    at its first token, elsewhere `UNLABELLED`); for spans `start_positions` and `end_positions`,
+    the answer's first and last token, or twice the first token ([CLS]) where the window does not
+    hold it.
     """
     task = get_task(task)
     if task.kind == "span":
@@ -82,13 +77,9 @@ def _windows(
         return_offsets_mapping=True,
     )
     found["row"] = found.pop("overflow_to_sample_mapping")
-    found["offset_mapping"] = [
-        [
-            span if part == 1 else None
-            for span, part in zip(spans, found.sequence_ids(i), strict=True)
-        ]
-        for i, spans in enumerate(found["offset_mapping"])
-    ]
+    for i, spans in enumerate(found["offset_mapping"]):
+        parts = zip(spans, found.sequence_ids(i), strict=True)
+        found["offset_mapping"][i] = [span if part == 1 else None for span, part in parts]
     if labels:
         answers = rows[task.label]
         places = [

@@ -27,17 +27,7 @@ VOCABULARY = 1000  # of random sequences
 def random_encoder(
     layers: int, width: int, seed: int = 0, vocabulary: int = VOCABULARY
 ) -> PreTrainedModel:
-    """A BERT classifier with random weights, for timings: heads of 32 features, 4 · width neurons.
-
-    Args:
-        layers: number of layers.
-        width: hidden size, a multiple of 32.
-        seed: of the weights.
-        vocabulary: number of token ids that it embeds.
-
-    Raises:
-        ValueError: when the width is no multiple of 32, or there is no layer.
-    """
+    """A random BERT classifier for timings: heads of 32 features, 4 · width neurons."""
     if layers < 1 or width < HEAD_SIZE or width % HEAD_SIZE:
         raise ValueError(
             f"A random encoder needs at least one layer and a width that is a multiple of "
@@ -60,11 +50,7 @@ def random_encoder(
 def random_sample(
     length: int, tokens: int, tokenizer: PreTrainedTokenizerBase, seed: int = 0
 ) -> Sample:
-    """Sequences of `length` random tokens, as many as `tokens` holds, for a random encoder.
-
-    Raises:
-        ValueError: when the length is not positive.
-    """
+    """Sequences of `length` random tokens, as many as `tokens` holds, for a random encoder."""
     if length < 1:
         raise ValueError(f"Random sequences need a positive length; got {length}.")
     count = max(1, tokens // length)
@@ -108,9 +94,8 @@ def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> 
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
     """Within the block, watch how far memory rises above what it was before.
 
-    Yields:
-        A dict that receives `peak` in MB: allocated memory of the GPU, else resident memory of the
-        process (NaN where the system does not tell its peak).
+    Gives a dict that receives `peak` in MB: allocated memory of the GPU, else resident memory of
+    the process (NaN where the system does not tell its peak).
     """
     found = {"peak": float("nan")}
     if device.type == "cuda":

@@ -27,26 +27,16 @@ from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
 from kprune.outputs import kind_of
 
-ANSWER_TOKENS = 30
-
 
 @dataclass(frozen=True)
 class DevSet:
-    """A tokenised dev set, read once and scored as often as you like.
-
-    Attributes:
-        task: its task.
-        rows: the data.
-        columns: the tokenizer's columns, one entry per sequence.
-        pad: id of the padding token.
-        tokenizer: what made the columns; models that embed the texts of a pair apart need it.
-    """
+    """A tokenised dev set, read once and scored as often as you like."""
 
     task: Task
     rows: Dataset
-    columns: dict[str, list]
-    pad: int
-    tokenizer: PreTrainedTokenizerBase | None = None
+    columns: dict[str, list]  # the tokenizer's, one entry per sequence
+    pad: int  # id of the padding token
+    tokenizer: PreTrainedTokenizerBase | None = None  # for models that embed a pair's texts apart
 
 
 def dev_set(
@@ -55,17 +45,11 @@ def dev_set(
     data: str | Path | Dataset | None = None,
     every: int = 1,
 ) -> DevSet:
-    """Load and tokenise a task's dev set.
+    """Load and tokenise a task's dev set, or every k-th row of it for a quicker estimate.
 
-    Args:
-        task: a task or its name.
-        tokenizer: the model's own.
-        data: a Hub id, a local folder laid out like the Hub's, or a loaded split.
-        every: take every k-th row only, for a quicker estimate.
-
-    Raises:
-        ValueError: when a column is missing, no row is left, or a class is not a whole number below
-            the task's number of labels.
+    The data is a Hub id, a local folder laid out like the Hub's, or a loaded split. ValueError when
+    a column is missing, no row is left, or a class is not a whole number below the task's number of
+    labels.
     """
     task = get_task(task)
     rows = load_split(task, "validation", data)
@@ -93,22 +77,13 @@ def dev_set(
 def evaluate(
     model: PreTrainedModel, dev: DevSet, precision: str = "full", progress: bool = False
 ) -> dict[str, float]:
-    """Score a model on a dev set, on the device that the model is on.
+    """Score a model on a dev set, on the device and in the mode that the model is in.
 
-    Args:
-        model: dense or pruned; it is left in the mode that it is in.
-        dev: what `dev_set` gave.
-        precision: "full", or "bf16" for the matrix products of the sublayers.
-        progress: whether to show a progress bar.
-
-    Returns:
-        The task's metrics, all on a scale of 0 to 1 (correlations −1 to 1): `accuracy`, `spearman`,
-        `matthews`; `f1` and `exact_match` of spans; `accuracy` and `f1` of tokens (see
-        `token_scores`); `f1_micro` and `accuracy`, of all labels at once, where there are several.
-        `dev.task.metric` names the primary one.
-
-    Raises:
-        ValueError: when the model's head does not fit the task.
+    In "bf16" the matrix products of the sublayers take low precision. Gives the task's metrics, all
+    on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric` being the primary one:
+    `accuracy`, `spearman`, `matthews`; `f1` and `exact_match` of spans; `accuracy` and `f1` of
+    tokens (see `token_scores`); `f1_micro` and `accuracy`, of all labels at once, where there are
+    several. ValueError when the model's head does not fit the task.
     """
     predictions = predict(model, dev, precision, progress)
     labels = dev.rows[dev.task.label][:]
@@ -161,9 +136,8 @@ def predict(
 ) -> list[Tensor]:
     """Logits of each sequence of a dev set, in its order, without padding.
 
-    Returns:
-        Tensors [labels], [length, labels] for tokens, [length, 2] for spans; of a model without a
-        head the cosine of each pair, [1].
+    They are [labels], [length, labels] for tokens, [length, 2] for spans; of a model without a head
+    the cosine of each pair, [1].
     """
     check_outputs(model, dev.task)
     dtype = torch.bfloat16 if precision == "bf16" else None
@@ -197,10 +171,8 @@ def token_scores(
 ) -> dict[str, float]:
     """Accuracy over labelled tokens and, where label names are BIO, `f1` of whole entities.
 
-    Args:
-        predicted: the label of each token of each sequence.
-        golds: likewise; `UNLABELLED` where there is none.
-        names: of the labels.
+    Takes the predicted labels of each sequence, the right ones (`UNLABELLED` where there is none),
+    and their names.
     """
     pairs = [
         [(names[mine], names[gold]) for mine, gold in zip(*row, strict=True) if gold != UNLABELLED]
@@ -228,20 +200,12 @@ def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def spans(dev: DevSet, logits: list[Tensor], longest: int = ANSWER_TOKENS) -> list[str]:
-    """The best answer text of each question, over all of its windows.
+def spans(dev: DevSet, logits: list[Tensor], longest: int = 30) -> list[str]:
+    """The best answer text of each row of a span task's dev set, over all of its windows.
 
     An answer is a span of at most `longest` tokens inside the context with the highest start + end
-    score. Where questions may be unanswerable, it is empty if start + end of the first token
-    ([CLS]), at its least over the windows, scores higher.
-
-    Args:
-        dev: a span task's dev set.
-        logits: one [length, 2] per window.
-        longest: tokens of an answer at the most.
-
-    Returns:
-        One text per row of the dev set.
+    score in the logits, one [length, 2] per window. Where questions may be unanswerable, it is
+    empty if start + end of the first token ([CLS]), at its least over the windows, scores higher.
     """
     best = [(-math.inf, "")] * len(dev.rows)
     null = [math.inf] * len(dev.rows)

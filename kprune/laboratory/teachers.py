@@ -30,40 +30,28 @@ def teacher(
     progress: bool = True,
     stand_in: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
-    """A fine-tuned model; made first when it is missing.
+    """A fine-tuned model, made first when it is missing; with its tokenizer and its record.
 
-    In its default place, a teacher made for another task, model, data set or recipe is made anew,
-    with a warning. A model in a folder of your own is taken as it is, whoever made it.
-
-    Args:
-        task: a task or its name.
-        model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
-        data: Hub id or folder of the data; None takes the task's own.
-        folder: where the teacher is, or is to be; by default `outputs/teachers/<task>-<model>`.
-            One that holds anything but a teacher is refused before any work.
-        recipe: how to fine-tune; by default `default_recipe(model)`.
-        progress: whether to show a progress bar.
-        stand_in: whether the packaged MiniLM may take the place of a model out of reach.
-
-    Returns:
-        The model, its tokenizer and its record: what made it, and its dev scores. The record of a
-        model from elsewhere is empty.
+    In its default place, `outputs/teachers/<task>-<model>`, a teacher made for another task, model,
+    data set or recipe is made anew, with a warning. A model in a `folder` of your own is taken as
+    it is, whoever made it, and its record may be empty; one that holds anything else is refused
+    before any work. Arguments as in `finetune`.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
     if folder is not None and (Path(folder) / CONFIG).is_file():
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
-    differing = _differing(record, task, model, data, recipe, stand_in)
-    if differing:
+    other = differing(record, task, model, data, recipe, stand_in)
+    if other:
         check_target(folder)
-    if record and differing:
+    if record and other:
         warnings.warn(
-            f"The teacher in {folder} was made with another {' and '.join(differing)}; "
+            f"The teacher in {folder} was made with another {' and '.join(other)}; "
             "fine-tuning it anew.",
             stacklevel=2,
         )
-    if differing:
+    if other:
         record = finetune(folder, task, model, data, recipe, progress, stand_in)
     return *load_teacher(folder, task), record
 
@@ -71,10 +59,8 @@ def teacher(
 def load_teacher(
     folder: str | Path, task: str | Task
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode.
-
-    Raises:
-        ValueError: when its head does not fit the task, or it names code of its own.
+    """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode;
+    ValueError when its head does not fit the task, or it names code of its own.
     """
     task = get_task(task)
     with quiet():
@@ -95,25 +81,12 @@ def read_record(folder: str | Path) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def is_made(
-    task: str | Task,
-    model: str,
-    data: str | Path | None,
-    folder: str | Path,
-    recipe: Recipe | None = None,
-) -> bool:
-    """Whether the teacher in a folder is the one that is wanted, and no stand-in for it."""
-    recipe = recipe or default_recipe(model)
-    task = get_task(task)
-    return not _differing(read_record(folder), task, model, data, recipe, stand_in=False)
-
-
 def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
     """Where the teacher of a task and a model is by default (see `records.output_folder`)."""
     return output_folder("teachers", outputs) / f"{task}-{Path(model).name}"
 
 
-def _differing(
+def differing(
     record: dict | None,
     task: Task,
     model: str,
@@ -123,7 +96,7 @@ def _differing(
 ) -> list[str]:
     """What a teacher's record says otherwise than wanted; all of it where there is no record."""
     record, wanted = record or {}, origin(task, model, data, recipe)
-    differing = [name for name, value in wanted.items() if record.get(name, ...) != value]
+    other = [name for name, value in wanted.items() if record.get(name, ...) != value]
     if not stand_in and model not in PACKAGED and record.get("weights") == packaged_minilm():
-        differing.append("weights")
-    return differing
+        other.append("weights")
+    return other
