@@ -53,6 +53,15 @@ def test_scores_beyond_the_range_of_exp_stay_finite_in_every_type(dtype):
     torch.testing.assert_close(found.double(), exact, atol=6 * near, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("score", [9.9, -9.9, 69, -69])
+def test_many_keys_of_one_score_do_not_add_up_to_infinity(dtype, score):
+    """Also where exp of each is finite."""
+    query, value = torch.full((1, 1, 40, 4), 2.0, dtype=dtype), torch.full((1, 1, 40, 4), 9.0)
+    found = attend(query, torch.full_like(query, score / 4), value.to(dtype))
+    torch.testing.assert_close(found.float(), value, rtol=0.01, atol=0)
+
+
 def test_a_mask_of_pairs_and_no_heads_at_all():
     """What is no mask of keys, such as a local window, goes to PyTorch's own attention."""
     query, key, value, _ = parts()
