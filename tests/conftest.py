@@ -30,7 +30,9 @@ TASKS = {
     for kind, (_, head) in families.KINDS.items()
     if head
 }
-TASKS["embedding"] = Task("tiny-embedding", ("text",), kind="", labels=0, minibatch=5)
+TASKS["embedding"] = Task(
+    "tiny-embedding", ("text",), kind="embedding", labels=families.D, minibatch=5
+)
 logits = families.outputs
 
 
@@ -55,6 +57,19 @@ class PadsWithZero:
     """What a sample of ready-made ids needs of a tokenizer."""
 
     pad_token_id = 0
+
+
+class Numbers(PadsWithZero):
+    """A tokenizer of texts that are ids with blanks between them."""
+
+    model_max_length = 64
+
+    def __call__(self, *columns, **_):
+        rows = [[text.split() for text in row] for row in zip(*columns, strict=True)]
+        return {
+            "input_ids": [[int(word) for part in row for word in part] for row in rows],
+            "token_type_ids": [[n for n, part in enumerate(row) for _ in part] for row in rows],
+        }
 
 
 def tiny_sample(kind: str = "classification", count: int = 23) -> kprune.Sample:
