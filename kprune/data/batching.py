@@ -109,10 +109,7 @@ def _rounded(length: int, max_tokens: int) -> int:
 
 
 def collate(
-    examples: Sequence[Example],
-    pad: int = 0,
-    index: Iterable[int] | None = None,
-    width: int = 0,
+    examples: Sequence[Example], pad: int = 0, index: Iterable[int] | None = None, width: int = 0
 ) -> Batch:
     """Pad examples to the longest of them, or to `width`; `index` defaults to their own numbers."""
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])

@@ -10,13 +10,7 @@ from kprune.engine.files import CONFIG, RECORD, check_target
 from kprune.engine.loading import load_model, load_tokenizer
 from kprune.engine.progress import quiet
 from kprune.laboratory.evaluation import check_outputs
-from kprune.laboratory.finetuning import (
-    Recipe,
-    default_recipe,
-    finetune,
-    model_class,
-    origin,
-)
+from kprune.laboratory.finetuning import Recipe, default_recipe, finetune, model_class, origin
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm
 from kprune.laboratory.records import output_folder, read_json
 
