@@ -109,10 +109,10 @@ class GradientSums:
     def add(self, batch: Batch, found: Measured) -> None:
         number = batch.index // self.size
         # The last minibatch may be smaller; each gradient is of its own minibatch's mean.
-        share = 1 / (self.samples - number * self.size).clamp(max=self.size)
+        size = (self.samples - number * self.size).clamp(max=self.size)
         for total, own in zip(self.sums, found.gradients, strict=bool(found.gradients)):
             # A product adds in a fixed order, which index_add_ does not on a GPU.
-            into = F.one_hot(number, len(total)).T.to(total) * share.to(total)
+            into = F.one_hot(number, len(total)).T.to(total) / size  # 1 / size would be float32
             total.addmm_(into, own.to(total))
 
     def per_unit(self) -> list[Tensor]:
