@@ -73,18 +73,12 @@ class Encoder:
         pooling: of a model without a head: "mean" over real tokens, or "first".
         normalize: whether such a model's output is scaled to length 1.
 
-    Attributes:
-        model: the model (of an ALBERT whose layers share weights, a copy with layers of their own).
-        kind: what its head predicts (`outputs`).
-        layers: its list of layers.
-        sublayers: 2L of them.
-
-    Raises:
-        ValueError: for a family or a head that is not known.
+    Its `kind` is what the head predicts (`outputs`), its `sublayers` are 2L.
     """
 
     def __init__(self, model: PreTrainedModel, pooling: str = "mean", normalize: bool = True):
         self.names = names_of(model)
+        # Of an ALBERT whose layers share weights, a copy with layers of their own.
         self.model: PreTrainedModel = self.names.prepare(model)
         self.pooling, self.normalize = pooling, normalize
         self.kind: Kind = kind_of(model, pooling, normalize)
@@ -92,18 +86,16 @@ class Encoder:
         self.sublayers = [sub for i in range(len(self.layers)) for sub in self._sublayers(i)]
 
     def _sublayers(self, number: int) -> tuple[Sublayer, Sublayer]:
-        layer, names = self.layers[number], self.names
+        layer, names, config = self.layers[number], self.names, self.model.config
         at = layer.get_submodule
-        totals = [
-            partial(given, at(path)) if path else partial(gives, layer) for path in names.sums
-        ]
+        totals = [partial(given, at(to)) if to else partial(gives, layer) for to in names.sums]
         heads = Sublayer(
             place=2 * number,
             inputs=tuple(map(at, names.heads_in)),
             blocks=names.blocks[0],
             output=at(names.heads_out),
             total=totals[0],
-            unit_size=self.model.config.hidden_size // self.model.config.num_attention_heads,
+            unit_size=config.hidden_size // config.num_attention_heads,
             others=tuple(part for path, part in layer.named_modules() if path in names.others),
             after=partial(_after, names, layer),
         )
@@ -186,12 +178,9 @@ class Encoder:
         return "token_type_ids" in known and getattr(self.model.config, "type_vocab_size", 2) > 1
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        inputs = {"input_ids": batch.inputs["input_ids"]}
-        if batch.mask is not None:
-            inputs["attention_mask"] = batch.attention_mask
-        if self._takes_token_types and "token_type_ids" in batch.inputs:
-            inputs["token_type_ids"] = batch.inputs["token_type_ids"]
-        return inputs
+        masked = {} if batch.mask is None else {"attention_mask": batch.attention_mask}
+        ids = {"input_ids": batch.inputs["input_ids"]}
+        return (batch.inputs if self._takes_token_types else ids) | masked
 
 
 def flops(model: PreTrainedModel, length: float) -> float:

@@ -16,7 +16,7 @@ WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "first")}
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that can be chosen when pruning: the only list of names, defaults and checks.
+    """Everything that can be chosen when pruning; ValueError for a value that makes no sense.
 
     Attributes:
         rate: compression rate, the share of FLOPs to remove, in (0, 1).
@@ -41,9 +41,6 @@ class Options:
             bf16 where the hardware multiplies it natively.
         pooling: of a model without a head, an embedding model: "mean" or "first".
         normalize: whether such a model's output is scaled to length 1.
-
-    Raises:
-        ValueError: for a value that makes no sense, in one sentence.
     """
 
     rate: float = 0.6

@@ -10,49 +10,33 @@ ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits ch
 
 @dataclass
 class Report:
-    """What pruning did, in plain numbers.
-
-    Attributes:
-        method: the method's name.
-        rate: the compression rate asked for, the share of FLOPs to remove; 0 where a speed-up was
-            asked for instead.
-        options: the method's hyperparameters.
-        seed, tokens, samples: of the sample dataset.
-        length: tokens per sequence that FLOPs are counted at.
-        dense_flops, flops, limit: FLOPs per sequence before and after, and the most allowed.
-        dense_parameters, parameters: of the whole model, embeddings included.
-        dense_heads, dense_neurons, heads, neurons: units of each layer before and after.
-        kept: numbers of the surviving units of each sublayer, from 0, as in the dense model.
-        thresholds: ν of the mask search at each target sublayer.
-        tuning: what weight-tuning did at each sublayer.
-        seconds: wall-clock time of each step.
-        speed: where a speed-up was asked for: `asked`, `predicted` by the latency table and
-            `measured` on the pruned model, at `batch_size` and `length`.
-        notes: what else there is to say.
-    """
+    """What pruning did, in plain numbers; `dense_…` is of the model before."""
 
     method: str
-    rate: float
-    options: dict[str, Any]
-    seed: int
+    rate: float  # asked for: the share of FLOPs to remove; 0 where a speed-up was asked for instead
+    options: dict[str, Any]  # the method's hyperparameters
+    seed: int  # of the sample, as `tokens` and `samples`
     tokens: int
-    samples: int
-    length: float
-    dense_flops: float
-    limit: float
-    dense_parameters: int
-    dense_heads: list[int]
+    samples: int  # sequences
+    length: float  # tokens per sequence that FLOPs are counted at
+    dense_flops: float  # per sequence
+    limit: float  # the most FLOPs allowed
+    dense_parameters: int  # of the whole model, embeddings included
+    dense_heads: list[int]  # of each layer
     dense_neurons: list[int]
     flops: float = 0.0
     parameters: int = 0
     heads: list[int] = field(default_factory=list)
     neurons: list[int] = field(default_factory=list)
+    # Numbers of the surviving units of each sublayer, from 0, as in the dense model.
     kept: list[list[int]] = field(default_factory=list)
-    thresholds: list[float] = field(default_factory=list)
-    tuning: list[Tuning] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    thresholds: list[float] = field(default_factory=list)  # ν of the mask searches
+    tuning: list[Tuning] = field(default_factory=list)  # what weight-tuning did at each sublayer
+    seconds: dict[str, float] = field(default_factory=dict)  # wall-clock time of each step
+    # Where a speed-up was asked for: `asked`, `predicted` by the latency table and `measured` on
+    # the pruned model, at `batch_size` and `length`.
     speed: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what else there is to say
 
     def note_few_tokens(self) -> None:
         """Say so where tuning had fewer tokens than it takes not to fit chance."""
@@ -69,7 +53,6 @@ class Report:
         return 1 - self.flops / self.dense_flops
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
         return {**asdict(self), "achieved_rate": self.achieved_rate}
 
     def __str__(self) -> str:
@@ -84,12 +67,9 @@ class Report:
             "seconds: " + ", ".join(f"{step} {spent:.1f}" for step, spent in self.seconds.items()),
         ]
         if self.speed:
-            lines.append(
-                "speed-up {asked:g}× asked, {measured:.2f}× measured at batches of "
-                "{batch_size} × {length} tokens ({predicted:.2f}× by the table)".format(
-                    **self.speed
-                )
-            )
+            text = "speed-up {asked:g}× asked, {measured:.2f}× measured at batches of "
+            text += "{batch_size} × {length} tokens ({predicted:.2f}× by the table)"
+            lines.append(text.format(**self.speed))
         troubles: dict[str, list[str]] = {}
         for t, tuned in enumerate(self.tuning):
             if tuned.trouble:

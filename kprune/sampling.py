@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kprune.outputs import Kind
 
 LONGEST = 512  # tokens of a text of one's own, where the tokenizer allows more
+CHUNK = 512  # rows that are looked up at a time
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,11 +80,7 @@ def sample(
             the authors' code and Kwon et al.'s do: where each row of the data is one sequence, the
             same seed then gives their very sample.
 
-    Returns:
-        The sample; all of the data, with a warning, when there are fewer tokens than asked for.
-
-    Raises:
-        ValueError: when the budget is not positive, or holds not even one sequence.
+    Gives all of the data, with a warning, when there are fewer tokens than asked for.
     """
     if sequences is not None and sequences <= 0:
         raise ValueError(f"The sample needs a positive number of sequences; got {sequences}.")
@@ -171,7 +168,10 @@ def _own_texts(
     texts = list(texts) if isinstance(texts, Iterable) else []
     if texts and all(isinstance(text, str) for text in texts):
         columns = {"text": texts}
-    elif texts and all(_is_pair(text) for text in texts):
+    elif texts and all(
+        isinstance(pair, (tuple, list)) and [isinstance(text, str) for text in pair] == [True] * 2
+        for pair in texts
+    ):
         columns = {"text": [a for a, _ in texts], "pair": [b for _, b in texts]}
     else:
         raise ValueError(
@@ -184,20 +184,10 @@ def _own_texts(
     return task, Dataset.from_dict(columns)
 
 
-def _is_pair(texts: object) -> bool:
-    right = isinstance(texts, (tuple, list)) and len(texts) == 2
-    return right and all(isinstance(text, str) for text in texts)
-
-
 def _in_order(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset,
-    order: Iterator[int],
-    labelled: bool,
-    chunk: int = 512,
+    task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset, order: Iterator, labelled: bool
 ) -> Iterator[tuple[Example, Label | None]]:
-    while numbers := list(islice(order, chunk)):
+    while numbers := list(islice(order, CHUNK)):
         found = tokenize(task, tokenizer, rows[numbers], labelled)
         examples = as_examples(found)
         if not labelled:
@@ -213,4 +203,4 @@ def _with_replacement(rows: int, seed: int) -> Iterator[int]:
     """What np.random.choice draws after np.random.seed, without end."""
     generator = np.random.RandomState(seed)
     while True:
-        yield from generator.randint(rows, size=512).tolist()
+        yield from generator.randint(rows, size=CHUNK).tolist()

@@ -34,8 +34,7 @@ class Rounded:
 
     def __call__(self, state, t, importance, budget) -> tuple[list[Tensor], float]:
         (keep, *rest), threshold = self.search(state, t, importance, budget)
-        target = state.student.sublayers[t]
-        if target.kind == "FFN":
+        if (target := state.student.sublayers[t]).kind == "FFN":
             settled = isinstance(self.search, Once)
             most = int(keep.sum()) if settled else budget.affords(target)
             keep = to_multiple(keep, importance[0], self.multiple, most)

@@ -1,6 +1,7 @@
 """The floors below every method: magnitude, which looks at the weights only, and chance."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +21,8 @@ def magnitude(state: State, budget: Budget) -> Iterator[Pruned]:
 
 def random(state: State, budget: Budget) -> Iterator[Pruned]:
     """Keep units at random, heads and neurons alike, until the budget is full; tune nothing."""
-    generator = torch.Generator().manual_seed(state.sample.seed)
-    scores = [
-        torch.rand(sublayer.units, generator=generator, dtype=torch.float64)
-        for sublayer in state.student.sublayers
-    ]
+    draw = partial(torch.rand, generator=torch.Generator().manual_seed(state.sample.seed))
+    scores = [draw(sub.units, dtype=torch.float64) for sub in state.student.sublayers]
     yield from _kept(state, budget, [score.to(state.student.device) for score in scores])
 
 

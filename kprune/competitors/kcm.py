@@ -39,9 +39,8 @@ def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
     with state.clock.step("mask search"):
         halfway = Flops(math.sqrt(budget.left * dense) - fixed, length)
         wide, _ = _masks(state.student, neurons, scores, halfway)
-        narrow, threshold = _masks(
-            state.student, neurons, scores, Flops(budget.left - fixed, length)
-        )
+        rest = Flops(budget.left - fixed, length)
+        narrow, threshold = _masks(state.student, neurons, scores, rest)
     yield from rescaled(state, wide, narrow, threshold)
 
 
@@ -90,9 +89,5 @@ def _masks(
 ) -> tuple[list[Tensor], float]:
     """Masks of all sublayers: every head stays, neurons are ranked over the whole model."""
     kept, threshold = pooled(neurons, scores, budget)
-    rest, device = iter(kept), scores[0].device
-    masks = [
-        next(rest) if sub.kind == "FFN" else torch.ones(sub.units, dtype=torch.bool, device=device)
-        for sub in student.sublayers
-    ]
-    return masks, threshold
+    heads = [kept[0].new_ones(units) for units in student.units("MHA")]
+    return [mask for both in zip(heads, kept, strict=True) for mask in both], threshold

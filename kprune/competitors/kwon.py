@@ -36,12 +36,8 @@ def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
     with state.clock.step("mask search"):
         scores = [gradient.double().square().sum(0) for gradient in gradients]
         wide = fisher_search(state.student, scores, math.sqrt(budget.left * dense), length)
-        narrow = [
-            rearrange(mask, gradient)
-            for mask, gradient in zip(
-                fisher_search(state.student, scores, budget.left, length), gradients, strict=True
-            )
-        ]
+        narrow = fisher_search(state.student, scores, budget.left, length)
+        narrow = [rearrange(*both) for both in zip(narrow, gradients, strict=True)]
     yield from rescaled(state, wide, narrow)
 
 
@@ -147,11 +143,9 @@ def rescaled(
     for t, target in enumerate(state.student.sublayers):
         with state.clock.step("rescaling", "rescaling"):
             if t and target.units and not stopped:
-                first_only = state.kind.first_only and t == last
-                equations = gather_output(state, t, first_only=first_only)
+                equations = gather_output(state, t, first_only=state.kind.first_only and t == last)
                 scales = solve_scales(equations, target.output.weight.T, target.unit_size)
-                stopped = scales is None
-                if stopped:
+                if stopped := scales is None:
                     state.notes.append(f"rescaling stopped at the {target.name}: a scale left ±10")
                 else:
                     scales = scales.to(target.output.weight)
@@ -177,6 +171,4 @@ def solve_scales(equations: NormalEquations, weight: Tensor, unit_size: int) -> 
     values, vectors = torch.linalg.eigh(gram)
     change = vectors @ (values / (values.square() + DAMP**2) * (vectors.T @ (moment - gram.sum(1))))
     scales = 1 + change
-    if not scales.isfinite().all() or scales.abs().max() > LARGEST_SCALE:
-        return None
-    return scales
+    return scales if scales.isfinite().all() and scales.abs().max() <= LARGEST_SCALE else None

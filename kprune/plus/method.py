@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -21,22 +21,19 @@ if TYPE_CHECKING:
     from kprune.options import Options
 
 
-@dataclass(frozen=True)
-class OneScale:
+def one_scale(sublayers: Sequence[Sublayer], *parts: Sequence[Tensor]) -> list[Tensor]:
     """Both kinds of knowledge as shares of what all competing units have together: no λ, no μ."""
-
-    def __call__(self, sublayers: Sequence[Sublayer], *parts: Sequence[Tensor]) -> list[Tensor]:
-        factors = [1 / sum(score.sum() for score in part).clamp(min=1e-300) for part in parts]
-        return [
-            sum(factor * score for factor, score in zip(factors, scores, strict=True))
-            for scores in zip(*parts, strict=True)
-        ]
+    factors = [1 / sum(score.sum() for score in part).clamp(min=1e-300) for part in parts]
+    return [
+        sum(factor * score for factor, score in zip(factors, scores, strict=True))
+        for scores in zip(*parts, strict=True)
+    ]
 
 
 def kprune_plus(gamma: float = 2.0, seed: int = 0) -> Method:
     """Fisher information and errors after tuning, on one scale; inputs, biases and head refit."""
     return Method(
-        scores=Importance(Fisher(gamma, seed), Elimination(), OneScale()),
+        scores=Importance(Fisher(gamma, seed), Elimination(), one_scale),
         search=search,
         tuners=(TuneInputs(hold_out=True), TuneOutput(bias=True, hold_out=True)),
         finish=(TuneHead(hold_out=True),),
