@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kprune.data.batching import suited
 from kprune.data.hub import load_split
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import UNLABELLED, Example, as_examples, tokenize
+from kprune.data.tokens import UNLABELLED, as_examples, tokenize
 from kprune.encoders import Encoder
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
@@ -61,14 +61,13 @@ def dev_set(
     rows = rows.select(range(0, len(rows), every))
     if len(rows) == 0:
         raise ValueError(f"The dev set of {task.name!r} is empty.")
-    if task.kind == "classification":
-        odd = {*rows[task.label][:]} - {*range(task.labels)}
-        if odd:
-            raise ValueError(
-                f"The labels of {task.name!r} must be whole numbers from 0 to {task.labels - 1}, "
-                f"in the order of the model's outputs; its dev set has "
-                f"{', '.join(sorted(map(repr, odd))[:3])}."
-            )
+    odd = {*rows[task.label][:]} - {*range(task.labels)} if task.kind == "classification" else ()
+    if odd:
+        raise ValueError(
+            f"The labels of {task.name!r} must be whole numbers from 0 to {task.labels - 1}, in "
+            "the order of the model's outputs; its dev set has "
+            f"{', '.join(sorted(map(repr, odd))[:3])}."
+        )
     wanted = {name: rows[name][:] for name in (*task.columns, task.label)}
     columns = tokenize(task, tokenizer, wanted, labels=task.kind == "tokens")
     return DevSet(task, rows, columns, tokenizer.pad_token_id, tokenizer)
@@ -93,17 +92,16 @@ def evaluate(
         chosen = [z.argmax(-1).tolist() for z in predictions]
         return token_scores(chosen, dev.columns["labels"], model.config.id2label)
     predicted = torch.stack(predictions).float().cpu().numpy()
-    if dev.task.kind == "multilabel":
-        chosen, labels = predicted > 0, np.array(labels) > 0.5
-        f1 = f1_score(labels, chosen, average="micro", zero_division=0)
-        return {"f1_micro": float(f1), "accuracy": float(accuracy_score(labels, chosen))}
     if dev.task.metric == "spearman":
         correlation = spearmanr(predicted[:, 0], labels).statistic
-        return {"spearman": 0.0 if math.isnan(correlation) else float(correlation)}
-    choices = predicted.argmax(1)
+        return {"spearman": float(np.nan_to_num(correlation))}
+    chosen, scores = predicted.argmax(1), {}
     if dev.task.metric == "matthews":
-        return {"matthews": float(matthews_corrcoef(labels, choices))}
-    return {"accuracy": float(accuracy_score(labels, choices))}
+        return {"matthews": float(matthews_corrcoef(labels, chosen))}
+    if dev.task.kind == "multilabel":
+        chosen, labels = predicted > 0, np.array(labels) > 0.5
+        scores["f1_micro"] = float(f1_score(labels, chosen, average="micro", zero_division=0))
+    return scores | {"accuracy": float(accuracy_score(labels, chosen))}
 
 
 def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") -> None:
@@ -119,15 +117,13 @@ def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") 
             f"{which} has no head, so its score is the cosine of pairs of texts, a regression; the "
             f"task {task.name!r} is of kind {task.kind!r} with columns {', '.join(task.columns)}."
         )
+    has = needs = ""
     if kind.name != task.kind:
-        raise ValueError(
-            f"{which} has a head for {kind.name}, and the task {task.name!r} is of kind "
-            f"{task.kind!r}."
-        )
-    if task.kind != "span" and kind.outputs != task.labels:
-        raise ValueError(
-            f"{which} has {kind.outputs} outputs, and the task {task.name!r} needs {task.labels}."
-        )
+        has, needs = f"a head for {kind.name}", f"is of kind {task.kind!r}"
+    elif task.kind != "span" and kind.outputs != task.labels:
+        has, needs = f"{kind.outputs} outputs", f"needs {task.labels}"
+    if has:
+        raise ValueError(f"{which} has {has}, and the task {task.name!r} {needs}.")
 
 
 @torch.inference_mode()
@@ -143,18 +139,17 @@ def predict(
     dtype = torch.bfloat16 if precision == "bf16" else None
     encoder = Encoder(sharing_weights(model)).copy(dtype)
     if encoder.kind.name != "embedding":
-        return _outputs(encoder, as_examples(dev.columns), dev.pad, progress)
+        return _outputs(encoder, dev.columns, dev.pad, progress)
     sides = []
     for column in dev.task.columns:
         texts = dev.rows[column][:]
         found = dev.tokenizer(texts, truncation=True, max_length=dev.task.max_length)
-        sides.append(torch.stack(_outputs(encoder, as_examples(found), dev.pad, progress)))
+        sides.append(torch.stack(_outputs(encoder, found, dev.pad, progress)))
     return list(F.cosine_similarity(*sides)[:, None])
 
 
-def _outputs(
-    encoder: Encoder, examples: Sequence[Example], pad: int, progress: bool
-) -> list[Tensor]:
+def _outputs(encoder: Encoder, columns: dict, pad: int, progress: bool) -> list[Tensor]:
+    examples = as_examples(columns)
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     batches = suited(examples, pad, encoder.device)
     with bar(len(batches), "evaluating", progress) as steps:

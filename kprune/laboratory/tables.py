@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from kprune.laboratory.records import EXPECTED, FAILURE, RESULT, Record, output_folder
 
 GAP = "—"
-MEASURED = {
-    *("metric", "dense", "score", "achieved", "speedup", "seconds", "passes", "memory", "heads"),
-    *("neurons", "steps", "search", "parameters_left", "dense_heads", "dense_neurons", "device"),
-    *("threads", "commit", "extra"),
-}
+MEASURED = [  # the columns of `collect` that are no parameters
+    *("run", "seed", "state", "metric", "dense", "score", "achieved", "speedup", "seconds"),
+    *("passes", "memory", "heads", "neurons", "steps", "search", "parameters_left", "extra"),
+    *("dense_heads", "dense_neurons", "device", "threads", "commit"),
+]
 HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
 NAMES = {
     "kprune": "K-prune",
@@ -34,12 +34,8 @@ TASK_NAMES = {
     "squad": "SQuAD v1.1",
     "squad_v2": "SQuAD v2.0",
 }
-LATEX = str.maketrans(
-    {
-        **{"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", GAP: "---"},
-        **{"λ": r"$\lambda$", "γ": r"$\gamma$", "μ": r"$\mu$"},
-    }
-)
+LATEX = {"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", GAP: "---"}
+LATEX = str.maketrans(LATEX | {"λ": r"$\lambda$", "γ": r"$\gamma$", "μ": r"$\mu$"})
 
 
 def collect(records: str | Path) -> pd.DataFrame:
@@ -128,14 +124,13 @@ def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame
     They occur once for each `parameter` that they vary, the centre's own for each, with its `value`
     and whether it is the `centre`.
     """
-    centre = {name: runs[name].mode()[0] for name in parameters}
-    parts = []
+    centre = runs[[*parameters]].mode().iloc[0]
+    at_centre, parts = runs[[*parameters]] == centre, []
     for name in parameters:
-        others = [other for other in parameters if other != name]
-        near = runs[(runs[others] == pd.Series(centre)[others]).all(axis=1)]
+        near = runs[at_centre.drop(columns=name).all(axis=1)]
         if near[name].nunique() > 1:
-            here = near.assign(parameter=name, value=near[name].astype(float))
-            parts.append(here.assign(centre=here["value"] == float(centre[name])))
+            values = near[name].astype(float)
+            parts.append(near.assign(parameter=name, value=values, centre=values == centre[name]))
     if not parts:
         raise ValueError(f"None of {', '.join(parameters)} varies alone; there is nothing to draw.")
     return pd.concat(parts).sort_values(["parameter", "value"], kind="stable", ignore_index=True)
@@ -153,8 +148,8 @@ def summarise(
     found = []
     for names, group in table.groupby([*rows, column], sort=False, dropna=False):
         if "seed" in group and group["seed"].duplicated().any():
-            parameters = [name for name in group if name not in {"run", "seed", "state", *MEASURED}]
-            apart = [name for name in parameters if group[name].astype(str).nunique() > 1]
+            parameters = group.drop(columns=MEASURED, errors="ignore").astype(str)
+            apart = parameters.columns[parameters.nunique() > 1]
             raise ValueError(
                 f"Several runs of one seed fall into the cell {names}: they differ in "
                 f"{', '.join(apart) or 'nothing'}, which this table does not tell apart."
@@ -189,9 +184,7 @@ def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 
     order = list(dict.fromkeys(cells[column]))
     if pd.api.types.is_numeric_dtype(cells[column]):
         order.sort()
-    result = cells.pivot_table(
-        index=list(rows), columns=column, values="cell", aggfunc="first", sort=False
-    )
+    result = cells.pivot_table("cell", [*rows], column, aggfunc="first", sort=False)
     return result.reindex(columns=order).fillna("").reset_index()
 
 
@@ -201,10 +194,9 @@ def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    columns = [str(column) for column in table.columns]
-    shown = table.set_axis(columns, axis=1)
+    shown = table.rename(columns=str)
     latex = shown.map(lambda cell: str(cell).translate(LATEX))
-    latex = latex.set_axis([column.translate(LATEX) for column in columns], axis=1)
+    latex = latex.rename(columns=lambda column: column.translate(LATEX))
     for suffix, text in (
         ("csv", long.to_csv(index=False, float_format="%.6f")),
         ("md", shown.to_markdown(index=False, disable_numparse=True) + "\n"),

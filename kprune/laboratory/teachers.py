@@ -36,16 +36,12 @@ def teacher(
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
-    other = differing(record, task, model, data, recipe, stand_in)
-    if other:
+    if other := differing(record, task, model, data, recipe, stand_in):
         check_target(folder)
-    if record and other:
-        warnings.warn(
-            f"The teacher in {folder} was made with another {' and '.join(other)}; "
-            "fine-tuning it anew.",
-            stacklevel=2,
-        )
-    if other:
+        if record:
+            other = " and ".join(other)
+            message = f"The teacher in {folder} was made with another {other}; fine-tuning it anew."
+            warnings.warn(message, stacklevel=2)
         record = finetune(folder, task, model, data, recipe, progress, stand_in)
     return *load_teacher(folder, task), record
 

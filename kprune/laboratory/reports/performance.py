@@ -1,6 +1,5 @@
 """`15_performance`: what pruning and pruned models cost, from runs of `09_benchmark`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH
+from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH, panels
 from kprune.laboratory.tables import called, collect, one_at_a_time
 
 
@@ -68,11 +67,8 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
 
 def gains(runs: pd.DataFrame) -> pd.DataFrame:
     """How many times as long pruning's parts take without each idea: `idea`, `task`, `ratio`."""
-    rows = [
-        {"idea": idea, "task": run["task"], "ratio": ratio}
-        for _, run in runs.iterrows()
-        for idea, ratio in run["gains"].items()
-    ]
+    each = zip(runs["task"], runs["gains"], strict=True)
+    rows = [(idea, task, ratio) for task, gains in each for idea, ratio in gains.items()]
     return pd.DataFrame(rows, columns=["idea", "task", "ratio"])
 
 
@@ -87,46 +83,34 @@ def precision(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[(runs["state"] == "done") & (runs["layers"] == 0)]
     full, low = (done[done["precision"] == name] for name in ("full", "auto"))
     both = low.merge(full, on=alike, suffixes=("", " (full)"))
-    for name, first in (("heads", 0), ("neurons", 1)):
-        both[f"same {name}"] = [
-            _in_common(one[first::2], other[first::2])
-            for one, other in zip(both["kept (full)"], both["kept"], strict=True)
-        ]
+    for kind, first in (("heads", 0), ("neurons", 1)):
+        shares = []
+        for one, other in zip(both["kept (full)"], both["kept"], strict=True):
+            sublayers = [*zip(one[first::2], other[first::2], strict=True)]
+            shared = sum(len({*mine} & {*theirs}) for mine, theirs in sublayers)
+            shares.append(shared / max(1, sum(len(mine) for mine, _ in sublayers)))
+        both[f"same {kind}"] = shares
     shown = ["F (full)", "F", "score (full)", "score", "same heads", "same neurons"]
     return both[["task", "tokens", "rate", *shown]].astype(dict.fromkeys(shown, float))
 
 
 def inference(runs: pd.DataFrame) -> pd.DataFrame:
     """Speed-up of pruned models by batch size and length, mean over runs of `performance`."""
-    rows = [
-        {
-            "rate": run["rate"],
-            "multiple": run["multiple"],
-            "length": int(work["length"]),
-            "batch size": int(work["batch size"]),
-            "speed-up": work["dense"] / work["pruned"],
-        }
-        for _, run in runs.iterrows()
-        for work in run["inference"]
-    ]
+    rows = runs[["rate", "multiple", "inference"]].explode("inference", ignore_index=True)
+    work = pd.DataFrame([*rows.pop("inference")]).astype({"length": int, "batch size": int})
     keys = ["rate", "multiple", "length", "batch size"]
-    return pd.DataFrame(rows).groupby(keys, as_index=False)["speed-up"].mean()
-
-
-def _in_common(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
-    """Share of the units in `one` that are in `other`, too, over all sublayers."""
-    shared = sum(len({*mine} & {*theirs}) for mine, theirs in zip(one, other, strict=True))
-    return shared / max(1, sum(map(len, one)))
+    table = rows.join(work).assign(**{"speed-up": work["dense"] / work["pruned"]})
+    return table.groupby(keys, as_index=False)["speed-up"].mean()
 
 
 def draw_steps(runs: pd.DataFrame) -> Figure:
     """Time of each step in F, a bar per run, with the limit by count; from `performance`."""
-    names = [
-        f"{task}, {run['rate']:g}, {run['tokens'] / 1000:g}K{', reuse' if run['reuse'] else ''}"
-        f"{', in {}s'.format(run['multiple']) if run['multiple'] > 1 else ''}"
-        f"{', full' if run['precision'] == 'full' else ''}"
-        for task, (_, run) in zip(called(runs["task"]), runs.iterrows(), strict=True)
-    ]
+    names = []
+    for task, (_, run) in zip(called(runs["task"]), runs.iterrows(), strict=True):
+        parts = [task, f"{run['rate']:g}", f"{run['tokens'] / 1000:g}K"]
+        parts += ["reuse"] if run["reuse"] else []
+        parts += [f"in {run['multiple']}s"] if run["multiple"] > 1 else []
+        names.append(", ".join([*parts, *(["full"] if run["precision"] == "full" else [])]))
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
     left = shares.cumsum(axis=1) - shares
@@ -147,24 +131,18 @@ def draw_steps(runs: pd.DataFrame) -> Figure:
 
 def draw_growth(table: pd.DataFrame) -> Figure:
     """Time and memory along each axis; from `growth`."""
-    names = list(dict.fromkeys(table["axis"]))
-    figure, axes = plt.subplots(
-        2, len(names), figsize=(1.2 * WIDTH, 4.2), squeeze=False, sharex="col"
-    )
-    labels = {"seconds": "time (s)", "memory": "peak memory (MB)"}
-    for column, name in enumerate(names):
+    names = table["axis"].unique()
+    figure, axes = panels(2 * len(names), len(names), (1.2 * WIDTH, 2.1), more=0, sharex="col")
+    for (top, bottom), name in zip(axes.T, names, strict=True):
         here = table[table["axis"] == name]
-        for row, (value, label) in enumerate(labels.items()):
-            ax = axes[row, column]
-            ax.plot(here["value"], here[value], "o-", color=(BLUE, ORANGE)[row])
-            ax.set(xlim=(0, None), ylim=(0, 1.15 * here[value].max()))
-            if not column:
-                ax.set_ylabel(label)
-        axes[0, column].set_title(name)
-        axes[1, column].set_xlabel(name)
-        axes[1, column].xaxis.set_major_formatter(
-            lambda value, _: f"{value / 1000:g}K" if value >= 10_000 else f"{value:g}"
-        )
+        for axis, value, color in ((top, "seconds", BLUE), (bottom, "memory", ORANGE)):
+            axis.plot(here["value"], here[value], "o-", color=color)
+            axis.set(xlim=(0, None), ylim=(0, 1.15 * here[value].max()))
+        top.set_title(name)
+        bottom.set_xlabel(name)
+        bottom.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}K" if x >= 10_000 else f"{x:g}")
+    axes[0, 0].set_ylabel("time (s)")
+    axes[1, 0].set_ylabel("peak memory (MB)")
     return figure
 
 

@@ -41,20 +41,14 @@ def draw_fastest(best: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 3.6))
     sns.barplot(table, x="task", y="speedup", hue="label", order=tasks, hue_order=labels, ax=axes)
     # The rate behind each bar; where there is none, why: no rate within the loss, or no run.
-    step = 0.8 / len(labels)
+    style = {"ha": "center", "va": "bottom", "rotation": 90, "fontsize": "x-small"}
     for _, row in table.iterrows():
-        place = tasks.index(row["task"]) - 0.4 + step * (labels.index(row["label"]) + 0.5)
+        place = (labels.index(row["label"]) + 0.5) / len(labels)
+        place = tasks.index(row["task"]) - 0.4 + 0.8 * place
         text = "no run" if not row["runs"] else "none" if np.isnan(row["rate"]) else ""
-        axes.annotate(
-            text or f"{row['rate']:.0%}",
-            (place, 0 if text else row["speedup"]),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            rotation=90,
-            fontsize="x-small",
-        )
+        tip = place, 0 if text else row["speedup"]
+        text = text or f"{row['rate']:.0%}"
+        axes.annotate(text, tip, (0, 2), textcoords="offset points", **style)
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1.2)
     axes.margins(y=0.12)
     axes.set(

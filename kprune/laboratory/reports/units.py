@@ -32,21 +32,13 @@ def surviving(runs: pd.DataFrame) -> pd.DataFrame:
 def draw_units(table: pd.DataFrame) -> Figure:
     """Share of heads and of neurons that survive, from `surviving` of one method and rate."""
     figure, axes = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4), sharey=True)
+    table = table.assign(task=called(table["task"]))
     for axis, kind, hues in zip(axes, ("heads", "neurons"), ("Blues", "Oranges"), strict=True):
         some = table[table["kind"] == kind]
-        some = some.assign(task=called(some["task"]))
         grid = some.pivot_table(index="layer", columns="task", values="share", sort=False)
-        sns.heatmap(
-            100 * grid.sort_index(ascending=False),
-            ax=axis,
-            cmap=hues,
-            vmin=0,
-            vmax=100 * some["share"].max(),
-            annot=True,
-            fmt=".0f",
-            annot_kws={"fontsize": "small"},
-            cbar_kws={"label": f"surviving {kind} (%)"},
-        )
+        style = {"cmap": hues, "vmin": 0, "vmax": 100 * some["share"].max(), "fmt": ".0f"}
+        style |= {"annot_kws": {"size": "small"}, "cbar_kws": {"label": f"surviving {kind} (%)"}}
+        sns.heatmap(100 * grid.sort_index(ascending=False), ax=axis, annot=True, **style)
         axis.set(title=kind.capitalize(), xlabel="", ylabel="layer")
         axis.tick_params(axis="x", rotation=45)
         axis.tick_params(axis="y", rotation=0)
