@@ -3,17 +3,17 @@
 import functools
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from kprune.data.tasks import get_task
 from kprune.engine.files import write_json
 from kprune.engine.progress import bar
 from kprune.laboratory.experiments import expand, find_notebook, read_experiment
-from kprune.laboratory.finetuning import Recipe, wanted_recipe
+from kprune.laboratory.finetuning import wanted_recipe
 from kprune.laboratory.pools import executor
 from kprune.laboratory.processes import (
     FAILED,
@@ -33,14 +33,13 @@ from kprune.laboratory.records import (
     read_json,
     state,
 )
-from kprune.laboratory.teachers import is_made, teacher_folder
+from kprune.laboratory.teachers import differing, read_record, teacher_folder
 
-EXECUTED, REPORT, LOG = "run.ipynb", "report.ipynb", "log.txt"
-PORT_CLASH = "Address already in use"
+EXECUTED, REPORT = "run.ipynb", "report.ipynb"
 
 
 class Teacher(BaseModel):
-    """A teacher that runs share and that is fine-tuned before them."""
+    """A teacher that runs share and that is fine-tuned before them, in a process of its own."""
 
     task: str
     model: str
@@ -55,9 +54,11 @@ class Teacher(BaseModel):
         return f"teacher {self.folder.name}"
 
     @property
-    def recipe(self) -> Recipe:
-        """How it is made."""
-        return wanted_recipe(self.model, self.examples, self.epochs)
+    def made(self) -> bool:
+        """Whether it is in its folder, made as wanted and from no stand-in."""
+        recipe = wanted_recipe(self.model, self.examples, self.epochs)
+        wanted = get_task(self.task), self.model, self.data or None, recipe
+        return not differing(read_record(self.folder), *wanted, stand_in=False)
 
 
 def reproduce(
@@ -71,33 +72,25 @@ def reproduce(
     """Make an experiment's missing teachers, runs and report; what is finished is left alone.
 
     Can be stopped at any moment and started again: records appear whole or not at all, and a run
-    that another process still works on is waited for, not repeated.
+    that another process still works on is waited for, not repeated. All results go to `outputs`
+    (see `records.output_folder`). So many `workers` run at a time on this machine and share its
+    cores evenly; 0 takes one per GPU, or one without a GPU, since a run uses every core.
+    `scheduler` is the address of a Dask scheduler, or a YAML file for dask-jobqueue (see
+    `pools.cluster`); `say` receives lines of text.
 
-    Args:
-        path: the experiment's YAML file.
-        outputs: another place for all results (see `experiments.output_folder`).
-        force: repeat finished runs, too.
-        workers: runs at a time on this machine; 0 takes one per GPU, or one without a GPU, since a
-            run uses every core. More of them share the cores evenly.
-        scheduler: address of a Dask scheduler, or a YAML file for dask-jobqueue (see `cluster`).
-        say: receives lines of text.
-
-    Returns:
-        The outcomes of the jobs that failed.
-
-    Raises:
-        ValueError: before anything runs, when the experiment or the scheduler makes no sense.
+    Gives the outcomes of the jobs that failed; ValueError before anything runs, when the experiment
+    or the scheduler makes no sense.
     """
     path, experiment = Path(path), read_experiment(path)
     runs = expand(path, outputs)
     report = find_notebook(experiment.report) if experiment.report else None
     needed_teachers(runs)
     home = output_folder(path.stem, outputs)
-    states = {run.name: state(run) for run in runs}
-    for run in runs:
-        if states[run.name] == "damaged":
+    states = [state(run) for run in runs]
+    for run, now in zip(runs, states, strict=True):
+        if now == "damaged":
             say(f"The record of {run.name} is damaged and will be made again.")
-    todo = [run for run in runs if force or states[run.name] != "done"]
+    todo = [run for run, now in zip(runs, states, strict=True) if force or now != "done"]
     check_folders(todo)
     expected = {"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]}
     source = runs[0].folder.parent
@@ -112,9 +105,7 @@ def reproduce(
     newest = max(path.stat().st_mtime for path in made)
     if report and (todo or not drawn.is_file() or drawn.stat().st_mtime < newest):
         values = {"records": str(source), "outputs": str(home)}
-        env = variables(home.parent)
-        error = run_notebook(report, drawn, values, home / LOG, Path.cwd(), env)
-        if error:
+        if error := run_notebook(report, drawn, values, Path.cwd(), variables(home.parent)):
             failed.append(Outcome(name=report.stem, error=error))
     return failed
 
@@ -136,10 +127,8 @@ def check_folders(runs: Sequence[Run]) -> None:
 
 
 def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
-    """The teachers in their default places that runs share, made or not, each once.
-
-    Raises:
-        ValueError: when two runs want different teachers in one place.
+    """The teachers in their default places that runs share, made or not, each once; ValueError when
+    two runs want different teachers in one place.
     """
     found: dict[Path, Teacher] = {}
     for teacher in filter(None, map(teacher_of, runs)):
@@ -165,7 +154,6 @@ def make_teacher(
     teacher: Teacher, cwd: Path, own: dict[str, str] | None = None, stop=None
 ) -> Outcome:
     """Fine-tune a teacher in a process of its own, unless it is there."""
-    started = time.monotonic()
     command = [sys.executable, "-m", "kprune", "teacher", teacher.task, "--model", teacher.model]
     command += ["--data", teacher.data] if teacher.data else []
     command += ["--examples", str(teacher.examples), "--epochs", str(teacher.epochs)]
@@ -173,8 +161,7 @@ def make_teacher(
     env = variables(teacher.folder.parents[1], own)
     with locked(teacher.folder.with_name(f".{teacher.folder.name}.lock"), stop) as lock:
         code = run_command(command, log, cwd, env, lock, stop)
-    error = "" if code == 0 else last_line(log)
-    return Outcome(name=teacher.name, error=error, seconds=time.monotonic() - started)
+    return Outcome(name=teacher.name, error="" if code == 0 else last_line(log))
 
 
 def make_run(
@@ -182,55 +169,44 @@ def make_run(
 ) -> Outcome:
     """Run a notebook through papermill in a process of its own, unless its record is there.
 
-    A clash of kernel ports is tried once more. A failure leaves `failure.json` beside the executed
-    notebook; a success leaves the record.
-
-    Args:
-        run: what to run.
-        cwd: the directory that relative folders among the parameters start from.
-        own: variables of the process's environment: which GPU or how many cores are its own.
-        stop: a threading.Event that ends the process when it is set.
-        force: repeat it, even if its record is there.
+    Relative folders among its parameters start from `cwd`; `own` is which GPU or how many cores are
+    its own, as variables of the environment; `stop` ends it when set. A clash of kernel ports is
+    tried once more. A failure leaves `failure.json` beside the executed notebook; a success leaves
+    the record.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     with locked(run.folder / ".lock", stop) as lock:
         if state(run) == "done" and not force:  # someone else finished it meanwhile
             return Outcome(name=run.name)
         (run.folder / RESULT).unlink(missing_ok=True)  # damaged, outdated or to be repeated
         values = {**run.parameters, "outputs": str(run.folder)}
-        out, log = run.folder / EXECUTED, run.folder / LOG
-        env = variables(run.folder.parents[1], own)
+        out, env = run.folder / EXECUTED, variables(run.folder.parents[1], own)
         for _ in range(2):
-            error = run_notebook(run.notebook, out, values, log, cwd, env, lock, stop)
-            if PORT_CLASH not in error:
+            error = run_notebook(run.notebook, out, values, cwd, env, lock, stop)
+            if "Address already in use" not in error:
                 break
         found = state(run)
         if not error and found != "done":
             error = f"the notebook ended without a record of these parameters ({found})."
         if error and not (stop and stop.is_set()):
-            write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
+            _failed(run, error)
         elif not error:
             for stale in (run.folder / FAILURE, run.folder / FAILED):
                 stale.unlink(missing_ok=True)
-    return Outcome(name=run.name, error=error, seconds=time.monotonic() - started)
+    return Outcome(name=run.name, error=error)
+
+
+def _failed(run: Run, error: str) -> Outcome:
+    """Leave a note of an error in a run's folder."""
+    write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
+    return Outcome(name=run.name, error=error)
 
 
 def _all_done(
-    pool: Executor,
-    todo: Sequence[Run],
-    stop: threading.Event | None,
-    say: Callable,
-    force: bool = False,
+    pool: Executor, todo: Sequence[Run], stop: threading.Event | None, say: Callable, force: bool
 ) -> list[Outcome]:
     """Teachers first, then runs; failures are collected, never raised."""
-    makers = [
-        teacher
-        for teacher in needed_teachers(todo)
-        if not is_made(
-            teacher.task, teacher.model, teacher.data or None, teacher.folder, teacher.recipe
-        )
-    ]
+    makers = [teacher for teacher in needed_teachers(todo) if not teacher.made]
     for teacher in makers:
         say(f"Fine-tuning {teacher.name} first: it is missing, or was made otherwise.")
     failed = _work(pool, make_teacher, makers, "teachers", stop)
@@ -239,12 +215,11 @@ def _all_done(
     ready = []
     for run in todo:
         teacher = teacher_of(run)
-        if teacher is None or teacher.name not in without:
+        if teacher and teacher.name in without:
+            error = f"its {teacher.name} could not be made: {without[teacher.name]}"
+            failed.append(_failed(run, error))
+        else:
             ready.append(run)
-            continue
-        error = f"its {teacher.name} could not be made: {without[teacher.name]}"
-        write_json(run.folder / FAILURE, {"error": error, "parameters": run.wanted})
-        failed.append(Outcome(name=run.name, error=error))
     make = functools.partial(make_run, force=True) if force else make_run
     return failed + _work(pool, make, ready, "runs", stop)
 
@@ -265,9 +240,9 @@ def _work(
         steps.set_postfix_str(f"0 of {len(jobs)}")
         try:
             for number, future in enumerate(as_completed(futures), 1):
-                problem, name = future.exception(), futures[future]
-                if problem:
-                    outcome = Outcome(name=name, error=f"{type(problem).__name__}: {problem}")
+                if problem := future.exception():
+                    error = f"{type(problem).__name__}: {problem}"
+                    outcome = Outcome(name=futures[future], error=error)
                 else:
                     outcome = future.result()
                 if outcome.error:

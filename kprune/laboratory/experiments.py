@@ -9,11 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kprune.data.tasks import get_task, nearest
-from kprune.laboratory.records import CHECKOUT, Run, output_folder
+from kprune.laboratory.records import CHECKOUT, Run, output_folder, read_yaml
 from kprune.pruning import Options
 
 # The least value of parameters for which any number would pass as its type.
@@ -42,15 +41,7 @@ class Experiment(BaseModel):
 
 def read_experiment(path: str | Path) -> Experiment:
     """The experiment in a YAML file; a ValueError says in a sentence what is wrong with it."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no experiment file {path}.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(Path(path), "experiment")
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold a mapping of keys such as title, fixed and grid.")
     try:

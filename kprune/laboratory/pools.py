@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from kprune.laboratory.processes import Outcome
+from kprune.laboratory.records import read_yaml
 
 
 @contextmanager
 def executor(
     workers: int, scheduler: str, say: Callable
 ) -> Iterator[tuple[Executor, threading.Event | None]]:
-    """Where jobs run: a pool of threads that wait for processes, or Dask's workers."""
+    """Where jobs run: threads that wait for processes, with what stops these, or Dask's workers."""
     if not scheduler:
         with Local(workers) as pool:
             yield pool, pool.stop
@@ -31,9 +31,7 @@ def executor(
             "--scheduler needs the optional extra: pip install 'kprune[cluster]'."
         ) from error
     if scheduler.endswith((".yaml", ".yml")):
-        if not Path(scheduler).is_file():
-            raise ValueError(f"There is no cluster file {scheduler}.")
-        with cluster(scheduler) as address, executor(0, address, say) as found:
+        with cluster(Path(scheduler)) as address, executor(0, address, say) as found:
             yield found
         return
     if "://" not in scheduler:
@@ -52,27 +50,18 @@ def executor(
 
 
 @contextmanager
-def cluster(path: str | Path) -> Iterator[str]:
+def cluster(path: Path) -> Iterator[str]:
     """Start a dask-jobqueue cluster from a YAML file; gives its scheduler's address.
 
     The file names the `cluster` (SLURM, PBS, Local, …: dask-jobqueue's class without "Cluster"),
     the number of `jobs` and the `options` of the class, such as queue, cores, memory, walltime.
-
-    Raises:
-        ValueError: when the file says something else.
     """
     import dask_jobqueue
     from dask_jobqueue.local import LocalCluster
 
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict) or not {"cluster", "jobs"} <= settings.keys() <= {
-        "cluster",
-        "jobs",
-        "options",
-    }:
+    settings = read_yaml(path, "cluster")
+    needed = {"cluster", "jobs"}
+    if not isinstance(settings, dict) or not needed <= settings.keys() <= needed | {"options"}:
         raise ValueError(f"{path} must name cluster and jobs, and may give options.")
     known = {**vars(dask_jobqueue), "LocalCluster": LocalCluster}  # that one runs jobs right here
     made = known.get(f"{settings['cluster']}Cluster")

@@ -24,14 +24,12 @@ class Outcome(BaseModel):
 
     name: str
     error: str = ""
-    seconds: float = 0.0
 
 
 def run_notebook(
     notebook: Path,
     out: Path,
     values: dict[str, Any],
-    log: Path,
     cwd: Path,
     env: dict[str, str],
     lock: int | None = None,
@@ -40,6 +38,7 @@ def run_notebook(
     """Run a notebook; the executed one appears whole. Gives the error in a line, or ""."""
     out.parent.mkdir(parents=True, exist_ok=True)
     part, given = out.with_suffix(".part.ipynb"), out.with_suffix(".parameters.yaml")
+    log = out.with_name("log.txt")
     given.write_text(yaml.safe_dump(values))  # JSON's 1e-05 would be a string to YAML
     command = [sys.executable, "-m", "papermill", str(notebook), str(part)]
     command += ["-f", str(given), "--kernel", "python3", "--no-progress-bar"]
