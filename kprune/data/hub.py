@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from kprune.data.tasks import GENERATED, Task, get_task
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
 
 def load_split(
@@ -28,15 +28,15 @@ def load_split(
     from datasets import Dataset, load_dataset
 
     task = get_task(task)
-    if isinstance(data, Dataset):
-        check_columns(task, data)
-        return data
-    if not (data is None or isinstance(data, (str, Path))):
+    if not (data is None or isinstance(data, (str, Path, Dataset))):
         raise ValueError(
             f"The data of {task.name!r} must be a Hub id, a folder or one loaded split (a Dataset, "
             f"such as load_dataset(…, split='train')); got a {type(data).__name__}."
         )
-    if task.dataset is None and data is None:
+    name = task.validation if split == "validation" else split
+    if isinstance(data, Dataset):
+        found = {name: data}
+    elif task.dataset is None and data is None:
         if task.name not in GENERATED:
             raise ValueError(f"The task {task.name!r} names no data set; pass data=<id or folder>.")
         found = GENERATED[task.name]()
@@ -48,23 +48,18 @@ def load_split(
             found = load_dataset(source, task.config, cache_dir=_cache(Path(source)))
         except (ValueError, FileNotFoundError, OSError) as error:
             raise _explained(error, source, task) from error
-    name = task.validation if split == "validation" else split
     if name not in found:
         raise ValueError(
             f"The data for {task.name!r} has no split {name!r}; it has {', '.join(found)}."
         )
-    check_columns(task, found[name])
-    return found[name]
-
-
-def check_columns(task: Task, rows: Dataset | DatasetDict) -> None:
-    """Raise ValueError when the data lacks a text column of the task."""
+    rows = found[name]
     missing = [column for column in task.columns if column not in rows.column_names]
     if missing:
         raise ValueError(
             f"The data for {task.name!r} lacks the column {missing[0]!r}; it has "
             f"{', '.join(rows.column_names)}."
         )
+    return rows
 
 
 def _cache(folder: Path) -> str | None:

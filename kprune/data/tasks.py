@@ -57,20 +57,14 @@ def _squad(name: str, config: str) -> Task:
     )
 
 
+STARS = {"kind": "regression", "metric": "spearman", "labels": 1}
 TASKS = {
     task.name: task
     for task in (
         _glue("mrpc", ("sentence1", "sentence2"), 53.24),
         _glue("qqp", ("question1", "question2"), 30.55),
         _glue("sst2", ("sentence",), 25.16, max_length=64),
-        _glue(
-            "stsb",
-            ("sentence1", "sentence2"),
-            31.47,
-            kind="regression",
-            metric="spearman",
-            labels=1,
-        ),
+        _glue("stsb", ("sentence1", "sentence2"), 31.47, **STARS),
         _glue("mnli", ("premise", "hypothesis"), 39.05, labels=3, validation="validation_matched"),
         _glue("qnli", ("question", "sentence"), 50.97),
         _squad("squad", "plain_text"),
@@ -78,9 +72,7 @@ TASKS = {
         _glue("rte", ("sentence1", "sentence2"), 64.59),
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
         Task("opinions", ("sentence",), max_length=64),
-        Task(
-            "ratings", ("sentence",), kind="regression", metric="spearman", labels=1, max_length=64
-        ),
+        Task("ratings", ("sentence",), max_length=64, **STARS),
     )
 }
 GENERATED = {"opinions": opinions, "ratings": ratings}

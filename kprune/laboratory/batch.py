@@ -2,7 +2,6 @@
 
 import functools
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from kprune.data.tasks import get_task
-from kprune.engine.files import write_json
+from kprune.engine.files import CONFIG, write_json
 from kprune.engine.progress import bar
 from kprune.laboratory.experiments import expand, find_notebook, read_experiment
 from kprune.laboratory.finetuning import wanted_recipe
@@ -98,8 +97,8 @@ def reproduce(
         write_json(source / EXPECTED, expected)
     failed: list[Outcome] = []
     if todo:
-        with executor(workers, scheduler, say) as (pool, stop):
-            failed = _all_done(pool, todo, stop, say, force)
+        with executor(workers, scheduler, say) as pool:
+            failed = _all_done(pool, todo, say, force)
     drawn = home / REPORT
     made = [source / EXPECTED, *source.glob(f"*/{RESULT}"), *([report] if report else [])]
     newest = max(path.stat().st_mtime for path in made)
@@ -112,18 +111,16 @@ def reproduce(
 
 def check_folders(runs: Sequence[Run]) -> None:
     """Raise ValueError when a run's own teacher, or a folder of data, is not there."""
+    here = f"(relative folders start from {Path.cwd()})"
     for run in runs:
         teacher, data = (run.parameters.get(name, "") for name in ("teacher", "data"))
-        if teacher and not (Path(teacher) / "config.json").is_file():
+        if teacher and not (Path(teacher) / CONFIG).is_file():
             raise ValueError(
-                f"{run.name}: there is no model in the folder {teacher} (relative folders start "
-                f"from {Path.cwd()}); leave `teacher` out to have one fine-tuned."
+                f"{run.name}: there is no model in the folder {teacher} {here}; leave `teacher` "
+                "out to have one fine-tuned."
             )
         if data.startswith((".", "/", "~")) and not Path(data).is_dir():
-            raise ValueError(
-                f"{run.name}: there is no data folder {data} (relative folders start from "
-                f"{Path.cwd()})."
-            )
+            raise ValueError(f"{run.name}: there is no data folder {data} {here}.")
 
 
 def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
@@ -202,14 +199,12 @@ def _failed(run: Run, error: str) -> Outcome:
     return Outcome(name=run.name, error=error)
 
 
-def _all_done(
-    pool: Executor, todo: Sequence[Run], stop: threading.Event | None, say: Callable, force: bool
-) -> list[Outcome]:
+def _all_done(pool: Executor, todo: Sequence[Run], say: Callable, force: bool) -> list[Outcome]:
     """Teachers first, then runs; failures are collected, never raised."""
     makers = [teacher for teacher in needed_teachers(todo) if not teacher.made]
     for teacher in makers:
         say(f"Fine-tuning {teacher.name} first: it is missing, or was made otherwise.")
-    failed = _work(pool, make_teacher, makers, "teachers", stop)
+    failed = _work(pool, make_teacher, makers, "teachers")
     # A run would make its teacher itself, and might take the packaged stand-in for it.
     without = {outcome.name: outcome.error for outcome in failed}
     ready = []
@@ -221,15 +216,11 @@ def _all_done(
         else:
             ready.append(run)
     make = functools.partial(make_run, force=True) if force else make_run
-    return failed + _work(pool, make, ready, "runs", stop)
+    return failed + _work(pool, make, ready, "runs")
 
 
 def _work(
-    pool: Executor,
-    make: Callable,
-    jobs: Sequence[Run | Teacher],
-    what: str,
-    stop: threading.Event | None,
+    pool: Executor, make: Callable, jobs: Sequence[Run | Teacher], what: str
 ) -> list[Outcome]:
     """Have a pool do jobs of one kind; gives the outcomes that failed."""
     failed: list[Outcome] = []
@@ -254,7 +245,7 @@ def _work(
         except KeyboardInterrupt:
             for future in futures:
                 future.cancel()
-            if stop:
+            if stop := getattr(pool, "stop", None):  # of this machine's processes
                 stop.set()
             raise
     return failed

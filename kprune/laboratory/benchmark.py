@@ -123,14 +123,10 @@ def inference(
     repeats: int = 5,
 ) -> list[dict[str, float]]:
     """Median seconds of one forward pass of both models, for each batch size and length."""
-    longest = dense.config.max_position_embeddings
+    models = {"dense": dense, "pruned": pruned}
     return [
-        {
-            "batch size": size,
-            "length": length,
-            **latencies({"dense": dense, "pruned": pruned}, size, length, repeats),
-        }
+        {"batch size": size, "length": length, **latencies(models, size, length, repeats)}
         for length in lengths
-        if length <= longest
         for size in batch_sizes
+        if length <= dense.config.max_position_embeddings
     ]

@@ -28,8 +28,8 @@ def gains(
 ) -> dict[str, float]:
     """How many times as long pruning's parts take without each of the things that make them fast.
 
-    Each is left out alone, on the first sequences of the sample; a measurement is one of all
-    sublayers, forward and back:
+    Each is left out alone, on the first `tokens` of the sample, with passes in `dtype`; a
+    measurement is one of all sublayers, forward and back:
 
     - "batches by length": a measurement, against one of batches as drawn;
     - "batches side by side": against one batch at a time on all threads (CPU with several threads);
@@ -40,12 +40,6 @@ def gains(
     - "teacher's logits kept": the same, against one that runs the teacher again;
     - "normal equations": weight-tuning of the first feed-forward sublayer, against least squares on
       the explicit matrices.
-
-    Args:
-        model: the dense model.
-        sample: the sample.
-        dtype: precision of the passes that rank.
-        tokens: of the slice.
     """
     lengths = torch.tensor([len(example["input_ids"]) for example in sample.examples])
     count = max(1, int((lengths.cumsum(0) <= tokens).sum()))

@@ -16,13 +16,11 @@ from kprune.laboratory.records import read_yaml
 
 
 @contextmanager
-def executor(
-    workers: int, scheduler: str, say: Callable
-) -> Iterator[tuple[Executor, threading.Event | None]]:
-    """Where jobs run: threads that wait for processes, with what stops these, or Dask's workers."""
+def executor(workers: int, scheduler: str, say: Callable) -> Iterator[Executor]:
+    """Where jobs run: threads that wait for processes, or Dask's workers."""
     if not scheduler:
         with Local(workers) as pool:
-            yield pool, pool.stop
+            yield pool
         return
     try:
         from distributed import Client
@@ -46,7 +44,7 @@ def executor(
         ) from error
     with client:
         say(f"Dask at {scheduler}: {len(client.scheduler_info()['workers'])} workers.")
-        yield client.get_executor(pure=False), None
+        yield client.get_executor(pure=False)
 
 
 @contextmanager

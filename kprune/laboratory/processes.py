@@ -61,15 +61,9 @@ def run_command(
     """Run a command to its end; its output goes to a file. It holds the lock while it lives."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            pass_fds=[] if lock is None else [lock],
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+        held = [] if lock is None else [lock]
+        process = subprocess.Popen(command, cwd=cwd, env=env, pass_fds=held, **streams)
         while True:
             try:
                 return process.wait(0.5)
