@@ -60,9 +60,8 @@ def load(folder: str | Path) -> PreTrainedModel:
     except OwnCodeError:
         raise
     except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{folder} holds a model that kprune did not prune; load it with from_pretrained."
-        ) from error
+        reason = "which kprune did not prune; load it with from_pretrained"
+        raise ValueError(f"{folder} holds a model {reason}.") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
     if not known:
@@ -79,8 +78,6 @@ def load(folder: str | Path) -> PreTrainedModel:
         state = {name: weight.clone() for name, weight in state.items()}
         model.load_state_dict(state, assign=True)
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{folder} is damaged: {WEIGHTS} is missing, cut short or does not fit config.json "
-            f"({str(error).splitlines()[0]})."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
     return model

@@ -167,8 +167,5 @@ def names_of(model: PreTrainedModel) -> Names:
     if getattr(config, "is_decoder", False):
         raise ValueError(f"kprune prunes encoders, and this {name} is configured as a decoder.")
     if getattr(config, "chunk_size_feed_forward", 0):
-        raise ValueError(
-            f"This {name} runs its layers in chunks; set config.chunk_size_feed_forward to 0 "
-            "before it is loaded, which changes no output."
-        )
+        raise ValueError(f"This {name} works in chunks; load it with chunk_size_feed_forward=0.")
     return FAMILIES[family]

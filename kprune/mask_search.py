@@ -18,10 +18,8 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
     when the scores are not finite.
     """
     if not torch.isfinite(scores).all():
-        raise ValueError(
-            f"{(~torch.isfinite(scores)).sum()} of {scores.numel()} importance scores are NaN or "
-            "infinite; check the model's weights and the sample."
-        )
+        broken = f"{(~torch.isfinite(scores)).sum()} of {len(scores)} importance scores"
+        raise ValueError(f"{broken} are NaN or infinite; check the model and the sample.")
     ascending = scores.argsort()
     removed = costs.double()[ascending].cumsum(0)
     excess = costs.double().sum() - budget

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -63,55 +63,48 @@ class Options:
     def __post_init__(self) -> None:
         for option in fields(self):
             _check_type(option.name, getattr(self, option.name), type(option.default))
-        if not 0 < self.rate < 1:
-            raise ValueError(
-                "rate is the share of FLOPs to remove (60% is 0.6) and lies between 0 and 1; got "
-                f"{self.rate!r}."
-            )
-        if self.method not in METHODS:
-            raise ValueError(f"There is no method {self.method!r}; {nearest(self.method, METHODS)}")
-        if not (0 < self.gamma < math.inf and 0 <= self.lam < math.inf and 0 < self.mu < math.inf):
-            raise ValueError(
-                "gamma and mu must be positive and lam not negative, all finite; got "
-                f"gamma={self.gamma}, lam={self.lam}, mu={self.mu}."
-            )
-        self._check_ingredients(INGREDIENTS.get(self.method, ()))
-        for name, least in LEAST.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is at least {least}; got {getattr(self, name)}.")
-        for name, known in WORDS.items():
-            if getattr(self, name) not in known:
-                words = " or ".join(f'"{word}"' for word in known)
-                raise ValueError(f"{name} is {words}; got {getattr(self, name)!r}.")
+        for sentence in self._faults(INGREDIENTS.get(self.method, ())):
+            raise ValueError(sentence)
 
-    def _check_ingredients(self, known: Sequence[str]) -> None:
-        """What only the sublayer-wise methods take."""
-        names = ", ".join(INGREDIENTS)
+    def _faults(self, known: Sequence[str]) -> Iterator[str]:
+        """What makes no sense; `known` ingredients are what sublayer-wise methods alone have."""
+        method, names = self.method, ", ".join(INGREDIENTS)
+        if not 0 < self.rate < 1:
+            yield f"rate is the share of FLOPs to remove (60%: 0.6), between 0 and 1; got {self.rate!r}."
+        if method not in METHODS:
+            yield f"There is no method {method!r}; {nearest(method, METHODS)}"
+        if not (0 < self.gamma < math.inf and 0 <= self.lam < math.inf and 0 < self.mu < math.inf):
+            got = f"gamma={self.gamma}, lam={self.lam}, mu={self.mu}"
+            yield f"gamma and mu must be positive and lam not negative, all finite; got {got}."
         if unknown := [name for name in self.left_out if name not in known]:
-            raise ValueError(
+            yield (
                 f"without names ingredients of the method, with commas between them: {unknown[0]!r}"
-                f" is not among those of {self.method!r} ({', '.join(known) or 'it has none'})."
+                f" is not among those of {method!r} ({', '.join(known) or 'it has none'})."
             )
         if not self.reuse >= 0 or (self.reuse and not known):
-            raise ValueError(
+            yield (
                 f"reuse is the error up to which the methods {names} keep their scores, at least "
-                f"0; got {self.reuse} for {self.method!r}."
+                f"0; got {self.reuse} for {method!r}."
             )
         if self.reuse and "tuning" in self.left_out:
-            raise ValueError(
-                "reuse goes by the errors that tuning leaves; leave it out where without names "
-                "tuning."
-            )
+            yield "reuse goes by tuning's errors; leave it out where without names tuning."
         if self.multiple < 0 or (self.multiple > 1 and not known):
-            raise ValueError(
+            yield (
                 "multiple is the number of neurons to round to, a whole number of at least 1, for "
-                f"the methods {names}; got {self.multiple} for {self.method!r}."
+                f"the methods {names}; got {self.multiple} for {method!r}."
             )
         if self.speedup and not (1 < self.speedup < math.inf and known):
-            raise ValueError(
+            yield (
                 f"speedup is how many times as fast the pruned model shall be, above 1, for the "
-                f"methods {names}; got {self.speedup} for {self.method!r}."
+                f"methods {names}; got {self.speedup} for {method!r}."
             )
+        for name, least in LEAST.items():
+            if not getattr(self, name) >= least:
+                yield f"{name} is at least {least}; got {getattr(self, name)}."
+        for name, words in WORDS.items():
+            if getattr(self, name) not in words:
+                known = " or ".join(f'"{word}"' for word in words)
+                yield f"{name} is {known}; got {getattr(self, name)!r}."
 
     @property
     def left_out(self) -> list[str]:
@@ -120,8 +113,6 @@ class Options:
 
 
 def _check_type(name: str, value: Any, wanted: type) -> None:
-    right = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-    if wanted is float:
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not right:
+    allowed = (int, float) if wanted is float else wanted
+    if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
         raise ValueError(f"{name} is of type {wanted.__name__}; got {value!r}.")

@@ -173,18 +173,14 @@ def prune(
 def check_model(model: PreTrainedModel) -> None:
     """Raise ValueError for what is no loaded model, or holds broken weights."""
     if not isinstance(model, PreTrainedModel):
+        given = type(model).__name__
         raise ValueError(
-            f"prune takes a loaded model, then a sample; got a {type(model).__name__} in place of "
-            "the model."
+            f"prune takes a loaded model, then a sample; got a {given} in place of the model."
         )
     names, weights = zip(*model.named_parameters(), strict=True)
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
-    broken = [name for name, fine in zip(names, finite, strict=True) if not fine]
-    if broken:
-        raise ValueError(
-            f"The model's weight {broken[0]} holds NaN or infinite values; load or fine-tune the "
-            "model again."
-        )
+    for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
+        raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")
 
 
 def _report(job: Job, done: Sequence[Pruned]) -> Report:
@@ -225,27 +221,23 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
     for what, tuned in {**refits, "head": state.finished}.items():
         report.notes += [f"{what}: {one.trouble}" for one in tuned if one and one.trouble]
     if len(student.model.state_dict()) > len(job.model.state_dict()):
-        report.notes.append(
-            "the layers of this model share their weights; pruned, each has weights of its own"
-        )
+        report.notes.append("layers that shared their weights have weights of their own now")
     report.note_few_tokens()
     return report
 
 
 def _speed(job: Job, report: Report) -> dict[str, float]:
     options, student = job.options, job.state.student
-    size, length = options.batch_size, options.length
+    asked = {"asked": options.speedup, "batch_size": options.batch_size, "length": options.length}
     models = {"dense": job.model, "pruned": student.model}
-    found = latencies(models, size, length, 15, quiet=True)
+    found = latencies(models, options.batch_size, options.length, 15, quiet=True)
     measured = found["dense"] / found["pruned"]
     if abs(measured / options.speedup - 1) > OFF:
         report.notes.append(
-            f"{measured:.2f} times as fast is more than {OFF:.0%} off the {options.speedup:g} "
-            "asked: candidates were timed on a busy machine, or what is left to choose from takes "
-            "too large steps; try again, or ask for a little more or less"
+            f"{measured:.2f} times as fast is over {OFF:.0%} off the {options.speedup:g} asked: "
+            "the machine was busy, or a unit is too large a step; try again, or ask for a bit more"
         )
     predicted = job.table.whole / job.table.predict([sub.units for sub in student.sublayers])
-    asked = {"asked": options.speedup, "batch_size": size, "length": length}
     return asked | {"predicted": predicted, "measured": measured}
 
 

@@ -122,15 +122,11 @@ def fitted(task: Task, kind: Kind, model: str) -> Task:
     """The task, when it fits what a model predicts; one without a kind takes the model's."""
     if not task.kind:
         if kind.name == "span" and len(task.columns) != 2:
-            raise ValueError(
-                f"A {model} finds answers in contexts; the sample must hold pairs of question and "
-                "context, not single texts."
-            )
+            raise ValueError(f"For a {model} a sample must hold pairs of question and context.")
         return replace(task, kind=kind.name, labels=kind.outputs, minibatch=kind.minibatch)
     if kind.name == "embedding":
         return task  # any text will do: its output has no labels
-    same = task.kind == "span" or task.labels == kind.outputs
-    if task.kind != kind.name or not same:
+    if task.kind != kind.name or (task.kind != "span" and task.labels != kind.outputs):
         raise ValueError(
             f"The model, a {model}, is for {kind.name} with {kind.outputs} outputs, and the sample "
             f"of {task.name!r} for {task.kind} with {task.labels}; take a sample of the model's "
@@ -148,10 +144,7 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     except OwnCodeError:
         raise
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"No tokenizer found beside the model ({model.name_or_path or 'no name'}); pass "
-            "tokenizer=AutoTokenizer.from_pretrained(...)."
-        ) from error
+        raise ValueError("No tokenizer found beside the model; pass tokenizer=.") from error
 
 
 def _own_texts(
@@ -161,10 +154,8 @@ def _own_texts(
     from datasets import Dataset
 
     if hasattr(texts, "column_names") or hasattr(texts, "columns"):
-        raise ValueError(
-            f"A sample of your own is a list of texts or of pairs of texts, not a "
-            f"{type(texts).__name__}; pass its column of texts, or a kprune.Task with data=."
-        )
+        kind = type(texts).__name__
+        raise ValueError(f"Texts are a list, not a {kind}; pass its column of texts, or a Task.")
     texts = list(texts) if isinstance(texts, Iterable) else []
     if texts and all(isinstance(text, str) for text in texts):
         columns = {"text": texts}
@@ -174,9 +165,7 @@ def _own_texts(
     ):
         columns = {"text": [a for a, _ in texts], "pair": [b for _, b in texts]}
     else:
-        raise ValueError(
-            "A sample of your own needs a list of texts or of pairs of texts, and at least one."
-        )
+        raise ValueError("A sample needs a list of texts or of pairs of texts, and at least one.")
     if not any(text.strip() for column in columns.values() for text in column):
         raise ValueError("All texts of the sample are empty.")
     longest = min(tokenizer.model_max_length, LONGEST)

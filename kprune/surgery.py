@@ -16,10 +16,8 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
     sublayer that loses every unit becomes X + b: the bias of its output projection stays.
     """
     if keep.dtype != torch.bool or keep.shape != (sublayer.units,):
-        raise ValueError(
-            f"The mask of the {sublayer.name} must hold {sublayer.units} booleans, one per unit; "
-            f"got {keep.dtype} of shape {tuple(keep.shape)}."
-        )
+        wanted, got = f"{sublayer.units} booleans", f"{keep.dtype} of shape {tuple(keep.shape)}"
+        raise ValueError(f"The mask of the {sublayer.name} must hold {wanted}; got {got}.")
     keep = keep.to(sublayer.output.weight.device)
     features = feature_mask(sublayer, keep)
     for linear in sublayer.inputs:

@@ -27,9 +27,7 @@ def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
     loss. The paper's setting is a sample of 2,048 sequences.
     """
     if state.sample.labels is None or state.kind.loss is None:
-        raise ValueError(
-            "Kwon et al. need labels, and the sample has none; draw it from a task's training data."
-        )
+        raise ValueError("Kwon et al. need labels, and the sample has none; draw it from a task.")
     length, dense = state.sample.length, state.teacher.flops(state.sample.length)
     with state.clock.step("knowledge", "Fisher information"):
         gradients = label_gradients(state)

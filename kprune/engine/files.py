@@ -40,10 +40,8 @@ def check_target(path: str | Path) -> None:
         known = (made or pruned) and entry.name in OURS and entry.is_file()
         edited = entry.name == CARD and _text(entry) != NOTE
         if not known or edited or entry.is_symlink():
-            raise ValueError(
-                f"{path} holds {entry.name}, which kprune did not write; choose another folder, or "
-                "move what is in this one away."
-            )
+            what = f"{entry.name}, which kprune did not write"
+            raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
 
 
 @contextmanager

@@ -3,13 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 
@@ -32,7 +27,7 @@ def load_model(auto: type, source: str | Path, **changes: Any) -> PreTrainedMode
     return auto.from_pretrained(source, config=config, trust_remote_code=False)
 
 
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str | Path) -> Tokenizer:
     """A model's tokenizer, likewise."""
     _refuse_code(get_tokenizer_config(source), source)
     return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -40,7 +35,4 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 def _refuse_code(settings: dict, source: str | Path) -> None:
     if settings.get("auto_map"):
-        raise OwnCodeError(
-            f"{source} names Python code of its own (auto_map), which kprune never runs; take a "
-            "model of an architecture that transformers has itself."
-        )
+        raise OwnCodeError(f"{source} names Python code of its own, which kprune never runs.")
