@@ -73,7 +73,7 @@ def test_an_axis_may_set_parameters_together(write):
         ({"grid": GRID, "fixed": {"tokens": "many"}}, "tokens is of type int; got 'many', a str."),
         ({"grid": GRID, "fixed": {"tokens": 1.5}}, "tokens is of type int; got 1.5, a float."),
         ({"grid": GRID, "fixed": {"exercises": 1}}, "exercises is of type bool; got 1, a int."),
-        ({"grid": {"rate": [1.2]}}, "rate .* got 1.2."),
+        ({"grid": {"rate": [1.2]}}, "got 1.2."),
         ({"grid": {"method": ["kwan"]}}, "no method 'kwan'; did you mean 'kwon'?"),
         ({"grid": {"task": ["sst3"]}}, "no task 'sst3'; did you mean 'sst2'?"),
         ({"grid": {"lam": [-1.0]}}, "lam not negative"),

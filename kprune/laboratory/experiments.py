@@ -132,10 +132,8 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
         try:
             found[name] = ast.literal_eval(about["default"])
         except (ValueError, SyntaxError) as error:
-            raise ValueError(
-                f"{notebook}: the default of the parameter {name!r} must be a literal; got "
-                f"{about['default']}."
-            ) from error
+            default = f"the default of the parameter {name!r}, {about['default']},"
+            raise ValueError(f"{notebook}: {default} must be a literal.") from error
     return found
 
 
@@ -144,21 +142,17 @@ def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
     checked = {}
     for name, value in values.items():
         if name not in defaults:
-            raise ValueError(
-                f"{where}: there is no parameter {name!r}; {nearest(name, sorted(defaults))}"
-            )
+            hint = nearest(name, sorted(defaults))
+            raise ValueError(f"{where}: there is no parameter {name!r}; {hint}")
         wanted = type(defaults[name])
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
-            hint = ""
+            got = f"{value!r}, a {type(value).__name__}"
             with suppress(ValueError):
                 if wanted is float and isinstance(value, str) and not math.isnan(float(value)):
-                    hint = f" (for YAML a number has a point: write {float(value):.1e})"
-            raise ValueError(
-                f"{where}: {name} is of type {wanted.__name__}; got {value!r}, a "
-                f"{type(value).__name__}{hint}."
-            )
+                    got += f" (for YAML a number has a point: write {float(value):.1e})"
+            raise ValueError(f"{where}: {name} is of type {wanted.__name__}; got {got}.")
         if name in LEAST and value < LEAST[name]:
             raise ValueError(f"{where}: {name} is at least {LEAST[name]}; got {value}.")
         checked[name] = value

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from kprune.laboratory.tables import called
 
@@ -61,30 +60,26 @@ def points(runs: pd.DataFrame, value: str, **words: str) -> Figure:
 
     Colours tell the tasks apart, shapes the rates.
     """
-    runs = runs[runs["state"] == "done"]
+    runs = runs[runs["state"] == "done"].astype({value: float})
     tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
-    rates = sorted(set(runs["rate"]))
-    colours = sns.color_palette("colorblind", len(tasks))
+    # A lane of its own for each task, so that points do not hide one another.
+    lanes = 0.7 * ((runs["task"].map(tasks.index) + 0.5) / len(tasks) - 0.5)
+    rates = {rate: f"{rate:.0%} gone" for rate in sorted(set(runs["rate"]))}
+    names = {"task": called(runs["task"]), "rate": runs["rate"].map(rates)}
+    table = runs.assign(place=runs["label"].map(labels.index) + lanes, **names)
     figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 0.9 + 0.55 * len(labels)))
-    for _, run in runs.iterrows():
-        task = tasks.index(run["task"])
-        # A lane of its own for each task, so that points do not hide one another.
-        place = labels.index(run["label"]) + 0.7 * ((task + 0.5) / len(tasks) - 0.5)
-        marker = MARKERS[rates.index(run["rate"]) % len(MARKERS)]
-        axes.plot(float(run[value]), place, marker, color=colours[task], markersize=6)
+    style = {"hue": "task", "palette": "colorblind", "s": 45, "linewidth": 0}
+    style |= {
+        "style": "rate",
+        "style_order": [*rates.values()],
+        "markers": [*MARKERS[: len(rates)]],
+    }
+    sns.scatterplot(table, x=value, y="place", ax=axes, **style)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(**words)
-    keys = [
-        Line2D([], [], color=colour, linewidth=4, label=name)
-        for name, colour in zip(called(tasks), colours, strict=True)
-    ]
-    keys += [
-        Line2D([], [], color="0.3", marker=marker, linestyle="", label=f"{rate:.0%} gone")
-        for rate, marker in zip(rates, MARKERS, strict=False)
-    ]
-    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    axes.set(ylabel="", **words)
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return figure
 
 

@@ -113,11 +113,9 @@ def draw_steps(runs: pd.DataFrame) -> Figure:
         names.append(", ".join([*parts, *(["full"] if run["precision"] == "full" else [])]))
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
-    left = shares.cumsum(axis=1) - shares
-    for step in shares:
-        axes.barh(names, shares[step], left=left[step], label=step)
+    shares.plot.barh(stacked=True, width=0.8, linewidth=1, ax=axes)
     limits = runs["limit"].astype(float)
-    axes.plot(limits, names, "k|", markersize=12, markeredgewidth=2, label="limit")
+    axes.plot(limits, range(len(names)), "k|", markersize=12, markeredgewidth=2, label="limit")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(
