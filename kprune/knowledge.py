@@ -74,8 +74,7 @@ def measure(
 def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:
     """Measure the batches of a sample from sublayer `t` of the student up, in their order.
 
-    Products are in the state's ranking precision. On a CPU several batches are in work at once, so
-    the loss is called from several threads, and for the batches in any order.
+    Products are in the state's ranking precision. On a CPU the loss is called from several threads.
     """
     student = state.student.copy(state.dtype)
     stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
@@ -96,8 +95,8 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
 class GradientSums:
     """Mask gradients of a mean loss over minibatches *in sampling order*, however batches fall.
 
-    The mask gradient of a sample is Σ_tokens feature · ∂loss/∂feature, summed into its minibatch:
-    `sums` are [minibatches, features] of each sublayer from `t` up.
+    A sample's is Σ_tokens feature · ∂loss/∂feature; `sums` are [minibatches, features] of
+    sublayers.
     """
 
     def __init__(self, state: State, t: int):

@@ -70,7 +70,7 @@ class Options:
         """What makes no sense; `known` ingredients are what sublayer-wise methods alone have."""
         method, names = self.method, ", ".join(INGREDIENTS)
         if not 0 < self.rate < 1:
-            yield f"rate is the share of FLOPs to remove (60%: 0.6), between 0 and 1; got {self.rate!r}."
+            yield f"rate is a share of FLOPs (60%: 0.6), between 0 and 1; got {self.rate!r}."
         if method not in METHODS:
             yield f"There is no method {method!r}; {nearest(method, METHODS)}"
         if not (0 < self.gamma < math.inf and 0 <= self.lam < math.inf and 0 < self.mu < math.inf):

@@ -24,10 +24,7 @@ class Once:
 
 @dataclass
 class Rounded:
-    """A search whose numbers of neurons are rounded to a multiple, which matrix units like.
-
-    What rounding frees or takes, the layers above get or give, unless their masks are settled.
-    """
+    """A search that rounds numbers of neurons to a multiple; the layers above make up for it."""
 
     search: Callable[..., tuple[list[Tensor], float]]
     multiple: int
@@ -44,8 +41,7 @@ class Rounded:
 def to_multiple(keep: Tensor, scores: Tensor, multiple: int, most: int) -> Tensor:
     """The mask with the nearest number of units that is a multiple, the best-scored ones.
 
-    Matrix units work in tiles: 496 neurons may be faster than 489, and take hardly more FLOPs. A
-    mask that keeps every unit, or none, stays. `most` units are affordable.
+    Matrix units work in tiles. A mask that keeps every unit, or none, stays; `most` are affordable.
     """
     units, wanted = len(keep), int(keep.sum())
     if multiple == 1 or wanted in (0, units):

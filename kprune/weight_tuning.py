@@ -10,17 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kprune.encoders import Encoder
-from kprune.engine.least_squares import (
-    HELD_OUT,
-    STIFFEST,
-    NormalEquations,
-    Products,
-    choose_ridge,
-    products,
-    solve,
-)
+from kprune.engine import least_squares
+from kprune.engine.least_squares import NormalEquations, Products, choose_ridge, products, solve
 from kprune.state import State
 from kprune.surgery import set_weight
+
+Rows = Callable[[Encoder, Encoder, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
     ridge = chosen = choose_ridge(equations, weight)
     if ridge == math.inf:
         return weight, Tuning(before, before, ridge, "kept")
-    while ridge <= STIFFEST:
+    while ridge <= least_squares.STIFFEST:
         if (tuned := solve(equations, start, ridge)) is not None:
             tuned = tuned.to(weight.dtype)
             after = equations.error(tuned)
@@ -77,11 +72,7 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
 
 @torch.no_grad()
 def gather(
-    state: State,
-    rows: Callable[[Encoder, Encoder, int], tuple[Tensor, Tensor]],
-    features: int,
-    outputs: int,
-    hold_out: bool = False,
+    state: State, rows: Rows, features: int, outputs: int, hold_out: bool = False
 ) -> NormalEquations:
     """The least-squares problem whose rows come from teacher and student, batch by batch.
 
@@ -101,7 +92,8 @@ def gather(
             real = batch.mask[:, : P.shape[1], None]
             P, Y = P * real, Y * real
         if hold_out:
-            some = slice(-before[number] % HELD_OUT, None, HELD_OUT)
+            every = least_squares.HELD_OUT
+            some = slice(-before[number] % every, None, every)
             held = products(P[some].flatten(0, 1), Y[some].flatten(0, 1))
         whole = P.shape[1] == batch.inputs["input_ids"].shape[1]
         tokens = batch.tokens if whole else len(P)

@@ -156,9 +156,8 @@ def rescaled(
 def solve_scales(equations: NormalEquations, weight: Tensor, unit_size: int) -> Tensor | None:
     """Damped least squares around 1 for one scale per unit: min_s ‖Y − Σ_i s_i · P_i·W_i‖²_F.
 
-    As the authors' code has it, damping is of the normal equations: with A and b the sums over the
-    sample, min_δ ‖A·δ − (b − A·1)‖² + ‖δ‖², solved by the eigenvalues of A. The output projection
-    is [features, d]. Gives float64 [units], or None when a scale is not finite or leaves [−10, 10].
+    As in the authors' code: with A and b the sums over the sample, min_δ ‖A·δ − (b − A·1)‖² + ‖δ‖²,
+    by the eigenvalues of A. None when a scale is not finite or leaves [−10, 10].
     """
     weight, blocks = weight.double(), (-1, unit_size)
     gram = equations.gram * (weight @ weight.T)

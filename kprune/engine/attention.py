@@ -20,18 +20,12 @@ ADDED = "kprune, added"  # of a mask for families that have an attention of thei
 
 
 def safe_score(dtype: torch.dtype) -> float:
-    """Beyond it a sum of exp could overflow, or a row vanish: then each row's largest is taken off.
-
-    In float16 a few keys at 10 would do.
-    """
+    """Beyond it exp could overflow or a row vanish: each row's largest score is taken off."""
     return 0.0 if dtype == torch.float16 else 70.0
 
 
 class Products(torch.autograd.Function):
-    """Attention by plain matrix products, [batch, heads, length, d_h] each.
-
-    `mask` is True at real tokens, bool [batch, length], or None.
-    """
+    """Attention by plain matrix products; the mask is of keys, bool [batch, length], or None."""
 
     @staticmethod
     def forward(ctx, query, key, value, mask, scaling):

@@ -25,9 +25,8 @@ def give_back_memory() -> None:
 def keep_memory() -> Iterator[None]:
     """Within the block, glibc keeps the pages that are freed, for the next pass to use again.
 
-    By itself it gives large ones back, or not, by thresholds that follow from all the process did
-    before; getting them again is up to a tenth of a dense model's pass, and less of a pruned one's,
-    so that the same two models would differ by another factor in every process.
+    By itself it gives them back by what the process did before; getting them again is up to a tenth
+    of a dense model's pass and less of a pruned one's, so speed-ups would differ between processes.
     """
     mallopt = None
     if sys.platform == "linux":

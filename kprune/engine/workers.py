@@ -22,12 +22,11 @@ Over = Callable[[Callable[[Tools, Item], Result], Iterable[Item]], Iterator[Resu
 def side_by_side(device: torch.device, make: Callable[[], Tools]) -> Iterator[Over]:
     """Within the block, a `map` that works on several items at once, without gradients.
 
-    Small operations leave a second thread idle, or wait for it: on a CPU each of up to `MOST`
-    workers takes an item of its own and its share of PyTorch's threads. Elsewhere, and with one
-    thread, there is one worker. Results come in the order of the items, and no more items are taken
-    ahead than there are workers, so only a few are in memory. `make` gives what one worker needs
-    for itself (copies of models, so that hooks do not meet); the `map` takes a function of those
-    tools and an item, and the items.
+    Small operations leave a second thread idle: on a CPU each of up to `MOST` workers takes an item
+    of its own and its share of PyTorch's threads; elsewhere there is one worker. Results come in
+    order, and few items are taken ahead of them, so only a few are in memory. `make` gives what one
+    worker needs for itself (copies of models, so that hooks do not meet); the `map` takes a
+    function of those tools and an item, and the items.
     """
     threads = torch.get_num_threads()
     workers = min(threads, MOST) if device.type == "cpu" else 1

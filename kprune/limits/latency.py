@@ -59,10 +59,7 @@ def latencies(
 
 @torch.inference_mode()
 def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
-    """Seconds of one plain forward pass over a sample: F, the unit that pruning is timed in.
-
-    Plain means the task's minibatches as drawn, each padded, in the model's own precision.
-    """
+    """Seconds of one pass over a sample in minibatches as drawn: F, what pruning is timed in."""
     model, size = sharing_weights(model), sample.task.minibatch
     encoder, seconds = Encoder(model), {}
     with timed(seconds, "pass", model.device):
@@ -81,9 +78,9 @@ def seconds_in_turns(
 ) -> dict[str, float]:
     """Seconds of each call, timed in turns after two uncounted rounds: the median or the shortest.
 
-    With `quiet`, the shortest round of each, which is the time of a quiet machine: whatever else
-    runs can only add to it. One short round may be chance, so rounds go on, up to `MOST` times as
-    many, until the two shortest of each agree within 1% (`AGREE`); a single round stays single.
+    With `quiet`, the shortest round, which is the time of a quiet machine: whatever else runs can
+    only add to it. One may be chance, so rounds go on, up to `MOST` times as many, until the two
+    shortest of each agree within 1% (`AGREE`); a single round stays single.
     """
     rounds: list[dict[str, float]] = []
 

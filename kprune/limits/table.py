@@ -43,10 +43,7 @@ class LatencyTable:
         return self.fixed + sum(seconds[n].item() for seconds, n in parts)
 
     def budget(self, speedup: float) -> float:
-        """Seconds that the units may take for the model to be `speedup` times as fast.
-
-        ValueError when that is not above 1, or beyond that of a model without units.
-        """
+        """Seconds that the units may take for the model to be `speedup` times as fast."""
         most = self.whole / self.fixed if self.fixed > 0 else float("inf")
         if not 1 < speedup < most:
             raise ValueError(
@@ -57,12 +54,8 @@ class LatencyTable:
         return self.whole / speedup - self.fixed
 
     def factor(self, measured: float, units: Sequence[int]) -> float:
-        """By how much a model's units take longer than the table's sum says.
-
-        Sublayers timed apart, at even numbers of units, do not quite add up.
-        """
-        summed = self.predict(units) - self.fixed
-        if not summed:
+        """How much longer a model's units take than the sum of sublayers timed apart says."""
+        if not (summed := self.predict(units) - self.fixed):
             return 1.0
         # A candidate as fast as no units at all is a bad measurement.
         return min(max((self.whole / measured - self.fixed) / summed, 0.25), 4.0)
@@ -95,11 +88,7 @@ def measure_candidate(
 
 
 def measure_latencies(
-    model: PreTrainedModel,
-    batch_size: int = 32,
-    length: int = 128,
-    repeats: int = 7,
-    progress: bool = True,
+    model: PreTrainedModel, batch_size: int, length: int, repeats: int = 7, progress: bool = True
 ) -> LatencyTable:
     """Time a model with fewer and fewer units, on the device that it is on.
 

@@ -31,8 +31,7 @@ class FisherSums:
 class Fisher:
     """S_pred as the Fisher information of each mask variable, per sample.
 
-    One pass back from a random direction in the outputs gives every sample's information, whatever
-    the number of classes (`outputs.Kind.probe`). A head is one unit: its gradients are summed.
+    One pass back from a random direction in the outputs gives it (`outputs.Kind.probe`).
     """
 
     gamma: float = 2.0  # temperature γ of the teacher's distribution

@@ -36,12 +36,10 @@ class TuneInputs:
 
         def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
             batch = state.batches[number]
+            both = (teacher, state.teacher_hidden), (student, state.student_hidden)
             x_teacher, x_student = (
                 encoder.reaching(encoder.sublayers[t].inputs[0], batch, hidden[number], t // 2)
-                for encoder, hidden in (
-                    (teacher, state.teacher_hidden),
-                    (student, state.student_hidden),
-                )
+                for encoder, hidden in both
             )
             return padded(x_student, ones), F.linear(x_teacher.to(weight.dtype), weight, bias)
 
