@@ -1,17 +1,23 @@
 """A saved model reloads to the bit, in another process; a bad folder is one clear error."""
 
+import dataclasses
+import itertools
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import families
 import pytest
 import safetensors.torch
 import torch
-from conftest import batch_of, logits
+from conftest import batch_of, logits, tiny, tiny_sample
 from transformers import AutoTokenizer
 
 import kprune
-from kprune.checkpoints import write_json, written_whole
-from kprune.encoders import view
+from kprune.encoders import Encoder
+from kprune.engine.files import check_target, write_json, written_whole
+from kprune.laboratory import finetuning
 
 READER = """
 import sys, safetensors.torch, torch, kprune
@@ -49,10 +55,66 @@ def test_reloads_to_the_bit_in_a_fresh_process(pruned, teacher, saved, tmp_path)
     assert size < 4 * teacher[0].num_parameters(), "the file must be smaller than the dense model"
 
 
+EVERYTHING = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import kprune, safetensors.torch
+from families import batch_of, outputs
+place = Path(sys.argv[2])
+rows = json.loads((place / "rows.json").read_text())
+found = {path.name: outputs(kprune.load(path), batch_of(rows)) for path in place.glob("model*")}
+safetensors.torch.save_file(found, place / "found.safetensors")
+"""
+
+
+def test_every_family_with_every_head_reloads_to_the_bit_in_a_fresh_process(tokenizer, tmp_path):
+    """At a high rate, too, where sublayers have no unit left."""
+    expected = {}
+    for rate, family, kind in itertools.product((0.6, 0.98), families.FAMILIES, families.KINDS):
+        if rate == 0.98 and kind not in ("classification", "tokens"):
+            continue
+        sample, name = tiny_sample(kind, 30), f"model {rate} {family} {kind}"
+        smaller, _ = kprune.prune(tiny(family, kind), sample, rate, "magnitude", progress=False)
+        kprune.save(smaller, tmp_path / name, tokenizer)
+        expected[name] = logits(smaller, batch_of(sample))
+        assert expected[name].isfinite().all()
+    write_json(tmp_path / "rows.json", sample.examples)
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", EVERYTHING, here, tmp_path]
+    subprocess.run(command, check=True, timeout=600)
+    found = safetensors.torch.load_file(tmp_path / "found.safetensors")
+    assert found.keys() == expected.keys() and len(found) == 8 * len(families.FAMILIES)
+    for name, theirs in found.items():
+        assert theirs.equal(expected[name]), name
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta", "albert, tied", "modernbert"])
+@pytest.mark.parametrize("method", ["kprune", "kprune+", "kwon"])
+def test_what_pruning_gives_reloads_and_can_be_pruned_and_trained_on(
+    family, method, tokenizer, tmp_path
+):
+    sample = dataclasses.replace(tiny_sample(count=30), labels=[i % 3 for i in range(30)])
+    smaller, _ = kprune.prune(tiny(family, "classification"), sample, 0.5, method, progress=False)
+    again = kprune.load(kprune.save(smaller, tmp_path / "model", tokenizer))
+    batch = batch_of(sample)
+    assert logits(again, batch).equal(logits(smaller, batch))
+    least, report = kprune.prune(again, sample, 0.5, method, progress=False)
+    assert report.flops <= report.limit
+    both = zip(least.config.kprune["kept"], again.config.kprune["kept"], strict=True)
+    assert all(set(few) <= set(many) for few, many in both)
+    last = kprune.load(kprune.save(least, tmp_path / "model", tokenizer))
+    assert logits(last, batch).equal(logits(least, batch))
+    families.forward(least.train(), batch).logits.sum().backward()
+    assert all(weight.grad is not None for weight in least.parameters() if weight.numel())
+
+
 def test_reloads_on_every_shape(pruned, saved):
     again = kprune.load(saved)
     assert not again.training
-    assert [s.units for s in view(again).sublayers] == [s.units for s in view(pruned).sublayers]
+    assert [s.units for s in Encoder(again).sublayers] == [
+        s.units for s in Encoder(pruned).sublayers
+    ]
     assert again.config.kprune["kept"] == pruned.config.kprune["kept"]
     for (name, ours), (other, theirs) in zip(
         pruned.state_dict().items(), again.state_dict().items(), strict=True
@@ -79,21 +141,117 @@ def test_a_pruned_model_can_be_pruned_and_saved_again(saved, tmp_path):
         assert set(few) <= set(many), "units keep the numbers that they have in the teacher"
 
 
-def test_saving_replaces_a_folder_whole(pruned, saved):
-    (saved / "stale.txt").write_text("from before")
+def test_saving_replaces_a_model_of_ours_whole(pruned, saved):
+    (saved / "vocab.txt").write_text("from before")
     kprune.save(pruned, saved)
-    assert not (saved / "stale.txt").exists()
+    assert not (saved / "vocab.txt").exists()
     assert "kprune.load" in (saved / "README.md").read_text()
     assert [path.name for path in saved.parent.iterdir()] == ["pruned"]
 
 
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def user_file(folder):
+    (folder / "thesis.txt").write_text("years of work")
+
+
+def user_folder(folder):
+    (folder / "adapter").mkdir()
+
+
+def user_model(folder):
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+
+
+def user_record(folder):
+    (folder / "teacher.json").write_text('{"name": "Ms Frizzle"}')
+
+
+def user_link(folder):
+    target = folder.parent / "elsewhere.json"
+    target.write_text("{}")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer.json").symlink_to(target)
+
+
+def user_card(folder):
+    (folder / "README.md").write_text("# My model card")
+
+
+USERS = {
+    "thesis.txt": user_file,
+    "adapter": user_folder,
+    "config.json": user_model,
+    "teacher.json": user_record,
+    "tokenizer.json": user_link,
+    "README.md": user_card,
+}
+AMONG_OURS = [name for name in USERS if name not in ("config.json", "teacher.json")]
+
+
+@pytest.mark.parametrize(
+    ("name", "among_ours"),
+    [*((name, False) for name in USERS), *((name, True) for name in AMONG_OURS)],
+)
+def test_what_others_wrote_is_never_lost(name, among_ours, pruned, tmp_path, monkeypatch):
+    """Refused before any work, by name; and not a byte of it changes."""
+    folder = tmp_path / "work" / "model"
+    if among_ours:
+        kprune.save(pruned, folder)
+    else:
+        folder.mkdir(parents=True)
+    USERS[name](folder)
+    before = contents(tmp_path)
+    worked = []
+    monkeypatch.setattr(finetuning, "load_split", lambda *_: worked.append(1))
+    message = rf"model holds {name}, which kprune did not write; choose another folder"
+    with pytest.raises(ValueError, match=message):
+        kprune.save(pruned, folder)
+    with pytest.raises(ValueError, match=message):
+        kprune.finetune(folder, "opinions", "minilm")
+    if not (folder / "config.json").exists():  # which is a model to take as it is
+        with pytest.raises(ValueError, match=message):
+            kprune.teacher("opinions", "minilm", folder=folder)
+    assert contents(tmp_path) == before and not worked
+
+
+def test_a_file_or_a_link_is_no_place_for_a_model(pruned, tmp_path):
+    file, link, dangling = tmp_path / "notes", tmp_path / "link", tmp_path / "dangling"
+    file.write_text("mine")
+    (tmp_path / "empty").mkdir()
+    link.symlink_to(tmp_path / "empty")
+    dangling.symlink_to(tmp_path / "nowhere")
+    before = contents(tmp_path)
+    for path, what in ((file, "file"), (link, "link"), (dangling, "link")):
+        with pytest.raises(ValueError, match=f"{path.name} is a {what}, and a model needs a fold"):
+            kprune.save(pruned, path)
+        with pytest.raises(ValueError, match=f"{path.name} is a {what}"):
+            kprune.teacher("opinions", "minilm", folder=path)
+    assert contents(tmp_path) == before
+    kprune.save(pruned, tmp_path / "empty")
+    assert kprune.load(link).config.kprune == pruned.config.kprune
+
+
+def test_a_teacher_may_be_made_anew(teacher_folder, tmp_path):
+    """Its folder is one of ours, whatever the tokenizer wrote; a moment later it may not be."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, folder)
+    check_target(folder)
+    with pytest.raises(ValueError, match=r"holds late\.txt"), written_whole(folder) as part:
+        (part / "new").touch()
+        (folder / "late.txt").write_text("put there meanwhile")
+    assert {*contents(tmp_path)} == {folder, folder / "late.txt"} | {
+        folder / path.name for path in teacher_folder.iterdir()
+    }
+
+
 def test_nothing_is_half_written(tmp_path):
-    (tmp_path / "result").mkdir()
-    (tmp_path / "result" / "old").touch()
     with pytest.raises(RuntimeError), written_whole(tmp_path / "result") as part:
         (part / "new").touch()
         raise RuntimeError("interrupted")
-    assert [path.name for path in tmp_path.rglob("*")] == ["result", "old"]
+    assert not [*tmp_path.iterdir()]
     write_json(tmp_path / "a.json", {"γ": 2})
     assert (tmp_path / "a.json").read_text() == '{\n  "γ": 2\n}\n'
 

@@ -1,6 +1,6 @@
 """K-prune+: each ingredient is what it says, against its definition."""
 
-import dataclasses
+import copy
 import itertools
 from functools import cache
 
@@ -117,7 +117,8 @@ def errors_of(family, kind, count, first_only=None):
     encoder = Encoder(tiny(family, kind, dtype=torch.float64))
     state = State(encoder, encoder, tiny_sample(kind, count))
     if first_only is not None:
-        state.kind = dataclasses.replace(state.kind, first_only=first_only)
+        state.kind = copy.copy(state.kind)
+        state.kind.first_only = first_only
     with torch.no_grad():
         return elimination_errors(state), state
 

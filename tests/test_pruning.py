@@ -323,14 +323,14 @@ TWO = Task("two", ("text",), kind="regression", labels=3)
 @pytest.mark.parametrize(
     ("kind", "task", "message"),
     [
-        ("classification", STSB, "for classification with 3 .* of 'stsb' for regression with 1"),
-        ("classification", "sst2", "for classification with 3 .* 'sst2' for classification with 2"),
-        ("regression", "mnli", "for regression with 1 .* of 'mnli' for classification with 3"),
-        ("multilabel", MNLI, "for multilabel with 3 .* of 'mnli' for classification with 3"),
-        ("classification", TWO, "for classification with 3 .* of 'two' for regression with 3"),
-        ("classification", "squad", "for classification with 3 .* of 'squad' for span"),
-        ("span", MNLI, "QuestionAnswering, is for span .* of 'mnli' for classification with 3"),
-        ("tokens", SQUAD, "TokenClassification, is for tokens with 3 .* of 'squad' for span"),
+        ("classification", STSB, "classification with 3 .*'stsb'.* regression with 1"),
+        ("classification", "sst2", "classification with 3 .*'sst2'.* classification with 2"),
+        ("regression", "mnli", "regression with 1 .*'mnli'.* classification with 3"),
+        ("multilabel", MNLI, "multilabel with 3 .*'mnli'.* classification with 3"),
+        ("classification", TWO, "classification with 3 .*'two'.* regression with 3"),
+        ("classification", "squad", "classification with 3 .*'squad'.* span"),
+        ("span", MNLI, "ForQuestionAnswering.* span .*'mnli'.* classification with 3"),
+        ("tokens", SQUAD, "ForTokenClassification.* tokens with 3 .*'squad'.* span"),
     ],
 )
 def test_a_task_that_contradicts_the_head_is_refused_before_any_work(
@@ -378,7 +378,7 @@ def test_pairs_of_your_own_prune_a_regression_model_on_its_real_data():
 def test_accuracy_survives_on_real_weights(teacher):
     """Half of the FLOPs go, and with them almost nothing of what the teacher knows."""
     model, tokenizer = teacher
-    dev = kprune.dev_set("opinions", tokenizer)
+    dev = kprune.dev_set("opinions", tokenizer, every=2)
     dense = kprune.evaluate(model, dev)["accuracy"]
     sample = kprune.sample("opinions", tokenizer, tokens=10_000)
     smaller, report = kprune.prune(model, sample, rate=0.5, progress=False)
@@ -524,9 +524,9 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rate": 1.2}, "between 0 and 1; got 1.2"),
-        ({"rate": 0}, "between 0 and 1; got 0"),
-        ({"rate": NAN}, "between 0 and 1; got nan"),
+        ({"rate": 1.2}, "rate is .*1.2"),
+        ({"rate": 0}, "rate is .*got 0"),
+        ({"rate": NAN}, "rate is .*nan"),
         ({"rate": "60%"}, "rate is of type float; got '60%'"),
         ({"rate": True}, "rate is of type float; got True"),
         ({"method": "kprun"}, "no method 'kprun'; did you mean 'kprune'"),
@@ -543,7 +543,7 @@ NAN = float("nan")
         ({"reuse": -1}, "reuse is the error up to which"),
         ({"reuse": NAN}, "reuse is the error up to which"),
         ({"reuse": 1.0, "method": "random"}, r"methods kprune, kprune\+ .*got 1\.0 for 'random'"),
-        ({"reuse": 1.0, "without": "tuning"}, "leave it out where without names tuning"),
+        ({"reuse": 1.0, "without": "tuning"}, "reuse goes by .*tuning"),
         ({"multiple": -3}, "multiple is the number of neurons"),
         ({"multiple": 2.5}, "multiple is of type int"),
         ({"multiple": 8, "method": "random"}, "multiple is the number of neurons"),
@@ -555,8 +555,8 @@ NAN = float("nan")
         ({"tokens": -5}, "tokens is at least 1; got -5"),
         ({"seed": -1}, "seed is at least 0; got -1"),
         ({"seed": True}, "seed is of type int; got True"),
-        ({"precision": "fp8"}, 'precision is "auto" or "bf16" or "full"; got \'fp8\''),
-        ({"pooling": "max"}, 'pooling is "mean" or "first"'),
+        ({"precision": "fp8"}, "precision is .*auto.*bf16.*full.*got 'fp8'"),
+        ({"pooling": "max"}, "pooling is .*mean.*first"),
         ({"normalize": 1}, "normalize is of type bool; got 1"),
     ],
 )
@@ -583,7 +583,7 @@ def test_options_that_do_not_exist_are_refused_and_numpy_numbers_are_numbers():
     [
         ({"multiple": 999}, "the widest layer has"),
         ({"sample": "sts"}, "no task 'sts'; did you mean 'stsb'"),
-        ({"model": "a folder"}, "takes a loaded model, then a sample; got a str in place of"),
+        ({"model": "a folder"}, "takes a loaded model, then a sample; .* a str"),
     ],
 )
 def test_bad_input_is_refused(options, message):
