@@ -125,10 +125,7 @@ class Encoder:
         return self.kind.read(found, batch.mask)
 
     def passing(self, batch: Batch, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """A sublayer's features P, [batch, length, units · unit_size], and X + Sub(X), in passing.
-
-        `hidden` is at the input of the sublayer's *layer*, [batch, length, d].
-        """
+        """A sublayer's features P and X + Sub(X), from `hidden` at the input of its *layer*."""
         sublayer = self.sublayers[place]
         with tapped([sublayer]) as features, sublayer.total(leave):
             total = self.run(batch, hidden, sublayer.layer, sublayer.layer + 1)
@@ -142,8 +139,7 @@ class Encoder:
     def copy(self, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder with modules of its own and frozen views of the same weights.
 
-        With `dtype` the sublayers' projections are converted to it; norms, embeddings, the head and
-        the sum with the input keep theirs.
+        With `dtype` the sublayers' projections are converted, and nothing else.
         """
         twin = Encoder(sharing_weights(self.model), self.pooling, self.normalize)
         plug_in(twin.model)

@@ -153,10 +153,7 @@ FAMILIES = {
 
 
 def names_of(model: PreTrainedModel) -> Names:
-    """The names of a model's family.
-
-    ValueError for an unknown family, a decoder, or one whose layers work in chunks.
-    """
+    """The names of a model's family; ValueError for one that is not known, or cannot be pruned."""
     config, name = model.config, type(model).__name__
     family = getattr(config, "model_type", None)
     if family not in FAMILIES:

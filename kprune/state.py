@@ -38,9 +38,9 @@ class Pruned:
 class State:
     """What the loop holds: teacher, student, which loses weights of its own, and where both are.
 
-    Hidden states are kept at the input of the target's layer only, so that no lower layer runs
-    twice and nothing grows with their number. `dtype` is of the products in passes that only rank
-    units, and in the teacher's; None for the model's own.
+    Hidden states are kept at the input of the target's layer only: no lower layer runs twice.
+    `dtype` is of the products in passes that only rank units, and in the teacher's; None for the
+    model's own.
     """
 
     def __init__(

@@ -148,10 +148,7 @@ class TuneOutput:
 
 
 def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool) -> Tuning:
-    """KPWT of projections that share their input, side by side: new weights are put in place.
-
-    With `biases`, those are refit as well, and P ends in a column of ones.
-    """
+    """KPWT of projections that share their input (with `biases`, P ends in ones): put in place."""
     parts = [[linear.weight.T, *([linear.bias[None]] if biases else [])] for linear in linears]
     tuned, result = kpwt(equations, torch.cat([torch.cat(part) for part in parts], 1))
     for linear, part in zip(linears, tuned.chunk(len(linears), 1), strict=True):

@@ -17,10 +17,7 @@ TOLERANCE = 0.01
 
 @torch.no_grad()
 def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
-    """Prune neurons only, ranked by R2D2: how representative, times how active.
-
-    No gradients and no labels. Heads are never touched: ValueError for a limit below their FLOPs.
-    """
+    """Prune neurons only, ranked by R2D2: how representative, times how active; no labels."""
     length, dense = state.sample.length, state.teacher.flops(state.sample.length)
     heads = [sub for sub in state.student.sublayers if sub.kind == "MHA"]
     neurons = [sub for sub in state.student.sublayers if sub.kind == "FFN"]

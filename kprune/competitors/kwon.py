@@ -69,9 +69,8 @@ def fisher_search(
 ) -> list[Tensor]:
     """The best heads and the best neurons, ranked apart over the whole model.
 
-    For every number of heads from 1 up, the rest of the budget goes to the best neurons; the split
-    with the largest total score is taken. `scores` are the Fisher information of each sublayer's
-    units, the budget is in FLOPs at `length` tokens, and never exceeded.
+    For every number of heads from 1 up, the rest of the budget (FLOPs at `length` tokens, never
+    exceeded) goes to the best neurons; the split with the largest total score is taken.
     """
     ranked, cost, gain = {}, {}, {}
     for kind in ("MHA", "FFN"):
@@ -128,10 +127,9 @@ def rescaled(
 ) -> Iterator[Pruned]:
     """Cut the student and fit one scale per survivor, sublayer by sublayer from the bottom.
 
-    Each sublayer's output is fitted to that of a *half-way* teacher, the model cut at
-    √(remaining share). The first attention sublayer is skipped, and all that follows a sublayer
-    whose solve fails or whose scales leave [−10, 10] keeps scale 1. The scales are folded into the
-    output projections. Where the head reads the first token only, so does the last sublayer's fit.
+    Each sublayer's output is fitted to that of a *half-way* teacher, the model cut at √(remaining
+    share), over the first token where the head reads no other. The first attention sublayer is
+    skipped, and all that follows a sublayer whose scales fail keeps scale 1.
     """
     halfway = state.student.copy()
     cut(halfway, wide)

@@ -46,10 +46,7 @@ def check_target(path: str | Path) -> None:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name `path` when the block ends without an error.
-
-    `check_target` comes before the block and at its end.
-    """
+    """A temporary folder that takes the name `path` when the block ends without an error."""
     path = Path(path)
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)

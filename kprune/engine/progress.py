@@ -80,10 +80,7 @@ def timed(
 
 
 class Clock:
-    """Wall-clock seconds by step, and a bar that moves with the work.
-
-    A step inside another counts for itself alone; at its end `device` is waited for.
-    """
+    """Seconds of each step, less those of steps inside it, and a bar that moves with the work."""
 
     def __init__(self, device: torch.device | None = None, steps: tqdm | None = None):
         self.device, self.steps = device, steps if steps is not None else bar(1, "", show=False)

@@ -7,10 +7,7 @@ from transformers import PreTrainedModel
 
 
 def sharing_weights(model: PreTrainedModel, *whole: object) -> PreTrainedModel:
-    """A copy, in evaluation mode, whose parameters are frozen views of the model's.
-
-    Surgery puts new ones in place. All else is its own, but for what is shared `whole`.
-    """
+    """A copy, in evaluation mode, whose parameters are frozen views; all but `whole` is its own."""
     shared: dict[int, object] = {id(part): part for part in (*model.buffers(), *whole)}
     shared |= {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
     copied = copy.deepcopy(model, shared).eval()

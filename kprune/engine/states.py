@@ -18,10 +18,10 @@ Place = Literal["device", "host", "disk"]
 class HiddenStates(Sequence):
     """Hidden states of a sample, one [batch, length, d] per batch, in one buffer that is reused.
 
-    Indexing gives a batch's states on `device` in `dtype`, the model's precision; assigning stores
-    them in `stored`, by default the same. float16 halves the memory, and its error is a sixteenth
-    of that of bfloat16 products. `place` is "device", "host" (the computer's memory), "disk" (a
-    temporary memory-mapped file), or None for the first of them that has room to spare.
+    Indexing gives a batch's on `device` in `dtype`; assigning stores them in `stored`, by default
+    the same (float16 errs a sixteenth as much as bfloat16 products). `place` is "device", "host"
+    (the computer's memory), "disk" (a temporary file), or None for the first that has room to
+    spare.
     """
 
     def __init__(

@@ -54,8 +54,7 @@ class Flops(Budget):
 class Seconds(Budget):
     """A limit in time: a latency table, which is no straight line, corrected by timed candidates.
 
-    `speedup` is how many times as fast the pruned model shall be, ValueError when that is beyond
-    reach; `multiple` is to what numbers of neurons will be rounded.
+    ValueError when `speedup` is beyond reach; `multiple` is what neurons will be rounded to.
     """
 
     def __init__(self, table: LatencyTable, speedup: float, multiple: int = 1):

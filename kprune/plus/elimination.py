@@ -38,11 +38,10 @@ class Elimination:
 def elimination_errors(state: State) -> list[Tensor]:
     """What each unit of a model still costs when the units left make up for it as well as they can.
 
-    For every sublayer, backward elimination on its output: the unit goes whose loss the others can
-    best replace by least squares, and its score is by how much the error has grown: float64 [units]
-    of each. Errors are relative to the variance of X + P·W, which a LayerNorm divides by, so that
-    those of all sublayers compare. The sums PᵀP are of the model as it is, in one pass; where the
-    head reads the first token only, those of the last layer are over it alone, if there are more
+    Backward elimination on every sublayer's output: the unit goes whose loss the others can best
+    replace by least squares, and its score is by how much the error has grown, relative to the
+    variance of X + P·W, which a LayerNorm divides by. PᵀP is of the model as it is, in one pass;
+    where the head reads the first token only, the last layer's is over it alone, if there are more
     sequences than features. (Tuning fits all tokens there, too.)
     """
     sublayers = state.student.sublayers

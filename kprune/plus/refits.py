@@ -16,10 +16,9 @@ from kprune.weight_tuning import Tuning, gather, padded, refit
 class TuneInputs:
     """Refit a pruned sublayer's input projections, so that its units see what the teacher's see.
 
-    The student's hidden states differ from the teacher's by what the sublayers below have lost; the
-    part of it that is linear is made up for here, by the least squares of KPWT: one matrix PᵀP of
-    size d + 1 serves queries, keys and values side by side. At the first sublayer the student's
-    inputs still are the teacher's, and there is nothing to do.
+    What the sublayers below have lost is made up for as far as it is linear, by the least squares
+    of KPWT: one matrix PᵀP of size d + 1 serves queries, keys and values. At the first sublayer the
+    student's inputs still are the teacher's, and there is nothing to do.
     """
 
     hold_out: bool = False
