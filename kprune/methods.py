@@ -30,10 +30,8 @@ Change = Callable[[Method, "Options"], Method]
 def kprune(options: Options) -> Method:
     """K-prune, as the paper has it."""
     return Method(
-        scores=Importance(
-            Predictive(options.gamma), Representational, Weighted(options.lam, options.mu)
-        ),
-        search=search,
+        Importance(Predictive(options.gamma), Representational, Weighted(options.lam, options.mu)),
+        search,
         tuners=(TuneOutput(),),
     )
 

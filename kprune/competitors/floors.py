@@ -27,8 +27,7 @@ def random(state: State, budget: Budget) -> Iterator[Pruned]:
 
 
 def _kept(state: State, budget: Budget, scores: Sequence[Tensor]) -> Iterator[Pruned]:
-    masks, threshold = pooled(state.student.sublayers, scores, budget)
-    yield from all_at_once(state, masks, threshold)
+    yield from all_at_once(state, *pooled(state.student.sublayers, scores, budget))
 
 
 def squared_weights(sublayer: Sublayer) -> Tensor:

@@ -28,11 +28,8 @@ def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
             f"rate can be at most {1 - fixed / dense:.3f} here, got {1 - budget.left / dense:.3g}."
         )
     with state.clock.step("knowledge", "R2D2"):
-        activity = data_driven(state, neurons)
-        scores = [
-            representative(sub.output.weight.T) * active
-            for sub, active in zip(neurons, activity, strict=True)
-        ]
+        pairs = zip(neurons, data_driven(state, neurons), strict=True)
+        scores = [representative(sub.output.weight.T) * active for sub, active in pairs]
     with state.clock.step("mask search"):
         halfway = Flops(math.sqrt(budget.left * dense) - fixed, length)
         wide, _ = _masks(state.student, neurons, scores, halfway)

@@ -67,10 +67,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _in_order(
-    pool: ThreadPoolExecutor,
-    ahead: int,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
+    pool: ThreadPoolExecutor, ahead: int, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
     waiting: deque[Future] = deque()
     try:
