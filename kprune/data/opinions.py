@@ -38,53 +38,52 @@ class _Writer:
         self.domain = rng.choice(self.words["domains"])
         self.thing = rng.choice(self.domain["things"])
 
-    def pick(self, operators: str) -> tuple[str, int]:
-        """Draw the direction first, so that the size of a table's halves does not matter."""
-        sign = 1 if self.rng.random() < KEEP else -1
-        return self.rng.choice(self.words[operators][sign]), sign
+    def pick(self, operators: str, sign: int) -> tuple[str, int]:
+        """An operator for a meaning, and the sign of its argument, which is drawn first."""
+        keep = 1 if self.rng.random() < KEEP else -1
+        return self.rng.choice(self.words[operators][keep]), sign * keep
 
     def adjective(self, sign: int, common: bool = False) -> str:
         usual = self.words["common"][sign]
         return self.rng.choice(usual if common else usual + 4 * self.domain[sign])
 
     def quality(self, sign: int, degrees: str, common: bool = False) -> str:
-        text, flip = self.pick(degrees)
-        return text.format(a=self.adjective(sign * flip, common))
+        text, sign = self.pick(degrees, sign)
+        return text.format(a=self.adjective(sign, common))
 
     def claim(self, sign: int, degrees: str = "embedded_degrees") -> str:
         return f"{self.thing} was {self.quality(sign, degrees)}"
 
     def wrapped(self, sign: int, operators: str) -> str:
-        text, flip = self.pick(operators)
-        return text.format(s=self.claim(sign * flip))
+        text, sign = self.pick(operators, sign)
+        return text.format(s=self.claim(sign))
 
     def report(self, sign: int) -> str:
-        text, flip = self.pick("reports")
-        sign *= flip
+        text, sign = self.pick("reports", sign)
         nested = self.rng.random() < 0.3
         inner = self.wrapped(sign, "impersonal") if nested else self.claim(sign)
         return text.format(p=self.rng.choice(self.words["people"]), s=inner)
 
     def parallel(self, sign: int) -> str:
-        text, flip = self.pick("parallels")
-        quality = self.quality(sign * flip, "embedded_degrees")
+        text, sign = self.pick("parallels", sign)
+        quality = self.quality(sign, "embedded_degrees")
         return text.format(e=self.rng.choice(self.domain["earlier"]), a=quality, t=self.thing)
 
     def action(self, sign: int) -> str:
-        text, flip = self.pick("actions")
-        return text.format(v=self.rng.choice(self.domain["praise" if sign * flip > 0 else "blame"]))
+        text, sign = self.pick("actions", sign)
+        return text.format(v=self.rng.choice(self.domain["praise" if sign > 0 else "blame"]))
 
     def dispute(self, sign: int) -> str:
-        text, flip = self.pick("disputes")
+        text, sign = self.pick("disputes", sign)
         p, q = self.rng.sample(self.words["people"], 2)
-        a, b = (self.quality(s, "embedded_degrees") for s in (sign * flip, -sign * flip))
+        a, b = (self.quality(s, "embedded_degrees") for s in (sign, -sign))
         return text.format(p=p, q=q, t=self.thing, a=a, b=b)
 
     def weighing(self, sign: int) -> str:
-        text, flip = self.pick("weighings")
+        text, sign = self.pick("weighings", sign)
         (x, a), (y, b) = (s.rsplit(" ", 1) for s in self.rng.sample(self.domain["aspects"], 2))
-        a += " " + self.quality(sign * flip, "embedded_degrees", common=True)
-        b += " " + self.quality(-sign * flip, "embedded_degrees", common=True)
+        a += " " + self.quality(sign, "embedded_degrees", common=True)
+        b += " " + self.quality(-sign, "embedded_degrees", common=True)
         return text.format(x=x, a=a, y=y, b=b)
 
     def verdict(self, sign: int) -> str:
@@ -154,9 +153,8 @@ def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> Datase
     seen: set[str] = set()
     # Validation comes first, so that it does not depend on the size of the training split.
     held_out = _split(validation, Random(f"opinions-validation-{seed}"), seen)
-    return DatasetDict(
-        train=_split(train, Random(f"opinions-train-{seed}"), seen), validation=held_out
-    )
+    drawn = _split(train, Random(f"opinions-train-{seed}"), seen)
+    return DatasetDict(train=drawn, validation=held_out)
 
 
 def ratings(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:

@@ -79,9 +79,7 @@ GENERATED = {"opinions": opinions, "ratings": ratings}
 
 
 def get_task(task: str | Task) -> Task:
-    """The record of a task by its name; a `Task` is returned as it is. ValueError for an unknown
-    name, with the nearest known one.
-    """
+    """A task by its name; a `Task` is given back. ValueError names the nearest known one."""
     if isinstance(task, Task):
         return task
     if task not in TASKS:

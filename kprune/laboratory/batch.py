@@ -12,7 +12,7 @@ from kprune.data.tasks import get_task
 from kprune.engine.files import CONFIG, write_json
 from kprune.engine.progress import bar
 from kprune.laboratory.experiments import expand, find_notebook, read_experiment
-from kprune.laboratory.finetuning import wanted_recipe
+from kprune.laboratory.finetuning import origin, wanted_recipe
 from kprune.laboratory.pools import executor
 from kprune.laboratory.processes import (
     FAILED,
@@ -56,8 +56,8 @@ class Teacher(BaseModel):
     def made(self) -> bool:
         """Whether it is in its folder, made as wanted and from no stand-in."""
         recipe = wanted_recipe(self.model, self.examples, self.epochs)
-        wanted = get_task(self.task), self.model, self.data or None, recipe
-        return not differing(read_record(self.folder), *wanted, stand_in=False)
+        wanted = origin(get_task(self.task), self.model, self.data or None, recipe)
+        return not differing(read_record(self.folder), wanted, stand_in=False)
 
 
 def reproduce(
@@ -124,9 +124,7 @@ def check_folders(runs: Sequence[Run]) -> None:
 
 
 def needed_teachers(runs: Sequence[Run]) -> list[Teacher]:
-    """The teachers in their default places that runs share, made or not, each once; ValueError when
-    two runs want different teachers in one place.
-    """
+    """The teachers in default places that runs share, each once; ValueError where two differ."""
     found: dict[Path, Teacher] = {}
     for teacher in filter(None, map(teacher_of, runs)):
         if found.setdefault(teacher.folder, teacher) != teacher:

@@ -113,9 +113,7 @@ def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
 
 
 def find_notebook(name: str) -> Path:
-    """A notebook's file by its name without suffix, from the checkout or the current directory;
-    ValueError when there is none.
-    """
+    """A notebook's file by its name, of the checkout or the current directory, or a ValueError."""
     for home in (CHECKOUT, Path.cwd()):
         if (path := home / "notebooks" / f"{name}.ipynb").is_file():
             return path

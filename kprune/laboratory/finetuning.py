@@ -45,9 +45,7 @@ MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
 
 
 def default_recipe(model: str, **changes) -> Recipe:
-    """The recipe for a pretrained encoder, with changes: small ones take a higher rate than
-    BERT-base.
-    """
+    """The recipe for an encoder, with changes: small ones take a higher rate than BERT-base."""
     return replace(MINILM_RECIPE if model in PACKAGED else Recipe(), **changes)
 
 

@@ -165,9 +165,7 @@ def tuning(results: Sequence[Tuning]) -> Figure:
 
 
 def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
-    """Score against the share of FLOPs that is left: a row of the table per run, with `flops`
-    (share left) and `score`, both 0 to 1, and the teacher's score.
-    """
+    """Score against the share of FLOPs that is left; the table has `flops` and `score` (0 to 1)."""
     figure, axes = plt.subplots()
     axes.axhline(dense, color=GREY, linestyle="--", linewidth=1.2)
     style = {"va": "bottom", "fontsize": "small", "color": "0.35"}

@@ -69,9 +69,7 @@ def collect(records: str | Path) -> pd.DataFrame:
 
 
 def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without the finished ones whose seconds do not compare with most others', for they
-    had another device or number of threads.
-    """
+    """The runs, but the finished ones of another device or number of threads than most."""
     done = runs[runs["state"] == "done"]
     same = done.groupby(["device", "threads"], dropna=False)["run"].transform("count")
     return runs.drop(index=same.index[same < same.max()]).reset_index(drop=True)
@@ -89,9 +87,7 @@ def named_by(runs: pd.DataFrame, *names: str) -> list[str]:
 
 
 def by_model(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs of each model, for figures, with a suffix for their files; all in one, without a
-    suffix, where no task has several models.
-    """
+    """The runs of each model with a suffix for its figures; one part where no task has several."""
     if not named_by(runs):
         return [("", runs)]
     return [(f"-{Path(model).name}", part) for model, part in runs.groupby("model", sort=False)]
@@ -189,9 +185,7 @@ def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 
 
 
 def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Write a table in three forms: all numbers as CSV (to six decimals), the readable one as
-    Markdown and LaTeX.
-    """
+    """Write a table: its numbers as CSV (six decimals), the readable one as Markdown and LaTeX."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shown = table.rename(columns=str)

@@ -36,7 +36,7 @@ def teacher(
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
-    if other := differing(record, task, model, data, recipe, stand_in):
+    if other := differing(record, origin(task, model, data, recipe), stand_in):
         check_target(folder)
         if record:
             other = " and ".join(other)
@@ -49,9 +49,7 @@ def teacher(
 def load_teacher(
     folder: str | Path, task: str | Task
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode;
-    ValueError when its head does not fit the task, or it names code of its own.
-    """
+    """A teacher, in evaluation mode, and its tokenizer; ValueError for code or the wrong head."""
     task = get_task(task)
     with quiet():
         model = load_model(model_class(task), folder).eval()
@@ -76,17 +74,9 @@ def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> 
     return output_folder("teachers", outputs) / f"{task}-{Path(model).name}"
 
 
-def differing(
-    record: dict | None,
-    task: Task,
-    model: str,
-    data: str | Path | None,
-    recipe: Recipe,
-    stand_in: bool,
-) -> list[str]:
+def differing(record: dict | None, wanted: dict, stand_in: bool) -> list[str]:
     """What a teacher's record says otherwise than wanted; all of it where there is no record."""
-    record, wanted = record or {}, origin(task, model, data, recipe)
+    record = record or {}
     other = [name for name, value in wanted.items() if record.get(name, ...) != value]
-    if not stand_in and model not in PACKAGED and record.get("weights") == packaged_minilm():
-        other.append("weights")
-    return other
+    lent = wanted["model"] not in PACKAGED and record.get("weights") == packaged_minilm()
+    return [*other, "weights"] if lent and not stand_in else other

@@ -9,8 +9,8 @@ from kprune.laboratory.tables import called
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the variants of a method, with the points (`loss`) that each loses against the
-    whole method of its seed; none where either is not done.
+    """The variants' runs with `loss`: points below the whole method of their seed, if both are
+    done.
     """
     whole = runs["without"] == ""
     return runs[~whole].assign(loss=-ahead(runs[~whole], runs[whole]))
