@@ -1,4 +1,4 @@
-"""The command line: kprune reproduce, kprune teacher (also python -m kprune)."""
+"""The command line: kprune prune, kprune reproduce, kprune teacher (also python -m kprune)."""
 
 import os
 import warnings
@@ -58,6 +58,40 @@ def reproduce(
             typer.echo(f"  {outcome.name}: {outcome.error}", err=True)
         raise typer.Exit(1)
     typer.echo(f"All runs are done; results in {records.output_folder(experiment.stem)}")
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="folder or Hub id of a fine-tuned encoder")],
+    folder: Annotated[Path, typer.Argument(help="where the pruned model goes")],
+    sample: Annotated[str, typer.Option(help="a task's name, or a file with a text in each line")],
+    option: Annotated[
+        list[str] | None, typer.Option("-o", help="name=value of kprune.Options, such as rate=0.6")
+    ] = None,
+) -> None:
+    """Prune a model and save it."""
+    import transformers
+
+    import kprune
+    from kprune.engine.files import check_target
+    from kprune.engine.loading import load_config, load_model, load_tokenizer
+    from kprune.options import read_options
+
+    try:
+        options = vars(read_options(option or []))
+        check_target(folder)
+        auto = getattr(transformers, load_config(model).architectures[0])
+        lines = (
+            Path(sample).read_text(encoding="utf-8").splitlines() if Path(sample).is_file() else []
+        )
+        texts = [line for line in lines if line.strip()] or sample
+        dense, tokenizer = load_model(auto, model), load_tokenizer(model)
+        pruned, report = kprune.prune(dense, texts, tokenizer=tokenizer, **options)
+        kprune.save(pruned, folder)
+    except (ValueError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{report}\nOpen it with kprune.load({str(folder)!r}).")
 
 
 @app.command()

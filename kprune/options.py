@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -116,3 +117,18 @@ def _check_type(name: str, value: Any, wanted: type) -> None:
     allowed = (int, float) if wanted is float else wanted
     if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
         raise ValueError(f"{name} is of type {wanted.__name__}; got {value!r}.")
+
+
+def read_options(words: Sequence[str]) -> Options:
+    """Options from the command line's words, name=value; ValueError for what is none of them."""
+    types = {option.name: type(option.default) for option in fields(Options)}
+    chosen: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in types:
+            raise ValueError(f"There is no option {name!r}; {nearest(name, types)}")
+        try:
+            chosen[name] = value if types[name] is str else json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is of type {types[name].__name__}; got {value!r}.") from error
+    return Options(**chosen)

@@ -280,3 +280,25 @@ def test_bad_folders_are_refused(pruned, teacher, teacher_folder, saved, tmp_pat
         kprune.load(saved)
     config.write_text(text)
     kprune.load(saved)
+
+
+def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
+    """Its options are those of `Options`; what makes no sense is one sentence."""
+    from typer.testing import CliRunner
+
+    from kprune.__main__ import app
+
+    model, texts = tmp_path / "model", tmp_path / "texts.txt"
+    dense = tiny("bert", "regression")
+    dense.resize_token_embeddings(len(tokenizer))
+    dense.save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    texts.write_text("a first text\n\nand a second one\n" * 20)
+    words = ["prune", str(model), str(tmp_path / "out"), "--sample", str(texts)]
+    bad = CliRunner().invoke(app, [*words, "-o", "rat=0.5"])
+    assert bad.exit_code == 2 and "There is no option 'rat'; did you mean 'rate'?" in bad.output
+    bad = CliRunner().invoke(app, [*words, "-o", "rate=half"])
+    assert bad.exit_code == 2 and "rate is of type float; got 'half'" in bad.output
+    done = CliRunner().invoke(app, [*words, "-o", "rate=0.5", "-o", "tokens=150"])
+    assert done.exit_code == 0, done.output
+    assert kprune.load(tmp_path / "out").config.kprune
