@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from kprune.checkpoints import write_json, written_whole
+from kprune.checkpoints import RECORD, check_target, write_json, written_whole
 from kprune.encoders import view
 from kprune.evaluation import check_outputs, dev_set, evaluate
 from kprune.experiments import output_folder
@@ -36,7 +36,6 @@ from kprune.sampling import tokenize
 from kprune.tasks import Task, get_task, load_split
 
 PACKAGED = ("minilm", "minilm-distilbert")
-RECORD = "teacher.json"
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ def teacher(
         model: Hub id or folder of a pretrained encoder, or "minilm" (see `find_model`).
         data: Hub id or folder of the data; None takes the task's own.
         folder: where the teacher is, or is to be; by default `outputs/teachers/<task>-<model>`.
+            One that holds anything but a teacher is refused before any work.
         recipe: how to fine-tune; by default `default_recipe(model)`.
         progress: whether to show a progress bar.
         stand_in: whether the packaged MiniLM may take the place of a model out of reach.
@@ -98,6 +98,8 @@ def teacher(
     folder = Path(folder or teacher_folder(task.name, model))
     record = read_record(folder)
     differing = _differing(record, task, model, data, recipe, stand_in)
+    if differing:
+        check_target(folder)
     if record and differing:
         warnings.warn(
             f"The teacher in {folder} was made with another {' and '.join(differing)}; "
@@ -188,7 +190,11 @@ def finetune(
 
     Returns:
         The record: what made the teacher, its dev scores, training sequences and seconds.
+
+    Raises:
+        ValueError: before any work, when the folder holds what this package did not write.
     """
+    check_target(folder)
     task, recipe = get_task(task), recipe or default_recipe(model)
     rows = load_split(task, "train", data)
     if recipe.examples is not None:
@@ -246,9 +252,10 @@ def finetune(
 def read_record(folder: str | Path) -> dict | None:
     """The record of the teacher in a folder; None when there is none that can be read."""
     try:
-        return json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        found = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:

@@ -1,9 +1,11 @@
 """Shared fixtures: tiny random models with weights large enough to matter, and the real MiniLM."""
 
+import fcntl
 import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may depend on the Hub
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the Trainer would take every GPU there is
 # One process per core and one thread each: two processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -126,11 +128,18 @@ def tokenizer(minilm):
 
 
 @pytest.fixture(scope="session")
-def teacher_folder(tmp_path_factory, minilm) -> Path:
-    """A quickly fine-tuned MiniLM on the generated task: real weights, real text."""
-    folder = tmp_path_factory.mktemp("outputs") / "teachers" / "opinions-minilm"
+def teacher_folder(tmp_path_factory, minilm, request) -> Path:
+    """A quickly fine-tuned MiniLM on the generated task: real weights, real text.
+
+    Made once per run: the first process that needs it makes it, the others wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if hasattr(request.config, "workerinput") else base  # of all processes
+    folder = base / "outputs" / "teachers" / "opinions-minilm"
     recipe = default_recipe("minilm", examples=2000)
-    kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
+    with (base / "teacher.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kprune.teacher("opinions", "minilm", folder=folder, recipe=recipe, progress=False)
     return folder
 
 

@@ -1,5 +1,6 @@
 """A saved model reloads to the bit, in another process; a bad folder is one clear error."""
 
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ from conftest import batch_of, logits
 from transformers import AutoTokenizer
 
 import kprune
-from kprune.checkpoints import write_json, written_whole
+from kprune import finetuning
+from kprune.checkpoints import check_target, write_json, written_whole
 from kprune.encoders import view
 
 READER = """
@@ -79,21 +81,117 @@ def test_a_pruned_model_can_be_pruned_and_saved_again(saved, tmp_path):
         assert set(few) <= set(many), "units keep the numbers that they have in the teacher"
 
 
-def test_saving_replaces_a_folder_whole(pruned, saved):
-    (saved / "stale.txt").write_text("from before")
+def test_saving_replaces_a_model_of_ours_whole(pruned, saved):
+    (saved / "vocab.txt").write_text("from before")
     kprune.save(pruned, saved)
-    assert not (saved / "stale.txt").exists()
+    assert not (saved / "vocab.txt").exists()
     assert "kprune.load" in (saved / "README.md").read_text()
     assert [path.name for path in saved.parent.iterdir()] == ["pruned"]
 
 
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def user_file(folder):
+    (folder / "thesis.txt").write_text("years of work")
+
+
+def user_folder(folder):
+    (folder / "adapter").mkdir()
+
+
+def user_model(folder):
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+
+
+def user_record(folder):
+    (folder / "teacher.json").write_text('{"name": "Ms Frizzle"}')
+
+
+def user_link(folder):
+    target = folder.parent / "elsewhere.json"
+    target.write_text("{}")
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer.json").symlink_to(target)
+
+
+def user_card(folder):
+    (folder / "README.md").write_text("# My model card")
+
+
+USERS = {
+    "thesis.txt": user_file,
+    "adapter": user_folder,
+    "config.json": user_model,
+    "teacher.json": user_record,
+    "tokenizer.json": user_link,
+    "README.md": user_card,
+}
+AMONG_OURS = [name for name in USERS if name not in ("config.json", "teacher.json")]
+
+
+@pytest.mark.parametrize(
+    ("name", "among_ours"),
+    [*((name, False) for name in USERS), *((name, True) for name in AMONG_OURS)],
+)
+def test_what_others_wrote_is_never_lost(name, among_ours, pruned, tmp_path, monkeypatch):
+    """Refused before any work, by name; and not a byte of it changes."""
+    folder = tmp_path / "work" / "model"
+    if among_ours:
+        kprune.save(pruned, folder)
+    else:
+        folder.mkdir(parents=True)
+    USERS[name](folder)
+    before = contents(tmp_path)
+    worked = []
+    monkeypatch.setattr(finetuning, "load_split", lambda *_: worked.append(1))
+    message = rf"model holds {name}, which kprune did not write; choose another folder"
+    with pytest.raises(ValueError, match=message):
+        kprune.save(pruned, folder)
+    with pytest.raises(ValueError, match=message):
+        kprune.finetune(folder, "opinions", "minilm")
+    if not (folder / "config.json").exists():  # which is a model to take as it is
+        with pytest.raises(ValueError, match=message):
+            kprune.teacher("opinions", "minilm", folder=folder)
+    assert contents(tmp_path) == before and not worked
+
+
+def test_a_file_or_a_link_is_no_place_for_a_model(pruned, tmp_path):
+    file, link, dangling = tmp_path / "notes", tmp_path / "link", tmp_path / "dangling"
+    file.write_text("mine")
+    (tmp_path / "empty").mkdir()
+    link.symlink_to(tmp_path / "empty")
+    dangling.symlink_to(tmp_path / "nowhere")
+    before = contents(tmp_path)
+    for path, what in ((file, "file"), (link, "link"), (dangling, "link")):
+        with pytest.raises(ValueError, match=f"{path.name} is a {what}, and a model needs a fold"):
+            kprune.save(pruned, path)
+        with pytest.raises(ValueError, match=f"{path.name} is a {what}"):
+            kprune.teacher("opinions", "minilm", folder=path)
+    assert contents(tmp_path) == before
+    kprune.save(pruned, tmp_path / "empty")
+    assert kprune.load(link).config.kprune == pruned.config.kprune
+
+
+def test_a_teacher_may_be_made_anew(teacher_folder, tmp_path):
+    """Its folder is one of ours, whatever the tokenizer wrote; a moment later it may not be."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, folder)
+    check_target(folder)
+    with pytest.raises(ValueError, match=r"holds late\.txt"), written_whole(folder) as part:
+        (part / "new").touch()
+        (folder / "late.txt").write_text("put there meanwhile")
+    assert {*contents(tmp_path)} == {folder, folder / "late.txt"} | {
+        folder / path.name for path in teacher_folder.iterdir()
+    }
+
+
 def test_nothing_is_half_written(tmp_path):
-    (tmp_path / "result").mkdir()
-    (tmp_path / "result" / "old").touch()
     with pytest.raises(RuntimeError), written_whole(tmp_path / "result") as part:
         (part / "new").touch()
         raise RuntimeError("interrupted")
-    assert [path.name for path in tmp_path.rglob("*")] == ["result", "old"]
+    assert not [*tmp_path.iterdir()]
     write_json(tmp_path / "a.json", {"γ": 2})
     assert (tmp_path / "a.json").read_text() == '{\n  "γ": 2\n}\n'
 
