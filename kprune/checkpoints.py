@@ -11,9 +11,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.encoders import NAME_MAPS, view
+from kprune.loading import OwnCodeError, load_config
 from kprune.pruning import find_tokenizer
 from kprune.surgery import keep_units
 
@@ -75,16 +76,19 @@ def load(folder: str | Path) -> PreTrainedModel:
     Its tokenizer is in the same folder: `AutoTokenizer.from_pretrained(folder)`.
 
     Raises:
-        ValueError: when the folder is missing, is not of a pruned model, or is damaged.
+        ValueError: when the folder is missing, is not of a pruned model, is damaged, or names code
+            of its own.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = load_config(folder)
         name = config.architectures[0]
         kept = config.kprune["kept"]
         names = NAME_MAPS[config.model_type].heads
+    except OwnCodeError:
+        raise
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{folder} holds a model that kprune did not prune; load it with from_pretrained."

@@ -11,10 +11,8 @@ import torch
 import transformers
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     DistilBertConfig,
     PreTrainedModel,
@@ -31,6 +29,7 @@ from kprune.encoders import view
 from kprune.evaluation import check_outputs, dev_set, evaluate
 from kprune.experiments import output_folder
 from kprune.knowledge import ranking_dtype
+from kprune.loading import load_config, load_model, load_tokenizer
 from kprune.progress import bar, quiet
 from kprune.sampling import tokenize
 from kprune.tasks import Task, get_task, load_split
@@ -159,13 +158,13 @@ def load_teacher(
     """A fine-tuned model and its tokenizer, from a folder or the Hub, in evaluation mode.
 
     Raises:
-        ValueError: when its head does not fit the task.
+        ValueError: when its head does not fit the task, or it names code of its own.
     """
     task = get_task(task)
     with quiet():
-        model = _auto(task).from_pretrained(folder).eval()
+        model = load_model(_auto(task), folder).eval()
     check_outputs(model, task, f"The model in {folder}")
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, load_tokenizer(folder)
 
 
 def finetune(
@@ -278,10 +277,10 @@ def pretrained(
     if task.kind == "regression":
         head["problem_type"] = "regression"
     with quiet():  # "newly initialised head": that is what we want
-        encoder = _auto(task).from_pretrained(found, **head)
+        encoder = load_model(_auto(task), found, **head)
     if model == "minilm-distilbert":
         encoder = pour_into_distilbert(encoder)
-    return encoder, AutoTokenizer.from_pretrained(found), str(found)
+    return encoder, load_tokenizer(found), str(found)
 
 
 def find_model(model: str, stand_in: bool = True) -> str:
@@ -303,7 +302,7 @@ def find_model(model: str, stand_in: bool = True) -> str:
             )
         return folder
     try:
-        AutoConfig.from_pretrained(model)
+        load_config(model)
         return model
     except OSError as error:
         if not stand_in or (folder := packaged_minilm()) is None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune import beyond, knowledge
 from kprune.competitors.kcm import kcm
@@ -16,6 +16,7 @@ from kprune.competitors.magnitude import magnitude
 from kprune.competitors.random import random
 from kprune.encoders import Encoder, Sublayer, advance, view
 from kprune.evaluation import latencies
+from kprune.loading import OwnCodeError, load_tokenizer
 from kprune.mask_search import search, to_multiple
 from kprune.progress import bar, timed
 from kprune.report import Report
@@ -584,7 +585,9 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     if getattr(model, "tokenizer", None) is not None:
         return model.tokenizer
     try:
-        return AutoTokenizer.from_pretrained(model.name_or_path)
+        return load_tokenizer(model.name_or_path)
+    except OwnCodeError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"No tokenizer found beside the model ({model.name_or_path or 'no name'}); pass "
