@@ -6,7 +6,7 @@ import statistics
 import string
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from kprune.encoders import forward, view
 from kprune.progress import bar, seconds_in_turns, timed
 from kprune.sampling import Sample, as_examples, batches, collate, tokenize
 from kprune.states import keep_memory
-from kprune.tasks import Task, get_task, load_split
+from kprune.tasks import SPAN_MINIBATCH, Task, get_task, load_split
 
 ANSWER_TOKENS = 30
 
@@ -116,13 +116,53 @@ def evaluate(
     return {"accuracy": float(accuracy_score(labels, choices))}
 
 
+def head_kind(model: PreTrainedModel) -> str:
+    """What a model's head predicts, in the words of `Task.kind`."""
+    if type(model).__name__.endswith("ForQuestionAnswering"):
+        return "span"
+    one = model.config.num_labels == 1 or model.config.problem_type == "regression"
+    return "regression" if one else "classification"
+
+
 def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") -> None:
     """Raise ValueError when a model's head does not fit a task."""
-    if task.kind != "span" and model.config.num_labels != task.labels:
+    kind, outputs = head_kind(model), model.config.num_labels
+    if "span" not in (kind, task.kind) and outputs != task.labels:
         raise ValueError(
-            f"{which} has {model.config.num_labels} outputs, and the task {task.name!r} needs "
-            f"{task.labels}."
+            f"{which} has {outputs} outputs, and the task {task.name!r} needs {task.labels}."
         )
+    if kind != task.kind:
+        raise ValueError(
+            f"{which} is a {type(model).__name__} of the kind {kind!r}, and the task {task.name!r} "
+            f"is of the kind {task.kind!r}."
+        )
+
+
+def fitted(task: Task, model: PreTrainedModel) -> Task:
+    """A task as a model's head has it: one without a kind of its own takes the head's.
+
+    Raises:
+        ValueError: when a task of another kind or number of labels is asked of the head, or the
+            head is of a kind that the package does not know.
+    """
+    if model.config.problem_type == "multi_label_classification":
+        raise ValueError(
+            f"This {type(model).__name__} gives several labels to a text (problem_type is "
+            "multi_label_classification), and kprune prunes classifiers of one label, regression "
+            "and spans only."
+        )
+    if task.kind is not None:
+        check_outputs(model, task)
+        return task
+    kind = head_kind(model)
+    if kind != "span":
+        return replace(task, kind=kind, labels=model.config.num_labels)
+    if len(task.columns) != 2:
+        raise ValueError(
+            f"A {type(model).__name__} finds answers in contexts; the sample must hold pairs of "
+            "question and context, not single texts."
+        )
+    return replace(task, kind=kind, minibatch=SPAN_MINIBATCH)
 
 
 @torch.inference_mode()

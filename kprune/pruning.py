@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,7 +16,7 @@ from kprune.competitors.kwon import kwon
 from kprune.competitors.magnitude import magnitude
 from kprune.competitors.random import random
 from kprune.encoders import Encoder, Sublayer, advance, view
-from kprune.evaluation import latencies
+from kprune.evaluation import fitted, latencies
 from kprune.loading import OwnCodeError, load_tokenizer
 from kprune.mask_search import search, to_multiple
 from kprune.progress import bar, timed
@@ -25,7 +26,7 @@ from kprune.sampling import sample as draw
 from kprune.speed import LatencyTable, measure_candidate, measure_latencies
 from kprune.states import HiddenStates, give_back_memory
 from kprune.surgery import feature_mask, keep_units, sharing_weights
-from kprune.tasks import Task, nearest
+from kprune.tasks import Task, get_task, nearest
 from kprune.weight_tuning import NormalEquations, Tuning, gather, gather_head, gather_inputs, kpwt
 
 CORRECTIONS = 3  # candidates timed before the first sublayer is pruned; then one per layer
@@ -63,7 +64,8 @@ def prune(
 
     Args:
         model: the fine-tuned model (the teacher); it is not changed.
-        sample: a `Sample`, or what `kprune.sample` draws one from: a task, its name, or texts.
+        sample: a `Sample`, or what `kprune.sample` draws one from: a task, its name, or texts (for
+            a span model pairs of question and context). A task must fit the model's head.
         rate: compression rate, the share of FLOPs to remove, in (0, 1).
         method: name of the method, one of `METHODS`.
         gamma: temperature γ of predictive knowledge.
@@ -95,8 +97,8 @@ def prune(
 
     Raises:
         ValueError: for a rate outside (0, 1) or a speed-up beyond reach, an unknown method, family
-            or precision, bad hyperparameters, weights that are not finite, or a sample without
-            labels for a method that needs them.
+            or precision, bad hyperparameters, weights that are not finite, a task that does not fit
+            the model's head, or a sample without labels for a method that needs them.
     """
     check_options(rate, method, gamma, lam, mu, without, reuse, 1 if multiple is None else multiple)
     if speedup is not None and method not in INGREDIENTS:
@@ -115,8 +117,11 @@ def prune(
             "model again."
         )
     view(model)  # refuses an unknown family before any work is done
+    if isinstance(sample, (str, Task)):
+        sample = fitted(get_task(sample), model)
     if not isinstance(sample, Sample):
         sample = draw(sample, tokenizer or find_tokenizer(model), tokens, seed)
+    sample = replace(sample, task=fitted(sample.task, model))
     student = sharing_weights(model).eval()
     encoder = view(student)
     widest = max(encoder.units("FFN"))

@@ -170,7 +170,8 @@ def sample(
     sequence.
 
     Args:
-        task: a task, its name, or plain texts (or pairs of texts) of your own.
+        task: a task, its name, or plain texts (or pairs of texts) of your own; of those, `prune`
+            takes the kind of prediction from the model's head.
         tokenizer: the model's own; it counts the tokens.
         tokens: the budget, special tokens included, padding not.
         seed: of the shuffle.
@@ -242,8 +243,8 @@ def _own_texts(
         )
     if not any(text.strip() for column in columns.values() for text in column):
         raise ValueError("All texts of the sample are empty.")
-    task = Task("texts", tuple(columns), max_length=min(tokenizer.model_max_length, 512))
-    return task, Dataset.from_dict(columns)
+    length = min(tokenizer.model_max_length, 512)
+    return Task("texts", tuple(columns), kind=None, max_length=length), Dataset.from_dict(columns)
 
 
 def _is_pair(texts: object) -> bool:

@@ -12,6 +12,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from kprune.opinions import opinions, ratings
 
+MINIBATCH, SPAN_MINIBATCH = 32, 12
+
 
 @dataclass(frozen=True)
 class Task:
@@ -20,7 +22,7 @@ class Task:
     Attributes:
         name: what the package, the notebooks and the records call it.
         columns: the text columns: one, or a pair.
-        kind: what the head predicts.
+        kind: what the head predicts; None takes what the model's own head does (`prune`).
         metric: the name of the primary score in `evaluate`'s result.
         labels: number of outputs of a classification or regression head.
         dataset: Hub id of the data set; None for the generated task.
@@ -36,7 +38,7 @@ class Task:
 
     name: str
     columns: tuple[str, ...]
-    kind: Literal["classification", "regression", "span"] = "classification"
+    kind: Literal["classification", "regression", "span"] | None = "classification"
     metric: str = "accuracy"
     labels: int = 2
     dataset: str | None = None
@@ -47,7 +49,7 @@ class Task:
     label: str = "label"
     stride: int = 64
     unanswerable: bool = False
-    minibatch: int = 32
+    minibatch: int = MINIBATCH
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):  # ("text") is no tuple
@@ -73,7 +75,7 @@ def _squad(name: str, config: str) -> Task:
         label="answers",
         stride=128,
         unanswerable=name == "squad_v2",
-        minibatch=12,
+        minibatch=SPAN_MINIBATCH,
     )
 
 
