@@ -198,7 +198,7 @@ def test_a_killed_kernel_fails_its_run_only(lab):
     runner = subprocess.Popen(command(path), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: processes("ipykernel_launcher"))
     os.kill(processes("ipykernel_launcher")[0], signal.SIGKILL)
-    stderr = runner.communicate(timeout=120)[1]
+    stderr = runner.communicate(timeout=240)[1]
     assert runner.returncode == 1 and "Kernel died" in stderr
     assert sorted(state(run) for run in expand(path)) == ["done", "failed"]
     assert batch.reproduce(path, say=lambda _: None) == []
@@ -212,9 +212,9 @@ def test_interrupted_it_stops_its_children(lab):
     runner = subprocess.Popen(command(path), stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     wait_for(lambda: processes("ipykernel_launcher"))
     runner.send_signal(signal.SIGINT)
-    stderr = runner.communicate(timeout=60)[1]
+    stderr = runner.communicate(timeout=240)[1]
     assert runner.returncode == 130 and "goes on where this left off" in stderr
-    wait_for(lambda: not processes("ipykernel_launcher") and not processes("papermill"), 30)
+    wait_for(lambda: not processes("ipykernel_launcher") and not processes("papermill"))
     assert {state(run) for run in expand(path)} == {"missing"}
 
 
@@ -223,7 +223,7 @@ def test_a_run_of_another_process_is_waited_for(lab):
     first = subprocess.Popen(command(path), stderr=subprocess.DEVNULL)
     wait_for(lambda: processes("papermill"))
     second = call(path)
-    assert first.wait(60) == second.returncode == 0
+    assert first.wait(240) == second.returncode == 0
     assert times(path) == {"rate0.4": 1}
 
 
@@ -373,7 +373,7 @@ def test_a_jobqueue_file_starts_a_cluster(lab, tmp_path):
     assert done.returncode == 2 and "must name cluster and jobs" in done.stderr
 
 
-def test_the_real_notebook_and_its_report(lab, teacher_folder):
+def test_the_real_notebook_and_its_report(lab, teacher_folder, monkeypatch):
     """One command, a small table; a second call leaves all of it alone."""
     small = {"tokens": 500, "every": 20, "repeats": 1, "keep": False, "exercises": False}
     path = Path("real.yaml")
@@ -393,9 +393,8 @@ def test_the_real_notebook_and_its_report(lab, teacher_folder):
     record = json.loads((folder / "kprune_rate0.5" / RESULT).read_text())
     assert record["report"]["flops"] <= record["report"]["limit"]
     assert "magnitude" in (folder / "accuracy.md").read_text()
-    started = time.monotonic()
+    monkeypatch.setattr(batch, "_process", None)  # no process is started any more
     assert call(path).returncode == 0
-    assert time.monotonic() - started < 60
     experiment = folder / "experiment.json"
     unchanged = {p: t for p, t in written.items() if p != experiment}
     assert {p: p.stat().st_mtime_ns for p in unchanged} == unchanged

@@ -59,25 +59,28 @@ def test_all_units_take_the_whole_time_and_none_what_is_fixed():
             times.budget(speedup)
 
 
-def test_a_measured_table_fits_its_model():
+def test_a_measured_table_fits_its_model(counted_clock):
     model = benchmark.random_encoder(3, 128)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     times = measure_latencies(model, batch_size=4, length=32, repeats=3, progress=False)
     assert [len(row) for row in times.sublayers] == [4 + 1, 512 + 1] * 3
     assert all((row.diff() >= 0).all() and row[0] == 0 for row in times.sublayers)
     assert 0 < times.fixed < times.whole
+    # Each unit takes what its products do: three projections and one back, or one and one back.
+    head, neuron = (1e-9 * 4 * 32 * 128 * n for n in (4 * 32, 2))
+    assert times.per_unit(0) == pytest.approx(head) and times.per_unit(1) == pytest.approx(neuron)
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
     with pytest.raises(ValueError, match="1 to 512 tokens; got 4 × 600"):
         measure_latencies(model, batch_size=4, length=600)
 
 
-def test_pruned_to_a_speed():
+def test_pruned_to_a_speed(counted_clock):
     model = benchmark.random_encoder(3, 128)
     sample = benchmark.random_sample(16, 2000, tiny_sample().tokenizer)
     smaller, report = kprune.prune(
         model, sample, speedup=1.5, batch_size=8, length=64, progress=False
     )
-    assert report.speed["measured"] > 1.1 and report.seconds["timing"] > 0
+    assert report.speed["measured"] == pytest.approx(1.5, rel=0.05) and report.seconds["timing"] > 0
     assert 0 < report.achieved_rate < 1 and "1.5× asked" in str(report)
     assert report.options["multiple"] == 16 and all(n % 16 == 0 for n in report.neurons)
     assert smaller.num_parameters() < model.num_parameters()

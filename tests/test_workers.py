@@ -41,7 +41,7 @@ def test_workers_take_no_gradients_and_have_threads_of_their_own(threads):
     meet = threading.Barrier(2)
 
     def work(_):
-        meet.wait(10)  # which only two at once can pass
+        meet.wait(100)  # which only two at once can pass
         return threading.get_ident(), (weight * 2).requires_grad
 
     with side_by_side(CPU) as run:
