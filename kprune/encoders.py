@@ -113,7 +113,8 @@ class Encoder:
         """
         with ExitStack() as stack:
             if hidden is not None:
-                stack.enter_context(entered(self.layers, start, hidden, self.names.pairs))
+                below = self.model.base_model, self.layers, start, hidden, self.names.pairs
+                stack.enter_context(entered(*below))
             if stop is not None and stop < len(self.layers):
                 stack.enter_context(given(self.layers[stop], leave))
             elif stop is not None:
@@ -144,8 +145,9 @@ class Encoder:
         twin = Encoder(sharing_weights(self.model), self.pooling, self.normalize)
         plug_in(twin.model)
         for sublayer in twin.sublayers if dtype else ():
+            cast = _Cast(dtype)
             for linear in (*sublayer.inputs, *sublayer.others, sublayer.output):
-                linear.to(dtype).register_forward_pre_hook(_cast)
+                linear.to(dtype).register_forward_pre_hook(cast)
         return twin
 
     def flops(self, length: float) -> float:
@@ -205,8 +207,21 @@ def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
         yield features
 
 
-def _cast(linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
-    return (given[0].to(linear.weight.dtype),)
+class _Cast:
+    """Gives projections their input in another type; those that share it, the same tensor."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype, self.last = dtype, (None, None)
+
+    def __deepcopy__(self, memo: dict) -> "_Cast":
+        return _Cast(self.dtype)  # what passed here last is not the copy's
+
+    def __call__(self, linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
+        if given[0].dtype == self.dtype:
+            return given
+        if self.last[0] is not given[0]:
+            self.last = given[0], given[0].to(self.dtype)
+        return (self.last[1],)
 
 
 def _after(names: Names, layer: nn.Module, heads: Tensor, features: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kprune.encoders import Encoder
 from kprune.engine import least_squares
+from kprune.engine.hooks import gives
 from kprune.engine.least_squares import NormalEquations, Products, choose_ridge, products, solve
 from kprune.state import State
 from kprune.surgery import set_weight
@@ -119,11 +120,14 @@ def gather_output(
     def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
         batch = state.batches[number]
         _, wanted = teacher.passing(batch, state.teacher_hidden[number], t)
-        P, total = student.passing(batch, state.student_hidden[number], t)
-        rest = total - P @ output.weight.T  # X_S + b
-        Y = wanted - rest
+        own: list[Tensor] = []
+        with gives(student.sublayers[t].output, own.append):
+            P, total = student.passing(batch, state.student_hidden[number], t)
+        Y = wanted - (total - own[0])  # X_S is the student's total less what its units give
         if bias:
-            P, Y = padded(P, True), Y + output.bias
+            P = padded(P, True)
+        elif output.bias is not None:
+            Y -= output.bias
         return (P[:, :1], Y[:, :1]) if first_only else (P, Y)
 
     return gather(state, rows, output.in_features + bias, output.out_features, hold_out)

@@ -49,21 +49,26 @@ def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Handle:
 
 
 @contextmanager
-def entered(layers: nn.ModuleList, start: int, hidden: Tensor, pairs: bool) -> Iterator:
-    """Within the block, layers below `start` do nothing, and that one is given `hidden`."""
-    kept = list(layers)
+def entered(
+    backbone: nn.Module, layers: nn.ModuleList, start: int, hidden: Tensor, pairs: bool
+) -> Iterator:
+    """Within the block, all below layer `start` does nothing, and that one is given `hidden`."""
+    kept, embeddings = list(layers), backbone.embeddings
+    if getattr(backbone.config, "embedding_size", hidden.shape[-1]) == hidden.shape[-1]:
+        backbone.embeddings = _Passed(embeddings, hidden, False)
     for number in range(start):
         layers[number] = _Passed(kept[number], hidden, pairs)
     try:
         with replaced(kept[start], lambda _: hidden) if start < len(kept) else nullcontext():
             yield
     finally:
+        backbone.embeddings = embeddings
         for number in range(start):
             layers[number] = kept[number]
 
 
 class _Passed(nn.Module):
-    """Stands in for a layer below the one that is entered, which answers for its attributes."""
+    """Stands in for a module below the layer that is entered, which answers for its attributes."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor, pair: bool):
         super().__init__()
