@@ -125,12 +125,20 @@ class Encoder:
                 return early.value
         return self.kind.read(found, batch.mask)
 
-    def passing(self, batch: Batch, hidden: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """A sublayer's features P and X + Sub(X), from `hidden` at the input of its *layer*."""
-        sublayer = self.sublayers[place]
-        with tapped([sublayer]) as features, sublayer.total(leave):
-            total = self.run(batch, hidden, sublayer.layer, sublayer.layer + 1)
-        return features[0], total
+    def passing(
+        self, batch: Batch, hidden: Tensor, place: int, on: Callable | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A sublayer's features P and X + Sub(X), from `hidden` at the input of its *layer*.
+
+        The run ends there, or at the end of the layer, whose output `on` is called with.
+        """
+        sublayer, totals = self.sublayers[place], []
+        with tapped([sublayer]) as features, sublayer.total(totals.append if on else leave):
+            found = self.run(batch, hidden, sublayer.layer, sublayer.layer + 1)
+        if on is None:
+            return features[0], found
+        on(found)
+        return features[0], totals[0]
 
     def reaching(self, module: nn.Module, batch: Batch, hidden: Tensor, start: int) -> Tensor:
         """What one of the model's modules is given in a run from layer `start`; it ends there."""

@@ -53,6 +53,7 @@ class State:
         self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
         self.batches = on_device(sample, student.device)
         self._teachers = [teacher.copy(dtype)]  # those that run: one for each worker
+        self.teacher_moved = False  # on to the next layer already, while it was looked at
         d, own = student.model.config.hidden_size, student.model.dtype
         self.teacher_hidden, self.student_hidden = (  # [batch, length, d] for each batch
             HiddenStates(self.batches, d, student.device, own, torch.float16 if dtype else None)
@@ -86,13 +87,16 @@ class State:
             return
         layer = t // 2
 
+        behind = [self.student_hidden, self.teacher_hidden][: 1 if self.teacher_moved else 2]
+
         def on(encoders: tuple[Encoder, Encoder], number: int) -> list[Tensor]:
-            hidden = self.teacher_hidden[number], self.student_hidden[number]
             return [
-                encoder.run(self.batches[number], x, layer, layer + 1)
-                for encoder, x in zip(encoders, hidden, strict=True)
+                encoder.run(self.batches[number], hidden[number], layer, layer + 1)
+                for encoder, hidden in zip(encoders[::-1], behind, strict=False)
             ]
 
-        for number, (ours, theirs) in enumerate(self.each(on)):
-            self.teacher_hidden[number], self.student_hidden[number] = ours, theirs
+        for number, found in enumerate(self.each(on)):
+            for hidden, ahead in zip(behind, found, strict=True):
+                hidden[number] = ahead
+        self.teacher_moved = False
         give_back_memory()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -108,18 +109,25 @@ def gather(
 
 
 def gather_output(
-    state: State, t: int, bias: bool = False, hold_out: bool = False, first_only: bool = False
+    state: State,
+    t: int,
+    bias: bool = False,
+    hold_out: bool = False,
+    first_only: bool = False,
+    move: bool = False,
 ) -> NormalEquations:
     """The least-squares problem that matches sublayer `t` of the student to the teacher's.
 
     Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
-    b stays as it is (equations 10 and 11 of the paper).
+    b stays as it is (equations 10 and 11 of the paper). With `move` the teacher goes on to the next
+    layer in the same pass.
     """
     output = state.student.sublayers[t].output
 
     def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
+        on = partial(state.teacher_hidden.__setitem__, number)
         batch = state.batches[number]
-        _, wanted = teacher.passing(batch, state.teacher_hidden[number], t)
+        _, wanted = teacher.passing(batch, state.teacher_hidden[number], t, on if move else None)
         own: list[Tensor] = []
         with gives(student.sublayers[t].output, own.append):
             P, total = student.passing(batch, state.student_hidden[number], t)
@@ -148,7 +156,9 @@ class TuneOutput:
     def __call__(self, state: State, t: int, keep: Tensor) -> Tuning:
         output = state.student.sublayers[t].output
         bias = self.bias and output.bias is not None
-        return refit([output], gather_output(state, t, bias, self.hold_out), bias)
+        state.teacher_moved = t % 2 == 1  # the last of its layer
+        found = gather_output(state, t, bias, self.hold_out, move=state.teacher_moved)
+        return refit([output], found, bias)
 
 
 def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool) -> Tuning:
