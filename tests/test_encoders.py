@@ -34,10 +34,11 @@ def test_entered_in_the_middle_equals_the_whole_forward(family, kind):
     if kind != "embedding":
         own = whole[real] if whole.dim() == 3 else whole
         torch.testing.assert_close(own, outputs(model, batch), **EXACT)
-    if whole.dim() == 3:
-        loss = lambda z: squares(z * real[..., None])  # noqa: E731
-    else:
-        loss = squares
+    real_outputs = real[..., None] if whole.dim() == 3 else 1
+
+    def loss(z):
+        return squares(z * real_outputs)
+
     everything = measure(encoder, 0, batch, None, loss)
     torch.testing.assert_close(everything.outputs, whole, **EXACT)
     for t in range(2 * LAYERS):
