@@ -74,13 +74,18 @@ def kpwt(equations: NormalEquations, weight: Tensor) -> tuple[Tensor, Tuning]:
 
 @torch.no_grad()
 def gather(
-    state: State, rows: Rows, features: int, outputs: int, hold_out: bool = False
+    state: State,
+    rows: Rows,
+    features: int,
+    outputs: int,
+    hold_out: bool = False,
+    done: Callable[[int], None] = lambda number: None,
 ) -> NormalEquations:
     """The least-squares problem whose rows come from teacher and student, batch by batch.
 
     `rows` gives, of (teacher, student, number of the batch), P [batch, length, features] and Y
     [batch, length, outputs]; a length of 1 stands for one row a sequence. `hold_out` keeps the sums
-    of every tenth sequence apart as well.
+    of every tenth sequence apart as well. `done` is called after each batch.
     """
     found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
     before = [0]  # sequences before each batch
@@ -101,8 +106,9 @@ def gather(
         tokens = batch.tokens if whole else len(P)
         return products(P.flatten(0, 1), Y.flatten(0, 1)), held, tokens
 
-    for all_rows, held, tokens in state.each(one):
+    for number, (all_rows, held, tokens) in enumerate(state.each(one)):
         found.add_products(all_rows, tokens)
+        done(number)
         if hold_out:
             found.held_out.add_products(held, 0)
     return found
@@ -123,9 +129,14 @@ def gather_output(
     layer in the same pass.
     """
     output = state.student.sublayers[t].output
+    ahead: dict[int, Tensor] = {}  # the teacher's hidden states, until they are stored
+
+    def done(number: int) -> None:
+        if move:
+            state.teacher_hidden[number] = ahead.pop(number)
 
     def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
-        on = partial(state.teacher_hidden.__setitem__, number)
+        on = partial(ahead.__setitem__, number)
         batch = state.batches[number]
         _, wanted = teacher.passing(batch, state.teacher_hidden[number], t, on if move else None)
         own: list[Tensor] = []
@@ -138,7 +149,7 @@ def gather_output(
             Y -= output.bias
         return (P[:, :1], Y[:, :1]) if first_only else (P, Y)
 
-    return gather(state, rows, output.in_features + bias, output.out_features, hold_out)
+    return gather(state, rows, output.in_features + bias, output.out_features, hold_out, done)
 
 
 @dataclass(frozen=True)
