@@ -149,7 +149,9 @@ def gather_output(
             Y -= output.bias
         return (P[:, :1], Y[:, :1]) if first_only else (P, Y)
 
-    return gather(state, rows, output.in_features + bias, output.out_features, hold_out, done)
+    found = gather(state, rows, output.in_features + bias, output.out_features, hold_out, done)
+    state.teacher_moved = move
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,8 @@ class TuneOutput:
     def __call__(self, state: State, t: int, keep: Tensor) -> Tuning:
         output = state.student.sublayers[t].output
         bias = self.bias and output.bias is not None
-        state.teacher_moved = t % 2 == 1  # the last of its layer
-        found = gather_output(state, t, bias, self.hold_out, move=state.teacher_moved)
-        return refit([output], found, bias)
+        last = t % 2 == 1  # of its layer
+        return refit([output], gather_output(state, t, bias, self.hold_out, move=last), bias)
 
 
 def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool) -> Tuning:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kprune.competitors.kwon import rescaled
 from kprune.encoders import Encoder, Sublayer, tapped
+from kprune.engine import least_squares
 from kprune.limits.budget import Budget, Flops
 from kprune.mask_search import pooled
 from kprune.state import Pruned, State
@@ -46,7 +47,7 @@ def representative(weight: Tensor, tolerance: float = TOLERANCE, longest: int = 
     until its relative change is below the tolerance. In the weights' own precision, at least
     float32: the tolerance is a hundredth.
     """
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    weight = weight.to(least_squares.wide(weight.dtype))
     distance = torch.cdist(weight, weight).square()
     kernel = torch.exp(-distance / distance.mean().clamp(min=torch.finfo(weight.dtype).tiny))
     mask = torch.full_like(kernel, 1 / len(kernel))
