@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
 from kprune.engine.attention import plug_in, without_heads
-from kprune.engine.hooks import Leave, entered, given, gives, leave, replaced
+from kprune.engine.hooks import Leave, Passed, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
 from kprune.families import Names, names_of
 from kprune.outputs import Kind, kind_of
@@ -105,18 +105,24 @@ class Encoder:
     def run(
         self, batch: Batch, hidden: Tensor | None = None, start: int = 0, stop: int | None = None
     ) -> Tensor:
-        """The model's own forward, entered at the input of a layer and left at that of another.
+        """The model's own forward, entered at the input of a sublayer and left at that of another.
 
-        `hidden`, [batch, length, d], enters at layer `start`; None starts at the embedding. Layer L
-        is the head; without `stop` it runs to the end. Gives the outputs as `kind` reads them, or
-        the hidden states at the input of layer `stop`.
+        `hidden`, [batch, length, d], enters at sublayer `start`; None starts at the embedding.
+        Sublayer 2L is the head; without `stop` it runs to the end. Gives the outputs as `kind`
+        reads them, or the hidden states at the input of sublayer `stop`. Those of an FFN are
+        X + Sub(X) of the heads below it, before a norm that stands between.
         """
         with ExitStack() as stack:
             if hidden is not None:
-                below = self.model.base_model, self.layers, start, hidden, self.names.pairs
-                stack.enter_context(entered(*below))
-            if stop is not None and stop < len(self.layers):
-                stack.enter_context(given(self.layers[stop], leave))
+                below = self.model.base_model, self.layers, start // 2, hidden, self.names.pairs
+                # DeBERTa's convolution beside the first layer takes the embeddings.
+                stack.enter_context(entered(*below, embed=start == 1))
+                if start % 2:
+                    stack.enter_context(self._past_heads(start // 2, hidden))
+            if stop is not None and stop % 2:
+                stack.enter_context(self.sublayers[stop - 1].total(leave))
+            elif stop is not None and stop < len(self.sublayers):
+                stack.enter_context(given(self.layers[stop // 2], leave))
             elif stop is not None:
                 stack.enter_context(gives(self.layers[-1], leave))
             try:
@@ -128,22 +134,40 @@ class Encoder:
     def passing(
         self, batch: Batch, hidden: Tensor, place: int, on: Callable | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A sublayer's features P and X + Sub(X), from `hidden` at the input of its *layer*.
+        """A sublayer's features P and X + Sub(X), from `hidden` at its input.
 
-        The run ends there, or at the end of the layer, whose output `on` is called with.
+        The run ends there, or at the input of the next sublayer, with which `on` is called.
         """
         sublayer, totals = self.sublayers[place], []
         with tapped([sublayer]) as features, sublayer.total(totals.append if on else leave):
-            found = self.run(batch, hidden, sublayer.layer, sublayer.layer + 1)
+            found = self.run(batch, hidden, place, place + 1)
         if on is None:
             return features[0], found
         on(found)
         return features[0], totals[0]
 
     def reaching(self, module: nn.Module, batch: Batch, hidden: Tensor, start: int) -> Tensor:
-        """What one of the model's modules is given in a run from layer `start`; it ends there."""
+        """What one of the model's modules is given in a run from sublayer `start`, its end."""
         with given(module, leave, first=True):
             return self.run(batch, hidden, start)
+
+    @contextmanager
+    def _past_heads(self, layer: int, total: Tensor) -> Iterator[None]:
+        """Within the block, a layer's heads do nothing, and X + Sub(X) is what is given here."""
+        part, nothing = self.layers[layer], total.new_zeros(()).expand(total.shape)
+        core, out = heads_of(self.names), self.names.heads_out
+        # What sums lies within the attention of ALBERT, which runs for nothing.
+        paths = [] if self.names.sums[0].startswith(core) else [core]
+        paths += [out] if paths and not out.startswith(core) else []
+        kept = {path: part.get_submodule(path) for path in paths}
+        for path, module in kept.items():
+            part.set_submodule(path, Passed(module, nothing, path == core))
+        try:
+            with replaced(part.get_submodule(self.names.sums[0]), lambda _: total):
+                yield
+        finally:
+            for path, module in kept.items():
+                part.set_submodule(path, module)
 
     def copy(self, dtype: torch.dtype | None = None) -> "Encoder":
         """The same encoder with modules of its own and frozen views of the same weights.
@@ -232,8 +256,13 @@ class _Cast:
         return (self.last[1],)
 
 
+def heads_of(names: Names) -> str:
+    """Where the attention is that a layer's heads are in."""
+    return names.heads_in[0].rpartition(".")[0]
+
+
 def _after(names: Names, layer: nn.Module, heads: Tensor, features: Tensor) -> None:
     """What a layer needs when heads were removed."""
     if not heads.any():
-        without_heads(layer.get_submodule(names.heads_in[0].rpartition(".")[0]))
+        without_heads(layer.get_submodule(heads_of(names)))
     names.after(layer, heads, features)

@@ -40,35 +40,58 @@ def measure(
     """One batch up from sublayer `t`, and with a loss down again, by the model's own forward.
 
     `encoder` has frozen weights (`Encoder.copy`); `hidden`, [batch, length, d], is at the input of
-    the sublayer's layer, None starts at the embedding; `loss` gives one number per sample from the
-    outputs. `stretch` layers are differentiated in one go (None: all): between stretches the hidden
-    states are kept, and a lower one runs again on the way down.
+    the sublayer, None starts at the embedding; `loss` gives one number per sample from the outputs.
+    `stretch` layers are differentiated in one go (None: all): between stretches the hidden states
+    are kept, and a lower one runs again on the way down.
     """
-    start, top, above = t // 2, len(encoder.layers), encoder.sublayers[t:]
+    top = len(encoder.sublayers)
     if loss is None:
-        with tapped(above) as features:
-            outputs = encoder.run(batch, hidden, start)
+        with tapped(encoder.sublayers[t:]) as features:
+            outputs = encoder.run(batch, hidden, t)
         return Measured(outputs, [squared_sum(f, batch) for f in features], [])
-    ends = [*range(start, top, stretch or top), top]
+    ends = [t, *range(t // 2 * 2, top, 2 * stretch if stretch else top)[1:], top]
     inputs = [hidden]
     for low, high in pairwise(ends[:-1]):
         inputs.append(encoder.run(batch, inputs[-1], low, high))
     slope, squares, gradients = None, [], []
     for low, high in reversed([*pairwise(ends)]):
-        entry, some = inputs.pop(), [sub for sub in above if low <= sub.layer < high]
-        below = [entry.detach().requires_grad_()] if low > start else []
-        with torch.enable_grad(), tapped(some) as features:
-            found = encoder.run(batch, *(below or [entry]), low, None if high == top else high)
+        entry = inputs.pop()
+        below = [entry.detach().requires_grad_()] if low > t else []
+        with torch.enable_grad():
+            found, features, own = _stretch(encoder, batch, *(below or [entry]), low, high)
             goal = loss(found).sum() if high == top else found
         if high == top:
             outputs = found.detach()
         slopes = list(torch.autograd.grad(goal, [*features, *below], slope))
         slope = slopes.pop() if below else None
-        squares = [squared_sum(f, batch) for f in features] + squares
+        squares = own + squares
         pairs = zip(features, slopes, strict=True)
         sums = [(f.detach() * slope_).sum(1, dtype=wide(f.dtype)) for f, slope_ in pairs]
         gradients = sums + gradients
     return Measured(outputs, squares, gradients)
+
+
+def _stretch(
+    encoder: Encoder, batch: Batch, entry: Tensor | None, low: int, high: int
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Up from sublayer `low` to `high`: what comes out, features to differentiate, all squares."""
+    some, top = encoder.sublayers[low:high], len(encoder.sublayers)
+    # In one layer alone, DeBERTa's convolution mixes tokens after it.
+    first = encoder.kind.first_only and high == top > 2
+    whole, features = some[:-1] if first else some, []
+    if whole:
+        with tapped(whole) as features:
+            stop = top - 1 if first else high if high < top else None
+            entry = encoder.run(batch, entry, low, stop)
+    squares = [squared_sum(f, batch) for f in features]
+    if not first:
+        return entry, features, squares
+    # The head reads the first token only: so does the last FFN, but for its squares.
+    with torch.no_grad():
+        P = encoder.reaching(some[-1].output, batch, entry, top - 1)
+    with tapped(some[-1:]) as last:
+        found = encoder.run(batch.first_tokens(), entry[:, :1], top - 1)
+    return found, features + last, [*squares, squared_sum(P, batch)]
 
 
 def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:

@@ -38,7 +38,7 @@ class Pruned:
 class State:
     """What the loop holds: teacher, student, which loses weights of its own, and where both are.
 
-    Hidden states are kept at the input of the target's layer only: no lower layer runs twice.
+    Hidden states are kept at the input of the target only: no lower sublayer runs twice.
     `dtype` is of the products in passes that only rank units, and in the teacher's; None for the
     model's own.
     """
@@ -53,7 +53,7 @@ class State:
         self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
         self.batches = on_device(sample, student.device)
         self._teachers = [teacher.copy(dtype)]  # those that run: one for each worker
-        self.teacher_moved = False  # on to the next layer already, while it was looked at
+        self.teacher_moved = False  # on to the next sublayer already, while it was looked at
         d, own = student.model.config.hidden_size, student.model.dtype
         self.teacher_hidden, self.student_hidden = (  # [batch, length, d] for each batch
             HiddenStates(self.batches, d, student.device, own, torch.float16 if dtype else None)
@@ -82,16 +82,12 @@ class State:
                 self.clock.tick(PASSING)
 
     def advance(self, t: int) -> None:
-        """Go on to the next layer, when sublayer `t` is its last."""
-        if t % 2 == 0:
-            return
-        layer = t // 2
-
+        """Go on from sublayer `t` to the next."""
         behind = [self.student_hidden, self.teacher_hidden][: 1 if self.teacher_moved else 2]
 
         def on(encoders: tuple[Encoder, Encoder], number: int) -> list[Tensor]:
             return [
-                encoder.run(self.batches[number], hidden[number], layer, layer + 1)
+                encoder.run(self.batches[number], hidden[number], t, t + 1)
                 for encoder, hidden in zip(encoders[::-1], behind, strict=False)
             ]
 

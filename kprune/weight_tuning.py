@@ -126,7 +126,7 @@ def gather_output(
 
     Y = X_T + Sub_T(X_T) − X_S − b over real tokens, P the features of the student's units; the bias
     b stays as it is (equations 10 and 11 of the paper). With `move` the teacher goes on to the next
-    layer in the same pass.
+    sublayer in the same pass.
     """
     output = state.student.sublayers[t].output
     ahead: dict[int, Tensor] = {}  # the teacher's hidden states, until they are stored
@@ -169,8 +169,7 @@ class TuneOutput:
     def __call__(self, state: State, t: int, keep: Tensor) -> Tuning:
         output = state.student.sublayers[t].output
         bias = self.bias and output.bias is not None
-        last = t % 2 == 1  # of its layer
-        return refit([output], gather_output(state, t, bias, self.hold_out, move=last), bias)
+        return refit([output], gather_output(state, t, bias, self.hold_out, move=True), bias)
 
 
 def refit(linears: Sequence[nn.Linear], equations: NormalEquations, biases: bool) -> Tuning:

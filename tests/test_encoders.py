@@ -42,7 +42,7 @@ def test_entered_in_the_middle_equals_the_whole_forward(family, kind):
     everything = measure(encoder, 0, batch, None, loss)
     torch.testing.assert_close(everything.outputs, whole, **EXACT)
     for t in range(2 * LAYERS):
-        hidden = encoder.run(batch, stop=t // 2)
+        hidden = encoder.run(batch, stop=t)
         assert hidden.shape == (*real.shape, HEADS * D_H)
         for stretch in (None, 1):
             found = measure(encoder, t, batch, hidden, loss, stretch)
@@ -52,8 +52,8 @@ def test_entered_in_the_middle_equals_the_whole_forward(family, kind):
                 assert one.abs().max() > 1e-6, "a mask that does not matter tests nothing"
             for one, other in zip(found.squares, everything.squares[t:], strict=True):
                 torch.testing.assert_close(one, other, **EXACT)
-    top = encoder.run(batch, stop=LAYERS)
-    torch.testing.assert_close(encoder.run(batch, top, LAYERS), whole, **EXACT)
+    top = encoder.run(batch, stop=2 * LAYERS)
+    torch.testing.assert_close(encoder.run(batch, top, 2 * LAYERS), whole, **EXACT)
 
 
 @EVERY
@@ -128,14 +128,14 @@ def test_cut_twice_equals_cut_once(family):
 def test_what_passes_by_is_the_sublayer(family):
     """Features times the output projection, and X, make X + Sub(X); the next layer's input."""
     encoder, batch = Encoder(model_of(family, "classification")).copy(), batch_of()
-    hidden = encoder.run(batch, stop=1)
+    hidden = encoder.run(batch, stop=2)
     totals = []
     with encoder.sublayers[3].total(totals.append), tapped([encoder.sublayers[2]]) as features:
-        encoder.run(batch, hidden, 1, 2)
+        encoder.run(batch, hidden, 2, 4)
     P, total = encoder.passing(batch, hidden, 2)
     torch.testing.assert_close(P, features[0])
     torch.testing.assert_close(total - encoder.sublayers[2].output(P), hidden, **EXACT)
-    torch.testing.assert_close(encoder.passing(batch, hidden, 3)[1], totals[0])
+    torch.testing.assert_close(encoder.passing(batch, total, 3)[1], totals[0])
 
 
 def test_flops_of_bert_are_the_papers():

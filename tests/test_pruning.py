@@ -466,7 +466,7 @@ def test_the_users_model_is_not_touched_when_pruning_fails(
     run = Encoder.run
 
     def failing(self, batch, hidden=None, start=0, stop=None):
-        if start == 1 and hidden is not None:
+        if start == 2 and hidden is not None:
             raise RuntimeError("out of memory")
         return run(self, batch, hidden, start, stop)
 

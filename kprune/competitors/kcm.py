@@ -66,7 +66,7 @@ def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
     def one(encoders: tuple[Encoder, Encoder], number: int) -> list[Tensor]:
         batch, student = state.batches[number], encoders[1]
         with tapped([sub for sub in student.sublayers if sub.kind == "FFN"]) as features:
-            student.run(batch, state.student_hidden[number], stop=len(student.layers))
+            student.run(batch, state.student_hidden[number], stop=len(student.sublayers))
         if batch.mask is None:
             return [f.double().sum((0, 1)) for f in features]
         real = batch.mask.flatten()[None].double()

@@ -139,7 +139,8 @@ def rescaled(
     for t, target in enumerate(state.student.sublayers):
         with state.clock.step("rescaling", "rescaling"):
             if t and target.units and not stopped:
-                equations = gather_output(state, t, first_only=state.kind.first_only and t == last)
+                first = state.kind.first_only and t == last
+                equations = gather_output(state, t, first_only=first, move=True)
                 scales = solve_scales(equations, target.output.weight.T, target.unit_size)
                 if stopped := scales is None:
                     state.notes.append(f"rescaling stopped at the {target.name}: a scale left ±10")

@@ -35,6 +35,11 @@ class Batch:
         ids = self.inputs["input_ids"]
         return torch.ones_like(ids) if self.mask is None else self.mask.long()
 
+    def first_tokens(self) -> Batch:
+        """The first token of each example."""
+        inputs = {name: ids[:, :1] for name, ids in self.inputs.items()}
+        return Batch(self.index, inputs, None, len(self.index))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         inputs = {name: ids.to(device) for name, ids in self.inputs.items()}

@@ -50,14 +50,23 @@ def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Handle:
 
 @contextmanager
 def entered(
-    backbone: nn.Module, layers: nn.ModuleList, start: int, hidden: Tensor, pairs: bool
+    backbone: nn.Module,
+    layers: nn.ModuleList,
+    start: int,
+    hidden: Tensor,
+    pairs: bool,
+    embed: bool = False,
 ) -> Iterator:
-    """Within the block, all below layer `start` does nothing, and that one is given `hidden`."""
+    """Within the block, all below layer `start` does nothing, and that one is given `hidden`.
+
+    With `embed` the embeddings run: the first layers of some models are not all that they are for.
+    """
     kept, embeddings = list(layers), backbone.embeddings
-    if getattr(backbone.config, "embedding_size", hidden.shape[-1]) == hidden.shape[-1]:
-        backbone.embeddings = _Passed(embeddings, hidden, False)
+    narrow = getattr(backbone.config, "embedding_size", hidden.shape[-1]) != hidden.shape[-1]
+    if not (embed or narrow):
+        backbone.embeddings = Passed(embeddings, hidden, False)
     for number in range(start):
-        layers[number] = _Passed(kept[number], hidden, pairs)
+        layers[number] = Passed(kept[number], hidden, pairs)
     try:
         with replaced(kept[start], lambda _: hidden) if start < len(kept) else nullcontext():
             yield
@@ -67,8 +76,8 @@ def entered(
             layers[number] = kept[number]
 
 
-class _Passed(nn.Module):
-    """Stands in for a module below the layer that is entered, which answers for its attributes."""
+class Passed(nn.Module):
+    """Stands in for a module that is passed over, which answers for its attributes."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor, pair: bool):
         super().__init__()

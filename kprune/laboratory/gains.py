@@ -50,7 +50,7 @@ def gains(
     drawn = batches(some.examples, sample.tokenizer.pad_token_id, largest, by_length=False)
     as_drawn = [batch.to(device) for batch in drawn]
     ours, full = _workers(encoder, dtype), _workers(encoder, None)
-    hidden = [ours[0].run(batch, stop=layer) for batch in grouped]
+    hidden = [ours[0].run(batch, stop=2 * layer) for batch in grouped]
 
     def measuring(parts: Sequence[Batch], start: int = 0, first: Work | None = None) -> Work:
         stretch = stretch_of(model, len(encoder.layers) - start, parts)
@@ -71,7 +71,7 @@ def gains(
         return run
 
     whole, upper = measuring(grouped), measuring(grouped, layer)
-    below = measuring(grouped, layer, lambda own, n: own.run(grouped[n], stop=layer))
+    below = measuring(grouped, layer, lambda own, n: own.run(grouped[n], stop=2 * layer))
     teacher = measuring(grouped, layer, lambda own, n: own.run(grouped[n]))
     pairs = {
         "batches by length": (over(measuring(as_drawn), count=len(as_drawn)), over(whole)),

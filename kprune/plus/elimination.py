@@ -60,7 +60,7 @@ def elimination_errors(state: State) -> list[Tensor]:
             features = stack.enter_context(tapped(encoder.sublayers))
             for sublayer in encoder.sublayers:
                 stack.enter_context(sublayer.total(totals.append))
-            encoder.run(batch, state.student_hidden[number], stop=top + 1)
+            encoder.run(batch, state.student_hidden[number], stop=len(sublayers))
         real = torch.ones_like(totals[0][..., 0]) if batch.mask is None else batch.mask
         sums = zip(few, features, totals, grams, variances, strict=True)
         for first, P, total, gram, variance in sums:

@@ -37,7 +37,7 @@ class TuneInputs:
             batch = state.batches[number]
             both = (teacher, state.teacher_hidden), (student, state.student_hidden)
             x_teacher, x_student = (
-                encoder.reaching(encoder.sublayers[t].inputs[0], batch, hidden[number], t // 2)
+                encoder.reaching(encoder.sublayers[t].inputs[0], batch, hidden[number], t)
                 for encoder, hidden in both
             )
             return padded(x_student, ones), F.linear(x_teacher.to(weight.dtype), weight, bias)
@@ -54,7 +54,7 @@ class TuneHead:
 
     @torch.no_grad()
     def __call__(self, state: State) -> Tuning | None:
-        last, top = state.student.last, len(state.student.layers)
+        last, top = state.student.last, len(state.student.sublayers)
         if last is None:
             return None
         ones = last.bias is not None
