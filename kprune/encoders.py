@@ -1,4 +1,4 @@
-"""A Hugging Face encoder as 2L sublayers: its own forward runs, entered at a layer and watched.
+"""A Hugging Face encoder as 2L sublayers: its own forward runs, entered at a sublayer and watched.
 
 No attention, norm, gate or head is written again here: a family is a few names (`families`).
 """
