@@ -15,25 +15,11 @@ MEASURED = [  # the columns of `collect` that are no parameters
     *("passes", "memory", "heads", "neurons", "steps", "search", "parameters_left", "extra"),
     *("dense_heads", "dense_neurons", "device", "threads", "commit"),
 ]
-HEADINGS = {"task": "task", "label": "method", "model": "model", "parameter": "hyperparameter"}
-NAMES = {
-    "kprune": "K-prune",
-    "kprune+": "K-prune+",
-    "kwon": "Kwon et al.",
-    "kcm": "KCM",
-    "magnitude": "magnitude",
-    "random": "random",
-}
-TASK_NAMES = {
-    "sst2": "SST-2",
-    "stsb": "STS-B",
-    "mrpc": "MRPC",
-    "mnli": "MNLI",
-    "qqp": "QQP",
-    "qnli": "QNLI",
-    "squad": "SQuAD v1.1",
-    "squad_v2": "SQuAD v2.0",
-}
+# Of columns, methods and tasks, where they are called something else.
+HEADINGS = {"label": "method", "parameter": "hyperparameter"}
+NAMES = {"kprune": "K-prune", "kprune+": "K-prune+", "kwon": "Kwon et al.", "kcm": "KCM"}
+TASK_NAMES = {name: name.upper() for name in ("mrpc", "mnli", "qqp", "qnli")}
+TASK_NAMES |= {"sst2": "SST-2", "stsb": "STS-B", "squad": "SQuAD v1.1", "squad_v2": "SQuAD v2.0"}
 LATEX = {"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", GAP: "---"}
 LATEX = str.maketrans(LATEX | {"λ": r"$\lambda$", "γ": r"$\gamma$", "μ": r"$\mu$"})
 
@@ -141,8 +127,8 @@ def summarise(
     cent. Gives a long table: these, `mean`, `std` (empty for one seed), `seeds` that are done and
     `expected`. A cell without a finished run has an empty mean: it is never filled in.
     """
-    found = []
-    for names, group in table.groupby([*rows, column], sort=False, dropna=False):
+    keys = [*rows, column]
+    for names, group in table.groupby(keys, sort=False, dropna=False):
         if "seed" in group and group["seed"].duplicated().any():
             parameters = group.drop(columns=MEASURED, errors="ignore").astype(str)
             apart = parameters.columns[parameters.nunique() > 1]
@@ -150,17 +136,9 @@ def summarise(
                 f"Several runs of one seed fall into the cell {names}: they differ in "
                 f"{', '.join(apart) or 'nothing'}, which this table does not tell apart."
             )
-        values = scale * pd.to_numeric(group[value], errors="coerce").dropna()
-        found.append(
-            {
-                **dict(zip([*rows, column], names, strict=True)),
-                "mean": values.mean(),
-                "std": values.std(),
-                "seeds": len(values),
-                "expected": len(group),
-            }
-        )
-    return pd.DataFrame(found)
+    numbers = scale * pd.to_numeric(table[value], errors="coerce")
+    cells = numbers.groupby([table[key] for key in keys], sort=False, dropna=False)
+    return cells.agg(mean="mean", std="std", seeds="count", expected="size").reset_index()
 
 
 def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 1) -> pd.DataFrame:
@@ -204,7 +182,7 @@ def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame
 def gaps(table: pd.DataFrame) -> list[str]:
     """What is missing from a table, a line for each run that is not done."""
     absent = table[table["state"] != "done"]
-    return [f"{run}: {now}" for run, now in zip(absent["run"], absent["state"], strict=True)]
+    return list(absent["run"] + ": " + absent["state"])
 
 
 def _numbers(path: Path, parameters: dict) -> dict:
