@@ -104,7 +104,7 @@ def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame
     parameter.
 
     They occur once for each `parameter` that they vary, the centre's own for each, with its `value`
-    and whether it is the `centre`.
+    and whether it is the `centre`; in the order of `parameters`, then of values.
     """
     centre = runs[[*parameters]].mode().iloc[0]
     at_centre, parts = runs[[*parameters]] == centre, []
@@ -112,10 +112,11 @@ def one_at_a_time(runs: pd.DataFrame, parameters: Sequence[str]) -> pd.DataFrame
         near = runs[at_centre.drop(columns=name).all(axis=1)]
         if near[name].nunique() > 1:
             values = near[name].astype(float)
-            parts.append(near.assign(parameter=name, value=values, centre=values == centre[name]))
+            near = near.assign(parameter=name, value=values, centre=values == centre[name])
+            parts.append(near.sort_values("value", kind="stable"))
     if not parts:
         raise ValueError(f"None of {', '.join(parameters)} varies alone; there is nothing to draw.")
-    return pd.concat(parts).sort_values(["parameter", "value"], kind="stable", ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 def summarise(

@@ -52,17 +52,15 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
         groups = [some for _, some in real.groupby(["task", "rate"], sort=False)]
         most = max(groups, key=lambda some: some["tokens"].nunique())
         if most["tokens"].nunique() > 1:
-            parts.append(most.assign(axis="tokens", value=most["tokens"]))
+            parts.append(most.assign(axis="tokens", value=most["tokens"]).sort_values("value"))
     if len(shaped):
-        axes = ["layers", "width", "length"]
-        varied = one_at_a_time(shaped, axes).rename(columns={"parameter": "axis"})
+        varied = one_at_a_time(shaped, ("layers", "width", "length"))
+        varied = varied.rename(columns={"parameter": "axis"})
         # A length of 0 stands for those of the task's own sequences.
         parts.append(varied[(varied["axis"] != "length") | (varied["value"] > 0)])
-    kept = ["axis", "value", "seconds", "F", "memory"]
-    table = pd.concat(parts)[kept].astype(dict.fromkeys(kept[1:], float))
-    order = ["tokens", "layers", "width", "length"]
-    by = table.assign(place=table["axis"].map(order.index)).sort_values(["place", "value"])
-    return by[kept].reset_index(drop=True)
+    numbers = ["value", "seconds", "F", "memory"]
+    table = pd.concat(parts, ignore_index=True)[["axis", *numbers]]
+    return table.astype(dict.fromkeys(numbers, float))
 
 
 def gains(runs: pd.DataFrame) -> pd.DataFrame:
