@@ -73,15 +73,12 @@ def composed(options: Options) -> Method:
 
 def watched(method: Method, clock: Clock) -> Method:
     """The method, its parts timed."""
-    tuners, finish = (
-        tuple(clock.clocked(tune, "tuning", "tuning") for tune in some)
-        for some in (method.tuners, method.finish)
-    )
+    tuning = clock.step("tuning", "tuning")
     return Method(
-        scores=clock.clocked(method.scores, "knowledge", "measuring"),
-        search=clock.clocked(method.search, "mask search"),
-        tuners=tuners,
-        finish=finish,
+        scores=clock.step("knowledge", "measuring")(method.scores),
+        search=clock.step("mask search")(method.search),
+        tuners=tuple(map(tuning, method.tuners)),
+        finish=tuple(map(tuning, method.finish)),
     )
 
 

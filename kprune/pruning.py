@@ -57,8 +57,8 @@ class Job:
         """The steps; the bar and the clocks go along."""
         clock, batches = self.state.clock, len(self.state.batches)
         if self.table:
-            self.budget.corrected = clock.clocked(self.budget.corrected, "timing", "timing")
-        self.state.advance = clock.clocked(self.state.advance, "advancing")
+            self.budget.corrected = clock.step("timing", "timing")(self.budget.corrected)
+        self.state.advance = clock.step("advancing")(self.state.advance)
         count = len(self.state.student.sublayers)
         clock.allot(work(0, count) * batches)
         for step in METHODS[self.options.method](self.options, self.state, self.budget):

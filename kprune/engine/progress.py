@@ -3,7 +3,7 @@
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -90,7 +90,10 @@ class Clock:
 
     @contextmanager
     def step(self, name: str, verb: str = "") -> Iterator[None]:
-        """Time the block as `name`; `verb` stands beside the bar meanwhile."""
+        """Time the block, or each call of what it decorates, as `name`.
+
+        `verb` stands beside the bar meanwhile.
+        """
         if verb:
             self.steps.set_postfix_str(verb, refresh=False)
         own: dict[str, float] = {}
@@ -102,15 +105,6 @@ class Clock:
             spent, inside = own.get(name, 0.0), self._inside.pop()
             self.seconds[name] = self.seconds.get(name, 0.0) + spent - inside
             self._inside[-1] += spent
-
-    def clocked(self, function: Callable, name: str, verb: str = "") -> Callable:
-        """The function, timed as a step."""
-
-        def run(*arguments):
-            with self.step(name, verb):
-                return function(*arguments)
-
-        return run
 
     def allot(self, work: float) -> None:
         """Begin a stretch of the bar; what is missing of the last one is made up for."""
