@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from reprlib import repr as shortly
 from typing import Any
 
 from kprune.data.tasks import nearest
 from kprune.methods import INGREDIENTS, METHODS
 
 LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
+MOST = 2**32 - 1  # of any number, and what every library takes as a seed
 WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "first")}
 
 
@@ -116,7 +118,9 @@ class Options:
 def _check_type(name: str, value: Any, wanted: type) -> None:
     allowed = (int, float) if wanted is float else wanted
     if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{name} is of type {wanted.__name__}; got {value!r}.")
+        raise ValueError(f"{name} is of type {wanted.__name__}; got {shortly(value)}.")
+    if isinstance(value, int) and value > MOST:
+        raise ValueError(f"{name} is at most {MOST:,}; got {shortly(value)}.")
 
 
 def read_options(words: Sequence[str]) -> Options:

@@ -34,6 +34,7 @@ from kprune.laboratory.records import (
 )
 from kprune.laboratory.teachers import differing, read_record, teacher_folder
 
+LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
 EXECUTED, REPORT = "run.ipynb", "report.ipynb"
 
 
@@ -110,16 +111,17 @@ def reproduce(
 
 
 def check_folders(runs: Sequence[Run]) -> None:
-    """Raise ValueError when a run's own teacher, or a folder of data, is not there."""
+    """Raise ValueError when a run's own teacher, or a folder of a model or data, is not there."""
     here = f"(relative folders start from {Path.cwd()})"
     for run in runs:
-        teacher, data = (run.parameters.get(name, "") for name in ("teacher", "data"))
-        if teacher and not (Path(teacher) / CONFIG).is_file():
-            raise ValueError(
-                f"{run.name}: there is no model in the folder {teacher} {here}; leave `teacher` "
-                "out to have one fine-tuned."
-            )
-        if data.startswith((".", "/", "~")) and not Path(data).is_dir():
+        teacher, model, data = (run.parameters.get(n, "") for n in ("teacher", "model", "data"))
+        for folder in filter(None, (teacher, model if model.startswith(LOCAL) else "")):
+            if not (Path(folder) / CONFIG).is_file():
+                raise ValueError(
+                    f"{run.name}: there is no model in the folder {folder} {here}; leave `teacher` "
+                    "out to have one fine-tuned."
+                )
+        if data.startswith(LOCAL) and not Path(data).expanduser().is_dir():
             raise ValueError(f"{run.name}: there is no data folder {data} {here}.")
 
 

@@ -2,21 +2,32 @@
 
 import ast
 import itertools
+import json
 import math
 from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from reprlib import repr as shortly
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kprune.data.tasks import get_task, nearest
-from kprune.laboratory.records import CHECKOUT, Run, output_folder, read_yaml
-from kprune.pruning import Options
+from kprune.laboratory.records import CHECKOUT, Run, is_plain, output_folder
+from kprune.laboratory.yaml_files import read_yaml
+from kprune.options import Options
 
-# The least value of parameters for which any number would pass as its type.
-LEAST = {"tokens": 1, "every": 1, "repeats": 1, "samples": 0, "examples": 0, "epochs": 0, "seed": 0}
+MOST_RUNS = 10_000
+# The least and the most of the parameters that are the notebooks' own; `Options` knows the others.
+BOUNDS = {
+    **dict.fromkeys(("every", "repeats"), (1, 1_000_000)),
+    **dict.fromkeys(("samples", "examples", "layers", "width", "length"), (0, 1_000_000_000)),
+    "epochs": (0, 1000),
+}
+# Parameters without which a notebook is no run, and no report.
+OF_RUNS, OF_REPORTS = {"method", "rate", "outputs"}, {"records", "outputs"}
 
 
 class Experiment(BaseModel):
@@ -70,59 +81,89 @@ def expand(path: str | Path, outputs: str | Path | None = None) -> list[Run]:
 
     The YAML file's name is that of the folder in `outputs` (see `output_folder`). ValueError in one
     sentence, for an unknown parameter (with the nearest known one), a wrong type, a value that
-    makes no sense, an empty grid or two runs of one name.
+    makes no sense, a name that cannot be a folder's, an empty or giant grid, or a run that occurs
+    twice.
     """
     path, experiment = Path(path), read_experiment(path)
+    if not is_plain(path.stem) or path.stem == "teachers":
+        raise ValueError(f"{path}: results go to a folder called {path.stem!r}; rename the file.")
     if experiment.report:
-        find_notebook(experiment.report)
+        notebook_parameters(find_notebook(experiment.report), OF_REPORTS, "report")
     if experiment.runs:
+        if not is_plain(experiment.runs):
+            raise ValueError(f"{path}: runs names a file beside this one; got {experiment.runs!r}.")
         source = path.parent / experiment.runs
         if read_experiment(source).runs:
             raise ValueError(f"{path}: {experiment.runs!r} has no runs of its own.")
         return expand(source, outputs)
     notebook = find_notebook(experiment.notebook)
-    defaults = notebook_parameters(notebook)
-    excluded = [
-        _check(dict(zip(entry, values, strict=True)), defaults, f"{path}: exclude")
-        for entry in experiment.exclude
-        for values in itertools.product(
-            *(value if isinstance(value, list) else [value] for value in entry.values())
-        )
+    defaults = notebook_parameters(notebook, OF_RUNS, "run")
+    folder = output_folder(path.stem, outputs)
+    runs = [
+        Run(name=name, folder=folder / name, notebook=notebook, parameters=values)
+        for name, values in _points(path, experiment, defaults)
     ]
-    runs = []
-    for entries in itertools.product(*experiment.grid.values()):
-        chosen, names = dict(experiment.fixed), []
-        for axis, entry in zip(experiment.grid, entries, strict=True):
-            together = entry if isinstance(entry, dict) else {axis: entry}
-            if twice := sorted(chosen.keys() & together.keys()):
-                raise ValueError(f"{path}: the parameter {twice[0]!r} is set twice.")
-            chosen |= together
-            names += _slug(together)
-        values = defaults | _check(chosen, defaults, str(path))
-        if any(entry.items() <= values.items() for entry in excluded):
-            continue
-        name = "_".join(names) or "all"
-        folder = output_folder(path.stem, outputs) / name
-        runs.append(Run(name=name, folder=folder, notebook=notebook, parameters=values))
     if not runs:
         raise ValueError(f"{path}: exclude leaves nothing of the grid, so there is nothing to run.")
     name, times = Counter(run.name for run in runs).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{path}: {times} runs are called {name!r}; each may occur once.")
+    alike: dict[str, str] = {}
+    for run in runs:
+        other = alike.setdefault(json.dumps(run.wanted, sort_keys=True), run.name)
+        if other != run.name:
+            raise ValueError(f"{path}: {other!r} and {run.name!r} are the same run; leave one out.")
     return runs
+
+
+def _points(
+    path: Path, experiment: Experiment, defaults: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and checked parameters of each point of the grid that is not excluded."""
+    count = math.prod(map(len, experiment.grid.values()))
+    if count > MOST_RUNS:
+        raise ValueError(f"{path}: the grid has {count:,} runs; at most {MOST_RUNS:,} are taken.")
+    excluded = [_listed(entry, defaults, f"{path}: exclude") for entry in experiment.exclude]
+    unused = list(excluded)
+    for entries in itertools.product(*experiment.grid.values()):
+        chosen, names = dict(experiment.fixed), []
+        for axis, entry in zip(experiment.grid, entries, strict=True):
+            together = entry if isinstance(entry, dict) else {axis: entry}
+            if twice := sorted(chosen.keys() & together.keys(), key=str):
+                raise ValueError(f"{path}: the parameter {twice[0]!r} is set twice.")
+            chosen |= together
+            names += _slug(together)
+        values = defaults | _typed(chosen, defaults, str(path))
+        _sensible(values, str(path))
+        out = [e for e in excluded if all(values[name] in some for name, some in e.items())]
+        unused = [entry for entry in unused if entry not in out]
+        if out:
+            continue
+        name = "_".join(names) or "all"
+        if not is_plain(name):
+            raise ValueError(f"{path}: a run's folder cannot be called {shortly(name)}.")
+        yield name, values
+    if unused:
+        raise ValueError(f"{path}: the exclude {shortly(unused[0])} is equal to no run.")
 
 
 def find_notebook(name: str) -> Path:
     """A notebook's file by its name, of the checkout or the current directory, or a ValueError."""
     for home in (CHECKOUT, Path.cwd()):
-        if (path := home / "notebooks" / f"{name}.ipynb").is_file():
+        if is_plain(name) and (path := home / "notebooks" / f"{name}.ipynb").is_file():
             return path
     known = [path.stem for path in (CHECKOUT / "notebooks").glob("*.ipynb")]
-    raise ValueError(f"There is no notebook {name!r} in notebooks/; {nearest(name, sorted(known))}")
+    hint = nearest(name, sorted(known))
+    raise ValueError(f"There is no notebook {shortly(name)} in notebooks/; {hint}")
 
 
-def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
-    """Names and defaults of a notebook's parameters cell, which must be literals."""
+def notebook_parameters(
+    notebook: str | Path, needed: Collection[str] = (), what: str = ""
+) -> dict[str, Any]:
+    """Names and defaults of a notebook's parameters cell, which must be literals.
+
+    ValueError where it lacks one that is `needed` for `what` it is to be, "run" or "report".
+    """
     import papermill  # slow to import, and only the batch runner needs it
 
     found = {}
@@ -132,38 +173,72 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
         except (ValueError, SyntaxError) as error:
             default = f"the default of the parameter {name!r}, {about['default']},"
             raise ValueError(f"{notebook}: {default} must be a literal.") from error
+    if lacking := sorted(set(needed) - found.keys()):
+        raise ValueError(
+            f"The notebook {Path(notebook).stem!r} is no {what}: it has no parameter {lacking[0]!r}"
+        )
     return found
 
 
-def _check(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
+def _listed(entry: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, list]:
+    """The values that an entry of exclude lists of each parameter."""
+    if not entry:
+        raise ValueError(f"{where}: an entry is empty.")
+    return {
+        name: [
+            _typed({name: one}, defaults, where)[name]
+            for one in (value if isinstance(value, list) else [value])
+        ]
+        for name, value in entry.items()
+    }
+
+
+def _typed(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
     """The values, in the types of the notebook's defaults; ValueError where one does not fit."""
     checked = {}
     for name, value in values.items():
         if name not in defaults:
-            hint = nearest(name, sorted(defaults))
-            raise ValueError(f"{where}: there is no parameter {name!r}; {hint}")
+            hint = nearest(str(name), sorted(defaults))
+            raise ValueError(f"{where}: there is no parameter {shortly(name)}; {hint}")
+        if name == "outputs":
+            raise ValueError(f"{where}: outputs is where the runner puts a run; leave it out.")
         wanted = type(defaults[name])
-        if wanted is float and type(value) is int:
+        if wanted is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         if type(value) is not wanted:
-            got = f"{value!r}, a {type(value).__name__}"
+            got = f"{shortly(value)}, a {type(value).__name__}"
             with suppress(ValueError):
-                if wanted is float and isinstance(value, str) and not math.isnan(float(value)):
-                    got += f" (for YAML a number has a point: write {float(value):.1e})"
+                if isinstance(value, str) and math.isfinite(number := float(value)):
+                    plain = f"{number:.0f}" if wanted is int else f"{number:.1e}"
+                    got += f" (YAML reads that as text: write {plain})"
             raise ValueError(f"{where}: {name} is of type {wanted.__name__}; got {got}.")
-        if name in LEAST and value < LEAST[name]:
-            raise ValueError(f"{where}: {name} is at least {LEAST[name]}; got {value}.")
+        if wanted is str and (not value.isprintable() or value != value.strip()):
+            raise ValueError(
+                f"{where}: {name} has blanks around it or characters that cannot be printed; got "
+                f"{shortly(value)}."
+            )
+        if wanted is float and not math.isfinite(value) and name != "reuse":
+            raise ValueError(f"{where}: {name} is a finite number; got {value}.")
+        if name in BOUNDS and not BOUNDS[name][0] <= value <= BOUNDS[name][1]:
+            least, most = BOUNDS[name]
+            raise ValueError(f"{where}: {name} is between {least} and {most:,}; got {value}.")
         checked[name] = value
-    options = {field.name for field in fields(Options)} & checked.keys()
-    if "speedup" not in defaults:  # the size of batch that it holds at; here these mean another one
+    return checked
+
+
+def _sensible(values: dict[str, Any], where: str) -> None:
+    """Raise ValueError where options or a task make no sense, or a model has no name."""
+    options = {field.name for field in fields(Options)} & values.keys()
+    if "speedup" not in values:  # the size of batch that it holds at; here these mean another one
         options -= {"batch_size", "length"}
     try:
-        Options(**{name: checked[name] for name in options})
-        if "task" in checked:
-            get_task(checked["task"])
+        Options(**{name: values[name] for name in options})
+        if "task" in values:
+            get_task(values["task"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return checked
+    if "model" in values and not is_plain(Path(values["model"]).name):
+        raise ValueError(f"{where}: model is a folder or a Hub id; got {values['model']!r}.")
 
 
 def _slug(values: dict[str, Any]) -> list[str]:

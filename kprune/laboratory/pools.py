@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kprune.laboratory.processes import Outcome
-from kprune.laboratory.records import read_yaml
+from kprune.laboratory.yaml_files import read_yaml
 
 
 @contextmanager

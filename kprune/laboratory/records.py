@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
@@ -78,16 +77,10 @@ def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
     return home / "outputs" / name
 
 
-def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds; ValueError in a sentence where it is missing or cannot be read."""
-    if not path.is_file():
-        raise ValueError(f"There is no {what} file {path}.")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+def is_plain(name: str) -> bool:
+    """Whether a name can be that of a file or folder, stays in its place and is not hidden."""
+    short = 0 < len(name.encode(errors="replace")) <= 200
+    return short and Path(name).name == name and name.isprintable() and name[0] != "."
 
 
 def read_json(path: Path) -> Any:
