@@ -75,7 +75,7 @@ def load(folder: str | Path) -> PreTrainedModel:
             keep_units(sublayer, keep)
         state = safetensors.torch.load_file(folder / WEIGHTS)
         # A file's tensors start anywhere, and products of such ones may round otherwise.
-        state = {name: weight.clone() for name, weight in state.items()}
+        state = {name: weight.clone() for name, weight in state.items() if weight.numel()}
         model.load_state_dict(state, assign=True)
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
-from kprune.engine.attention import plug_in, without_heads
-from kprune.engine.hooks import Leave, Passed, entered, given, gives, leave, replaced
+from kprune.engine.attention import plug_in
+from kprune.engine.hooks import Handle, Leave, Passed, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
 from kprune.families import Names, names_of
 from kprune.outputs import Kind, kind_of
@@ -27,13 +27,49 @@ class Sublayer:
     """One MHA or FFN sublayer. A *unit* is a head (d_h features) or a neuron (one feature)."""
 
     place: int  # its number t, from 0 at the embedding
-    inputs: tuple[nn.Linear, ...]  # give its units their inputs; the model's own modules
-    blocks: int  # parts of a unit's rows in each of them
-    output: nn.Linear  # what this projection is given are the *features* of the units
-    total: Callable  # within its block, hands X + Sub(X), [batch, length, d], to a function
+    part: nn.Module  # its layer
+    names: Names
     unit_size: int = 1  # features of a unit
-    others: tuple[nn.Linear, ...] = ()  # further projections that lose a head's rows with it
-    after: Callable[[Tensor, Tensor], None] = lambda units, features: None  # as `Names.after`
+
+    @property
+    def input_paths(self) -> tuple[str, ...]:
+        return self.names.heads_in if self.kind == "MHA" else (self.names.neurons_in,)
+
+    @property
+    def inputs(self) -> tuple[nn.Linear, ...]:
+        """The projections that give its units their inputs."""
+        return tuple(map(self.part.get_submodule, self.input_paths))
+
+    @property
+    def blocks(self) -> int:
+        """Parts of a unit's rows in each of them."""
+        return self.names.blocks[self.place % 2]
+
+    @property
+    def other_paths(self) -> tuple[str, ...]:
+        """Of further projections that lose a head's rows with it."""
+        here = dict(self.part.named_modules()) if self.kind == "MHA" else ()
+        return tuple(path for path in self.names.others if path in here)
+
+    @property
+    def output_path(self) -> str:
+        return self.names.heads_out if self.kind == "MHA" else self.names.neurons_out
+
+    @property
+    def output(self) -> nn.Linear:
+        """What this projection is given are the *features* of the units."""
+        return self.part.get_submodule(self.output_path)
+
+    @property
+    def projections(self) -> dict[str, nn.Linear]:
+        """All that a unit has rows or columns in, by path."""
+        paths = (*self.input_paths, *self.other_paths, self.output_path)
+        return {path: self.part.get_submodule(path) for path in paths}
+
+    def total(self, take: Callable[[Tensor], object]) -> Handle:
+        """Within the block, hands X + Sub(X), [batch, length, d], to a function."""
+        path = self.names.sums[self.place % 2]
+        return given(self.part.get_submodule(path), take) if path else gives(self.part, take)
 
     @property
     def kind(self) -> Literal["MHA", "FFN"]:
@@ -83,24 +119,12 @@ class Encoder:
         self.pooling, self.normalize = pooling, normalize
         self.kind: Kind = kind_of(model, pooling, normalize)
         self.layers: nn.ModuleList = self.model.base_model.get_submodule(self.names.layers)
-        self.sublayers = [sub for i in range(len(self.layers)) for sub in self._sublayers(i)]
-
-    def _sublayers(self, number: int) -> tuple[Sublayer, Sublayer]:
-        layer, names, config = self.layers[number], self.names, self.model.config
-        at = layer.get_submodule
-        totals = [partial(given, at(to)) if to else partial(gives, layer) for to in names.sums]
-        heads = Sublayer(
-            place=2 * number,
-            inputs=tuple(map(at, names.heads_in)),
-            blocks=names.blocks[0],
-            output=at(names.heads_out),
-            total=totals[0],
-            unit_size=config.hidden_size // config.num_attention_heads,
-            others=tuple(part for path, part in layer.named_modules() if path in names.others),
-            after=partial(_after, names, layer),
-        )
-        neurons_in, neurons_out = (at(names.neurons_in),), at(names.neurons_out)
-        return heads, Sublayer(2 * number + 1, neurons_in, names.blocks[1], neurons_out, totals[1])
+        d_h = model.config.hidden_size // model.config.num_attention_heads
+        self.sublayers = [
+            Sublayer(2 * number + kind, layer, self.names, unit_size)
+            for number, layer in enumerate(self.layers)
+            for kind, unit_size in enumerate((d_h, 1))
+        ]
 
     def run(
         self, batch: Batch, hidden: Tensor | None = None, start: int = 0, stop: int | None = None
@@ -155,7 +179,7 @@ class Encoder:
     def _past_heads(self, layer: int, total: Tensor) -> Iterator[None]:
         """Within the block, a layer's heads do nothing, and X + Sub(X) is what is given here."""
         part, nothing = self.layers[layer], total.new_zeros(()).expand(total.shape)
-        core, out = heads_of(self.names), self.names.heads_out
+        core, out = self.names.attention, self.names.heads_out
         # What sums lies within the attention of ALBERT, which runs for nothing.
         paths = [] if self.names.sums[0].startswith(core) else [core]
         paths += [out] if paths and not out.startswith(core) else []
@@ -178,7 +202,7 @@ class Encoder:
         plug_in(twin.model)
         for sublayer in twin.sublayers if dtype else ():
             cast = _Cast(dtype)
-            for linear in (*sublayer.inputs, *sublayer.others, sublayer.output):
+            for linear in sublayer.projections.values():
                 linear.to(dtype).register_forward_pre_hook(cast)
         return twin
 
@@ -254,15 +278,3 @@ class _Cast:
         if self.last[0] is not given[0]:
             self.last = given[0], given[0].to(self.dtype)
         return (self.last[1],)
-
-
-def heads_of(names: Names) -> str:
-    """Where the attention is that a layer's heads are in."""
-    return names.heads_in[0].rpartition(".")[0]
-
-
-def _after(names: Names, layer: nn.Module, heads: Tensor, features: Tensor) -> None:
-    """What a layer needs when heads were removed."""
-    if not heads.any():
-        without_heads(layer.get_submodule(heads_of(names)))
-    names.after(layer, heads, features)

@@ -33,6 +33,11 @@ class Names:
     # Gives the model to look at, where it is not the model itself.
     prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model
 
+    @property
+    def attention(self) -> str:
+        """The module that holds the heads' input projections."""
+        return self.heads_in[0].rpartition(".")[0]
+
 
 BERT = Names(
     layers="encoder.layer",
@@ -79,23 +84,9 @@ MPNET = replace(
 )
 
 
-class NoHeads(nn.Module):
-    """DeBERTa's attention where no head is left: it gives no features, at any length."""
-
-    def __init__(self, attention: nn.Module):
-        super().__init__()
-        for name, part in attention.named_children():
-            self.add_module(name, part)
-
-    def forward(self, hidden: Tensor, *_, **__) -> tuple[Tensor, None]:
-        return hidden[..., :0], None
-
-
 def _after_deberta(layer: nn.Module, heads: Tensor, features: Tensor) -> None:
     attention = layer.attention.self
     attention.num_attention_heads, attention.all_head_size = int(heads.sum()), int(features.sum())
-    if not heads.any():
-        layer.attention.self = NoHeads(attention)
 
 
 DEBERTA = replace(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kprune.encoders import Encoder, Sublayer
+from kprune.engine.empty import NoHeads, NoUnits
 from kprune.engine.hooks import Handle, replaced
 
 
@@ -13,19 +14,25 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
     """Remove all units of a sublayer but those where `keep`, bool [units], is True, in place.
 
     A unit leaves with its rows of the input projections and its columns of the output projection. A
-    sublayer that loses every unit becomes X + b: the bias of its output projection stays.
+    sublayer that loses every unit becomes X + b: the bias of its output projection stays, and
+    modules without weights (`engine.empty`) stand in for the rest.
     """
     if keep.dtype != torch.bool or keep.shape != (sublayer.units,):
         wanted, got = f"{sublayer.units} booleans", f"{keep.dtype} of shape {tuple(keep.shape)}"
         raise ValueError(f"The mask of the {sublayer.name} must hold {wanted}; got {got}.")
+    if not sublayer.units:
+        return
     keep = keep.to(sublayer.output.weight.device)
     features = feature_mask(sublayer, keep)
-    for linear in sublayer.inputs:
-        _set(linear, rows=features.repeat(sublayer.blocks))
-    for linear in sublayer.others:
-        _set(linear, rows=features)
-    _set(sublayer.output, columns=features)
-    sublayer.after(keep, features)
+    for path, linear in sublayer.projections.items():
+        if path == sublayer.output_path:
+            _set(linear, columns=features)
+        else:
+            _set(linear, rows=features.repeat(sublayer.blocks))
+    if sublayer.kind == "MHA":
+        sublayer.names.after(sublayer.part, keep, features)
+    if not keep.any():
+        _stand_in(sublayer)
 
 
 def cut(encoder: Encoder, masks: Sequence[Tensor]) -> None:
@@ -45,10 +52,21 @@ def masked(sublayer: Sublayer, mask: Tensor) -> Handle:
     return replaced(sublayer.output, lambda features: features * factors)
 
 
+def _stand_in(sublayer: Sublayer) -> None:
+    """Put modules without weights in the place of what has no units."""
+    layer, names, core = sublayer.part, sublayer.names, sublayer.names.attention
+    for path, linear in sublayer.projections.items():
+        layer.set_submodule(path, NoUnits(linear))
+    if sublayer.kind == "MHA":
+        out, norm = (path.partition(f"{core}.")[2] for path in (names.heads_out, names.sums[0]))
+        layer.set_submodule(core, NoHeads(layer.get_submodule(core), out, norm))
+
+
 def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Put new tensors in a projection's place; other copies of the model keep the old ones."""
     trainable = linear.weight.requires_grad
-    linear.weight = nn.Parameter(weight.detach().contiguous().clone(), requires_grad=trainable)
+    if weight.numel() or not isinstance(linear, NoUnits):
+        linear.weight = nn.Parameter(weight.detach().contiguous().clone(), requires_grad=trainable)
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=trainable)
     linear.out_features, linear.in_features = weight.shape

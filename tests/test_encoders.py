@@ -103,6 +103,7 @@ def test_cut_equals_masked(family, kind, which):
     for sublayer, keep in zip(smaller.sublayers, keeps, strict=True):
         keep_units(sublayer, keep)
     assert [sub.units for sub in smaller.sublayers] == [int(keep.sum()) for keep in keeps]
+    assert all(weight.numel() for weight in smaller.model.state_dict().values())
     torch.testing.assert_close(outputs(smaller.model, batch), silenced, **EXACT)
     torch.testing.assert_close(outputs(copy.deepcopy(smaller.model), batch), silenced, **EXACT)
     assert (silenced - before).abs().max() > 0.01, "the masks must matter"

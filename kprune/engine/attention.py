@@ -7,11 +7,9 @@ and two products on the way back. Elsewhere, and for masks that are not of keys 
 of ModernBERT), it is PyTorch's scaled dot-product attention.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
@@ -84,8 +82,6 @@ def attend(
     length, length] in general, None where nothing is masked. A `scaling` of 0 takes 1/√d_h.
     """
     scaling = scaling or query.shape[-1] ** -0.5
-    if not query.shape[1]:  # no head is left
-        return value
     if query.device.type == "cpu" and (mask is None or mask.shape[2] == 1):
         keys = None if mask is None else mask[:, 0, 0]
         return Products.apply(query, key, value, keys, scaling)
@@ -100,13 +96,6 @@ def plug_in(model: PreTrainedModel) -> None:
 def takes_ours(model: PreTrainedModel) -> bool:
     """Whether a model's family takes an attention from outside."""
     return getattr(model, "_supports_attention_backend", False)
-
-
-def without_heads(attention: nn.Module) -> None:
-    """Have an attention without heads multiply nothing: CUDA's flash kernel cannot."""
-    if hasattr(attention, "config"):
-        attention.config = copy.copy(attention.config)  # the other layers share it
-        attention.config._attn_implementation = "eager"
 
 
 def _attention(module, query, key, value, attention_mask, scaling=None, **_):

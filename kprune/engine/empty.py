@@ -1,0 +1,39 @@
+"""Stand-ins for what has lost every unit: no parameter of size 0 is left to trip over."""
+
+from torch import Tensor, nn
+
+
+class NoUnits(nn.Module):
+    """A projection from no units, which gives its bias, or to none."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("weight", linear.weight.detach(), persistent=False)
+        self.bias = linear.bias if self.out_features else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.out_features:
+            return features[..., :0]
+        nothing = features.sum(-1, keepdim=True)
+        if self.bias is None:
+            return nothing.expand(*features.shape[:-1], self.out_features)
+        return nothing + self.bias
+
+
+class NoHeads(nn.Module):
+    """An attention without heads: the projection `out` and the `norm` that lie within it remain."""
+
+    def __init__(self, attention: nn.Module, out: str, norm: str):
+        super().__init__()
+        for name, part in attention.named_children():
+            self.add_module(name, part)
+        self.out, self.norm = out, norm
+
+    def forward(self, hidden_states: Tensor, *_, **__) -> tuple[Tensor, None]:
+        found = hidden_states[..., :0]
+        if self.out:
+            found = self.get_submodule(self.out)(found)
+        if self.norm:
+            found = self.get_submodule(self.norm)(hidden_states + found)
+        return found, None
