@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kprune.engine.files import plain
 from kprune.weight_tuning import Tuning
 
 ENOUGH = 10  # tokens per neuron of the widest layer; with fewer, tuning fits chance
@@ -53,7 +54,8 @@ class Report:
         return 1 - self.flops / self.dense_flops
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "achieved_rate": self.achieved_rate}
+        """All of it as strict JSON can hold it: infinities by their names, which `float` reads."""
+        return plain({**asdict(self), "achieved_rate": self.achieved_rate})
 
     def __str__(self) -> str:
         limit = f"at rate {self.rate:g}" if not self.speed else "to a limit in time"

@@ -132,7 +132,13 @@ def record(run, **changes) -> dict:
         "metric": "accuracy",
         "scores": {"dense": {"accuracy": 0.9}, "pruned": {"accuracy": 0.8}},
         "latency": {"dense": 2.0, "pruned": 1.0},
-        "report": {},
+        "report": {
+            **{"achieved_rate": 0.5, "parameters": 5, "dense_parameters": 10},
+            **{"heads": [1, 0], "neurons": [5, 10], "dense_heads": [2, 2]},
+            **{"dense_neurons": [10, 10], "seconds": {"tuning": 1.0}},
+        },
+        "pass seconds": 4.0,
+        "peak memory (MB)": 100.0,
         "environment": {"kprune": kprune.__version__},
     } | changes
 

@@ -1,12 +1,14 @@
 """Files and folders that appear whole or not at all, and cost nobody else's."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
 # What a model's folder of ours may hold: these, and what tokenizers save of theirs.
@@ -67,12 +69,25 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, record: dict) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
+    """Write a strict JSON file under a temporary name, then rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Half a character, as in the name of a file that is no UTF-8, is escaped as JSON has it.
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """A value as strict JSON can hold it: infinities and NaN by their names, as `float` reads."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _text(path: Path) -> str | None:

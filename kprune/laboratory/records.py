@@ -6,30 +6,109 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+
+from kprune.engine.files import plain
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
 RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
 # Parameters that say where things go and what is shown, not what is computed.
 INCIDENTAL = ("outputs", "exercises", "keep")
 CHECKOUT = Path(__file__).resolve().parents[2]
+# What the notebooks of this package record besides what every run does.
+NEEDED = {
+    "06_kprune": {"pass_seconds", "peak"},
+    "09_benchmark": {"pass_seconds", "peak_above", "limit", "gains", "kept", "inference"},
+}
 State = Literal["done", "missing", "failed", "damaged", "outdated"]
 
 
-class Record(BaseModel):
-    """The part of a run's result that tables are drawn from."""
+Counts = list[NonNegativeInt]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+Duration = Annotated[FiniteFloat, Field(gt=0)]
 
-    model_config = ConfigDict(extra="allow")
+
+class Numbers(BaseModel):
+    """The part of a report that tables are drawn from; of each layer where it lists numbers."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    achieved_rate: FiniteFloat
+    parameters: PositiveInt
+    dense_parameters: PositiveInt
+    heads: Counts
+    neurons: Counts
+    dense_heads: Counts
+    dense_neurons: Counts
+    seconds: dict[str, Amount]
+
+    @model_validator(mode="after")
+    def _same_layers(self) -> Self:
+        if (
+            len({len(n) for n in (self.heads, self.neurons, self.dense_heads, self.dense_neurons)})
+            > 1
+        ):
+            raise ValueError("the numbers of layers differ")
+        return self
+
+
+class Limit(BaseModel):
+    """What a benchmark's limit follows from."""
+
+    passes: Duration
+    operations: Duration
+    rate: Duration
+
+
+class Record(BaseModel):
+    """The part of a run's result that tables are drawn from, named as in its file."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
 
     parameters: dict[str, Any]
     metric: str
-    scores: dict[str, dict[str, float]]
-    latency: dict[str, float]
-    report: dict[str, Any]
+    scores: dict[Literal["dense", "pruned"], dict[str, FiniteFloat]]
+    latency: dict[Literal["dense", "pruned"], Duration]
+    report: Numbers
     environment: dict[str, Any]
+    # What only some notebooks record.
+    pass_seconds: Duration | None = Field(None, alias="pass seconds")
+    peak: Amount | None = Field(None, alias="peak memory (MB)")
+    peak_above: FiniteFloat | None = Field(None, alias="peak above the model (MB)")
+    limit: Limit | None = None
+    gains: dict[str, FiniteFloat] | None = None
+    kept: list[Counts] | None = None
+    inference: list[dict[str, FiniteFloat]] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for both in (self.scores, self.latency):
+            if len(both) == 1:
+                raise ValueError("one of the two models is missing")
+        if any(self.metric not in score for score in self.scores.values()):
+            raise ValueError("a score is missing")
+        if self.limit and None in (self.pass_seconds, self.peak_above, self.gains, self.inference):
+            raise ValueError("a part of the benchmark is missing")
+        return self
+
+
+def read_result(path: Path) -> Record | None:
+    """A run's record; None where it is damaged."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 class Run(BaseModel):
@@ -49,17 +128,16 @@ class Run(BaseModel):
 def state(run: Run) -> State:
     """Whether a run is done: a whole record of these very parameters and this package version.
 
-    "damaged" is a record that cannot be read, "outdated" one of other parameters or of another
-    version; "failed" is a run that ended in an error.
+    "damaged" is a record that cannot be read or lacks something, "outdated" one of other parameters
+    or of another version; "failed" is a run that ended in an error.
     """
     path = run.folder / RESULT
     if not path.is_file():
         return "failed" if (run.folder / FAILURE).is_file() else "missing"
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except (ValidationError, UnicodeDecodeError):
+    record = read_result(path)
+    if record is None or not NEEDED.get(run.notebook.stem, set()) <= record.model_fields_set:
         return "damaged"
-    same = record.parameters == run.wanted
+    same = plain(record.parameters) == plain(run.wanted)
     return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
 
 

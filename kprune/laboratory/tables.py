@@ -1,13 +1,18 @@
 """Result records into tables: CSV, Markdown and LaTeX."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from pydantic import ValidationError
 
-from kprune.laboratory.records import EXPECTED, FAILURE, RESULT, Record, output_folder
+from kprune.laboratory.records import (
+    EXPECTED,
+    FAILURE,
+    RESULT,
+    output_folder,
+    read_json,
+    read_result,
+)
 
 GAP = "—"
 MEASURED = [  # the columns of `collect` that are no parameters
@@ -39,7 +44,10 @@ def collect(records: str | Path) -> pd.DataFrame:
     if not (records / EXPECTED).is_file():
         raise ValueError(f"{records} holds no {EXPECTED}; run `kprune reproduce` first.")
     rows = []
-    for run in json.loads((records / EXPECTED).read_text())["runs"]:
+    expected = read_json(records / EXPECTED)
+    if not (isinstance(expected, dict) and expected.get("runs")):
+        raise ValueError(f"{records / EXPECTED} is damaged; run `kprune reproduce` again.")
+    for run in expected["runs"]:
         row = {"run": run["name"], "state": "missing", **run["parameters"]}
         path = records / run["name"] / RESULT
         if path.is_file():
@@ -187,13 +195,13 @@ def gaps(table: pd.DataFrame) -> list[str]:
 
 
 def _numbers(path: Path, parameters: dict) -> dict:
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except (ValidationError, UnicodeDecodeError):
+    record = read_result(path)
+    if record is None:
         return {"state": "damaged"}
-    if record.parameters != parameters:
+    extra = record.model_dump(by_alias=True)
+    if extra["parameters"] != parameters:
         return {"state": "missing"}
-    report, extra, latency = record.report, record.model_extra or {}, record.latency
+    report, latency = extra["report"], record.latency
     seconds = sum(report["seconds"].values())
     return {
         "state": "done",
