@@ -40,12 +40,5 @@ def test_the_peak_of_memory_is_seen():
     assert 150 < found["peak"] < 400 and idle["peak"] < 50
 
 
-def test_inference_is_timed_for_each_size(counted_clock):
-    dense, pruned = benchmark.random_encoder(4, 128), benchmark.random_encoder(1, 32)
-    rows = benchmark.inference(dense, pruned, (1, 2), (8, 600), repeats=2)
-    assert [(row["batch size"], row["length"]) for row in rows] == [(1, 8), (2, 8)]
-    assert all(row["dense"] > row["pruned"] > 0 for row in rows)
-
-
 def test_products_are_timed():
     assert benchmark.product_rate(torch.float32, CPU) > 0

@@ -16,18 +16,18 @@ from kprune.sublayerwise import all_at_once
 def magnitude(state: State, budget: Budget) -> Iterator[Pruned]:
     """Keep the units with the largest squared weights per FLOP; tune nothing."""
     sublayers = state.student.sublayers
-    yield from _kept(state, budget, [squared_weights(s) / budget.price(s) for s in sublayers])
+    return _kept(state, budget, [squared_weights(s) / budget.price(s) for s in sublayers])
 
 
 def random(state: State, budget: Budget) -> Iterator[Pruned]:
     """Keep units at random, heads and neurons alike, until the budget is full; tune nothing."""
     draw = partial(torch.rand, generator=torch.Generator().manual_seed(state.sample.seed))
     scores = [draw(sub.units, dtype=torch.float64) for sub in state.student.sublayers]
-    yield from _kept(state, budget, [score.to(state.student.device) for score in scores])
+    return _kept(state, budget, [score.to(state.student.device) for score in scores])
 
 
 def _kept(state: State, budget: Budget, scores: Sequence[Tensor]) -> Iterator[Pruned]:
-    yield from all_at_once(state, *pooled(state.student.sublayers, scores, budget))
+    return all_at_once(state, *pooled(state.student.sublayers, scores, budget))
 
 
 def squared_weights(sublayer: Sublayer) -> Tensor:

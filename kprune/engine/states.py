@@ -3,7 +3,6 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -38,7 +37,10 @@ class HiddenStates(Sequence):
         sizes = [math.prod(shape) for shape in shapes]
         self.place = place or place_for(sum(sizes) * stored.itemsize, device)
         if self.place == "disk":
-            buffer = _mapped(sum(sizes), stored)
+            with tempfile.TemporaryDirectory(prefix="kprune-", ignore_cleanup_errors=True) as home:
+                # Removing the name of an open file keeps its contents until the last user is gone.
+                file, count = f"{home}/hidden", sum(sizes)
+                buffer = torch.from_file(file, shared=True, size=count, dtype=stored)
         else:
             where = device if self.place == "device" else "cpu"
             # Pinned, so that copies to a GPU need not wait.
@@ -65,11 +67,3 @@ def place_for(size: int, device: torch.device) -> Place:
     if size <= psutil.virtual_memory().available / 4:
         return "device" if device.type == "cpu" else "host"
     return "disk"
-
-
-def _mapped(count: int, dtype: torch.dtype) -> Tensor:
-    """A tensor in a temporary file, which goes when the tensor does."""
-    with tempfile.TemporaryDirectory(prefix="kprune-", ignore_cleanup_errors=True) as folder:
-        # Removing the name of an open file keeps its contents until the last user is gone.
-        file = str(Path(folder) / "hidden")
-        return torch.from_file(file, shared=True, size=count, dtype=dtype)

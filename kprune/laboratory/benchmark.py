@@ -1,7 +1,7 @@
 """What pruning and the pruned model cost on this machine: time, memory, and the limit by count."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from transformers import (
 )
 
 from kprune.data.tasks import Task
-from kprune.encoders import Encoder
 from kprune.engine.memory import give_back_memory
-from kprune.limits.latency import latencies, seconds_in_turns
+from kprune.limits.latency import seconds_in_turns
 from kprune.sampling import Sample
 
 HEAD_SIZE = 32
@@ -70,12 +69,6 @@ def passes_needed(sublayers: int) -> int:
     return sublayers + 1
 
 
-def pass_operations(encoder: Encoder, sample: Sample) -> float:
-    """FLOPs of one pass of the encoder's sublayers over a sample, padding not counted."""
-    lengths = [len(example["input_ids"]) for example in sample.examples]
-    return sum(encoder.flops(length) for length in lengths)
-
-
 @torch.inference_mode()
 def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> float:
     """FLOPs per second of the feed-forward projection, [1024, width] × [width, 4 · width]."""
@@ -113,20 +106,3 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
     elif sys.platform == "linux":
         status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
         found["peak"] = int(status.split()[0]) / 1024 - before / 2**20
-
-
-def inference(
-    dense: PreTrainedModel,
-    pruned: PreTrainedModel,
-    batch_sizes: Sequence[int] = (1, 8, 32, 128),
-    lengths: Sequence[int] = (32, 128),
-    repeats: int = 5,
-) -> list[dict[str, float]]:
-    """Median seconds of one forward pass of both models, for each batch size and length."""
-    models = {"dense": dense, "pruned": pruned}
-    return [
-        {"batch size": size, "length": length, **latencies(models, size, length, repeats)}
-        for length in lengths
-        for size in batch_sizes
-        if length <= dense.config.max_position_embeddings
-    ]

@@ -49,12 +49,6 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
         part.replace(folder / f"{name}.{suffix}")
 
 
-def score_name(runs: pd.DataFrame) -> str:
-    """What the score of a task's runs is called on an axis."""
-    metric = next(iter(runs["metric"].dropna()), "score")
-    return f"{METRIC_NAMES.get(metric, metric)} × 100"
-
-
 def points(runs: pd.DataFrame, value: str, **words: str) -> Figure:
     """A number of each finished run beside its method, and what the axes are called.
 

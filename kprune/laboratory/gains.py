@@ -52,6 +52,9 @@ def gains(
     ours, full = _workers(encoder, dtype), _workers(encoder, None)
     hidden = [ours[0].run(batch, stop=2 * layer) for batch in grouped]
 
+    def loss(outputs: Tensor) -> Tensor:
+        return outputs.flatten(1).square().sum(1)
+
     def measuring(parts: Sequence[Batch], start: int = 0, first: Work | None = None) -> Work:
         stretch = stretch_of(model, len(encoder.layers) - start, parts)
 
@@ -59,7 +62,7 @@ def gains(
             if first:
                 first(own, number)
             x = hidden[number] if start else None
-            measure(own, 2 * start, parts[number], x, _loss, stretch)
+            measure(own, 2 * start, parts[number], x, loss, stretch)
 
         return work
 
@@ -101,10 +104,6 @@ def _workers(encoder: Encoder, dtype: torch.dtype | None, attention: str = "") -
     for worker in workers if attention else ():
         worker.model.config._attn_implementation = attention
     return workers
-
-
-def _loss(outputs: Tensor) -> Tensor:
-    return outputs.flatten(1).square().sum(1)
 
 
 def _tuning(state: State, t: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -7,6 +7,9 @@ import transformers
 from transformers import DistilBertConfig, PreTrainedModel
 
 PACKAGED = ("minilm", "minilm-distilbert")
+# What both configurations call the same.
+ALIKE = ("vocab_size", "max_position_embeddings", "pad_token_id")
+ALIKE += ("id2label", "label2id", "problem_type")
 # BERT's names below the backbone, and DistilBERT's; the longer ones first.
 RENAMED = {
     "encoder.layer": "transformer.layer",
@@ -31,26 +34,22 @@ def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
     """A DistilBERT with the weights of a BERT that has a head: same layers, the first token type in
     the positions. A classifier's head is new in the result, because DistilBERT has no pooler.
     """
+    bert = model.config
     config = DistilBertConfig(
-        vocab_size=model.config.vocab_size,
-        max_position_embeddings=model.config.max_position_embeddings,
-        n_layers=model.config.num_hidden_layers,
-        n_heads=model.config.num_attention_heads,
-        dim=model.config.hidden_size,
-        hidden_dim=model.config.intermediate_size,
-        dropout=model.config.hidden_dropout_prob,
-        attention_dropout=model.config.attention_probs_dropout_prob,
-        activation=model.config.hidden_act,
-        pad_token_id=model.config.pad_token_id,
-        id2label=model.config.id2label,
-        label2id=model.config.label2id,
-        problem_type=model.config.problem_type,
+        n_layers=bert.num_hidden_layers,
+        n_heads=bert.num_attention_heads,
+        dim=bert.hidden_size,
+        hidden_dim=bert.intermediate_size,
+        dropout=bert.hidden_dropout_prob,
+        attention_dropout=bert.attention_probs_dropout_prob,
+        activation=bert.hidden_act,
+        **{name: getattr(bert, name) for name in ALIKE},
     )
     distilbert = getattr(transformers, f"Distil{type(model).__name__}")(config)
     weights = {}
     for name, weight in model.base_model.state_dict().items():
-        for bert, distil in RENAMED.items():
-            name = name.replace(bert, distil)
+        for theirs, ours in RENAMED.items():
+            name = name.replace(theirs, ours)
         weights[name] = weight
     first_type = weights["embeddings.token_type_embeddings.weight"][0]
     positions = "embeddings.position_embeddings.weight"

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, WIDTH, panels, score_name, share_legend
+from kprune.laboratory.figures import GREY, MARKERS, METRIC_NAMES, WIDTH, panels, share_legend
 from kprune.laboratory.tables import GAP, NAMES, TASK_NAMES, named_by, summarise
 
 
@@ -53,7 +53,9 @@ def draw_curves(runs: pd.DataFrame) -> Figure:
             axis.set_yticks([])
         axis.set_xticks(100 * np.unique(runs["rate"]))
         axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
-        axis.set(title=TASK_NAMES.get(task, task), ylabel=score_name(here))
+        metric = next(iter(here["metric"].dropna()), "score")
+        metric = METRIC_NAMES.get(metric, metric)
+        axis.set(title=TASK_NAMES.get(task, task), ylabel=f"{metric} × 100")
         axis.title.set_fontsize("medium")
     for axis in axes[-1]:
         axis.set_xlabel("FLOPs gone (%)")
