@@ -18,11 +18,13 @@ import kprune
 from kprune.data.batching import Batch
 from kprune.data.tasks import Task
 from kprune.encoders import Encoder
+from kprune.laboratory.benchmark import random_encoder
 from kprune.laboratory.finetuning import default_recipe
 from kprune.laboratory.minilm import packaged_minilm
 from kprune.state import State
 from kprune.surgery import keep_units
 
+SLOW = ("test_batch", "test_finetuning", "test_notebooks")  # they start processes, or train
 SHARED = Path(__file__).parents[2] / "shared"
 KINDS = ("classification", "regression", "span")  # of the paper's tasks; `families.KINDS` are all
 TASKS = {
@@ -99,6 +101,22 @@ def state_at(t: int, teacher: Encoder, student: Encoder, sample: kprune.Sample) 
     return state
 
 
+def pytest_collection_modifyitems(config, items):
+    """Slow tests come first, for all processes to end together; one makes the teacher meanwhile."""
+    count = getattr(config, "workerinput", {}).get("workercount", 1)  # xdist deals in equal runs
+    groups = [[], [], []]
+    for item in items:
+        first = "teacher_folder" in item.fixturenames
+        groups[0 if first else 1 if item.path.stem in SLOW else 2].append(item)
+    slow, quick = groups[0] + groups[1], groups[2]
+    share = [
+        some[n * len(some) // count : (n + 1) * len(some) // count]
+        for n in range(count)
+        for some in (slow, quick)
+    ]
+    items[:] = [item for some in share for item in some]
+
+
 @pytest.fixture
 def counted_clock(monkeypatch):
     """A clock that only products of matrices move, by a nanosecond for each multiplication."""
@@ -123,6 +141,15 @@ def minilm() -> str:
 @pytest.fixture(scope="session")
 def tokenizer(minilm):
     return AutoTokenizer.from_pretrained(minilm)
+
+
+@pytest.fixture(scope="session")
+def small_teacher(tmp_path_factory, tokenizer) -> str:
+    """The folder of a random model as deep as MiniLM, with a sixth of its width, for real text."""
+    folder = tmp_path_factory.mktemp("small")
+    for part in (random_encoder(6, 64, vocabulary=len(tokenizer)), tokenizer):
+        part.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
