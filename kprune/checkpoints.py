@@ -1,18 +1,26 @@
 """Save and load pruned models (safetensors and JSON)."""
 
+import re
 from pathlib import Path
 
+import accelerate
 import safetensors.torch
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.checks import check_model
 from kprune.encoders import Encoder
-from kprune.engine.files import CARD, NOTE, WEIGHTS, check_target, written_whole
+from kprune.engine.empty import NoUnits
+from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
 from kprune.engine.loading import OwnCodeError, load_config
 from kprune.families import FAMILIES
 from kprune.sampling import find_tokenizer
 from kprune.surgery import keep_units
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def save(
@@ -28,6 +36,7 @@ def save(
         folder: where to; it is given back.
         tokenizer: by default the one that drew the sample.
     """
+    check_model(model)
     if getattr(model.config, "kprune", None) is None:
         raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
     check_target(folder)
@@ -46,11 +55,51 @@ def save(
 def load(folder: str | Path) -> PreTrainedModel:
     """Load a model that `save` wrote: same outputs to the bit, on the CPU, in evaluation mode.
 
-    Its tokenizer is in the same `folder`: `AutoTokenizer.from_pretrained(folder)`. ValueError when
-    the folder is missing, is not of a pruned model, is damaged, or names code of its own.
+    Its tokenizer is in the same `folder`, or Hub repository: `AutoTokenizer.from_pretrained`.
+    ValueError when it is missing, is not of a pruned model, is damaged, or names code of its own;
+    nothing of a size that its files do not have is allocated.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    folder = _at_hand(folder)
+    config, kept, name = _described(folder)
+    try:
+        files = [safetensors.safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+        held = {key: file for file in files for key in file.keys()}  # noqa: SIM118
+        held = {k: f for k, f in held.items() if 0 not in f.get_slice(k).get_shape()}
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):
+                wanted = _cut_as(getattr(transformers, name)(config), kept).state_dict()
+            given = {key: tuple(file.get_slice(key).get_shape()) for key, file in held.items()}
+            if other := given.items() ^ {(k, tuple(w.shape)) for k, w in wanted.items()}:
+                raise ValueError(f"{min(other)[0]} is missing, left over, or of another shape")
+            with accelerate.init_empty_weights():  # but for what files do not hold
+                model = _cut_as(getattr(transformers, name)(config), kept).eval()
+        # A file's tensors start anywhere, and products of such ones may round otherwise.
+        state = {key: file.get_tensor(key).clone() for key, file in held.items()}
+        model.load_state_dict(state, assign=True)
+        for part in model.modules():
+            if isinstance(part, NoUnits):
+                part.weight = part.weight.to(model.dtype)
+    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
+    model.config.kprune = {"kept": kept}
+    return model.requires_grad_(True)
+
+
+def _at_hand(source: str | Path) -> Path:
+    """The folder itself, or that of the copy of a Hub repository."""
+    if not Path(source).exists() and HUB_ID.fullmatch(str(source)):
+        try:
+            return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            reason = "is neither a folder nor a repository that the Hub gives"
+            raise ValueError(f"{source} {reason}; check the name and the network.") from error
+    return Path(source)
+
+
+def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
+    """The dense configuration of a saved model, the units it kept, and its class."""
+    if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:
         config = load_config(folder)
@@ -66,18 +115,21 @@ def load(folder: str | Path) -> PreTrainedModel:
         raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
     if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
-    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten below
-        model = getattr(transformers, name)(config).eval()
-    try:
-        for sublayer, units in zip(Encoder(model).sublayers, kept, strict=True):
-            keep = torch.zeros(sublayer.units, dtype=torch.bool)
-            keep[units] = True
-            keep_units(sublayer, keep)
-        state = safetensors.torch.load_file(folder / WEIGHTS)
-        # A file's tensors start anywhere, and products of such ones may round otherwise.
-        state = {name: weight.clone() for name, weight in state.items() if weight.numel()}
-        model.load_state_dict(state, assign=True)
-    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
+    numbers = isinstance(kept, list) and all(
+        isinstance(own, list) and all(type(unit) is int for unit in own) for own in kept
+    )
+    if not (numbers and len(kept) == 2 * getattr(config, "num_hidden_layers", 0)):
+        raise ValueError(f"{folder}/config.json lists no units for each sublayer; it is damaged.")
+    del config.kprune
+    return config, kept, name
+
+
+def _cut_as(model: PreTrainedModel, kept: list[list[int]]) -> PreTrainedModel:
+    """A whole model, cut in place to the units of each sublayer."""
+    for sublayer, units in zip(Encoder(model).sublayers, kept, strict=True):
+        if units != sorted({*units}) or not all(0 <= unit < sublayer.units for unit in units):
+            raise ValueError(f"the units of the {sublayer.name} are not numbers of its units")
+        keep = torch.zeros(sublayer.units, dtype=torch.bool, device="cpu")
+        keep[units] = True
+        keep_units(sublayer, keep)
     return model

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from kprune.engine.empty import home
 from kprune.engine.sharing import sharing_weights
 
 
@@ -66,7 +67,7 @@ def _slice_position_bias(attention: nn.Module, arguments: tuple, named: dict) ->
 def _after_mpnet(layer: nn.Module, heads: Tensor, features: Tensor) -> None:
     attention = layer.attention.attn
     attention.all_head_size = int(features.sum())
-    numbers = heads.nonzero().flatten()
+    numbers = heads.nonzero().flatten().to(home(attention.q.weight))
     if (earlier := getattr(attention, "kept_heads", None)) is None:
         attention.register_forward_pre_hook(_slice_position_bias, with_kwargs=True)
         attention.register_buffer("kept_heads", numbers, persistent=False)

@@ -6,20 +6,21 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.checks import check_model
 from kprune.data.tasks import Task, get_task
 from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
+from kprune.inputs import checked, longest
 from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
 from kprune.limits.table import LatencyTable, measure_latencies
-from kprune.methods import METHODS
-from kprune.options import Options
+from kprune.methods import LABELS_NEEDED, METHODS
+from kprune.options import Options, known_options
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
 from kprune.sampling import sample as draw
@@ -87,8 +88,9 @@ def prepared(
         sample = fitted(get_task(sample), *own)
     if not isinstance(sample, Sample):
         tokenizer = tokenizer or find_tokenizer(model)
-        sample = draw(sample, tokenizer, options.tokens, options.seed)
+        sample = draw(sample, tokenizer, options.tokens, options.seed, longest=longest(model))
     sample = replace(sample, task=fitted(sample.task, *own))
+    sample = checked(sample, model, teacher.kind, options.method in LABELS_NEEDED)
     widest = max(teacher.units("FFN"))
     multiple = options.multiple or (TILE if options.speedup and widest > TILE else 1)
     if multiple > 1 and multiple > widest:
@@ -124,6 +126,7 @@ def steps(
 
     Yields what happened at each sublayer; `step.state.student` is the half-pruned encoder.
     """
+    known_options(options)
     yield from prepared(model, sample, Options(**options), tokenizer, progress).run()
 
 
@@ -157,6 +160,7 @@ def prune(
     Raises:
         ValueError: for what cannot be pruned, or not like this; the message says why.
     """
+    known_options(options)
     chosen = Options(rate=rate, method=method, **options)
     job = prepared(model, sample, chosen, tokenizer, progress)
     with job.state.clock.steps:
@@ -168,19 +172,6 @@ def prune(
     pruned.tokenizer = tokenizer or job.state.sample.tokenizer
     pruned.config.kprune = {"kept": report.kept}
     return pruned, report
-
-
-def check_model(model: PreTrainedModel) -> None:
-    """Raise ValueError for what is no loaded model, or holds broken weights."""
-    if not isinstance(model, PreTrainedModel):
-        given = type(model).__name__
-        raise ValueError(
-            f"prune takes a loaded model, then a sample; got a {given} in place of the model."
-        )
-    names, weights = zip(*model.named_parameters(), strict=True)
-    finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
-    for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
-        raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")
 
 
 def _report(job: Job, done: Sequence[Pruned]) -> Report:

@@ -22,13 +22,13 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
         raise ValueError(f"The mask of the {sublayer.name} must hold {wanted}; got {got}.")
     if not sublayer.units:
         return
-    keep = keep.to(sublayer.output.weight.device)
+    keep = keep.cpu()  # the weights may be on the meta device
     features = feature_mask(sublayer, keep)
     for path, linear in sublayer.projections.items():
         if path == sublayer.output_path:
-            _set(linear, columns=features)
+            _set(linear, columns=features.nonzero().flatten())
         else:
-            _set(linear, rows=features.repeat(sublayer.blocks))
+            _set(linear, rows=features.repeat(sublayer.blocks).nonzero().flatten())
     if sublayer.kind == "MHA":
         sublayer.names.after(sublayer.part, keep, features)
     if not keep.any():
@@ -74,6 +74,7 @@ def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
 
 def _set(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
     weight, bias = linear.weight, linear.bias
+    rows, columns = (None if n is None else n.to(weight.device) for n in (rows, columns))
     if rows is not None:
         weight, bias = weight[rows], None if bias is None else bias[rows]
     set_weight(linear, weight if columns is None else weight[:, columns], bias)

@@ -1,6 +1,12 @@
 """Stand-ins for what has lost every unit: no parameter of size 0 is left to trip over."""
 
+import torch
 from torch import Tensor, nn
+
+
+def home(weight: Tensor) -> torch.device:
+    """Where a weight is, or will be when it is loaded."""
+    return torch.device("cpu") if weight.device.type == "meta" else weight.device
 
 
 class NoUnits(nn.Module):
@@ -9,7 +15,8 @@ class NoUnits(nn.Module):
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_buffer("weight", linear.weight.detach(), persistent=False)
+        weight = linear.weight.detach()
+        self.register_buffer("weight", weight.new_zeros(weight.shape, device=home(weight)), False)
         self.bias = linear.bias if self.out_features else None
 
     def forward(self, features: Tensor) -> Tensor:

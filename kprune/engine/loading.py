@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 
 
 class OwnCodeError(ValueError):
@@ -21,10 +24,62 @@ def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
     return config
 
 
-def load_model(auto: type, source: str | Path, **changes: Any) -> PreTrainedModel:
-    """A model, as one of transformers' auto classes loads it; arguments as in `load_config`."""
+def load_model(
+    auto: type, source: str | Path, new_head: bool = False, **changes: Any
+) -> PreTrainedModel:
+    """A model, as one of transformers' auto classes loads it; arguments as in `load_config`.
+
+    ValueError where its files lack weights of the model, hold others, or are of other shapes; with
+    `new_head` those of the head may be.
+    """
     config = load_config(source, **changes)
-    return auto.from_pretrained(source, config=config, trust_remote_code=False)
+    if getattr(config, "kprune", None):
+        raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
+    if Path(source).is_dir():
+        _check_size(auto, config, Path(source))
+    model, found = auto.from_pretrained(
+        source,
+        config=config,
+        trust_remote_code=False,
+        use_safetensors=True,  # other formats can run code
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )
+    missing, others, shapes = (
+        {key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"]}
+        for what in ("missing", "unexpected", "mismatched")
+    )
+    backbone = model.base_model is model
+    if new_head or backbone:  # poolers are of the head, and others' heads are left out
+        missing, others = {key for key in missing if "pooler." not in key}, set()
+    if new_head and not backbone:
+        inside = f"{model.base_model_prefix}."
+        missing, shapes = ({k for k in keys if k.startswith(inside)} for keys in (missing, shapes))
+    whats = (
+        ("are missing", missing),
+        ("do not belong to it", others),
+        ("are of other sizes", shapes),
+    )
+    for what, keys in whats:
+        if keys:
+            some = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
+            name = f"{type(model).__name__} as its config.json describes it"
+            raise ValueError(f"{source} is no {name}: {len(keys)} weights {what} ({some}).")
+    return model
+
+
+def _check_size(auto: type, config: PreTrainedConfig, folder: Path) -> None:
+    """Raise ValueError, before memory is taken, where files cannot hold what the sizes ask for."""
+    files = [*folder.glob("*.safetensors")]
+    if not files:
+        raise ValueError(f"{folder} holds no weights in safetensors files, the only ones opened.")
+    room = sum(file.stat().st_size for file in files)
+    size = config.num_hidden_layers * config.hidden_size
+    if size <= room:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            size = auto.from_config(config, trust_remote_code=False).num_parameters()
+    if size > room + NEW_HEAD:
+        raise ValueError(f"{folder}/config.json asks for more weights than its files can hold.")
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:

@@ -1,0 +1,53 @@
+"""What is refused before any work: models that cannot be pruned, or are not what they say."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from kprune.encoders import Encoder
+from kprune.engine.empty import NoUnits
+
+
+def check_model(model: PreTrainedModel, encoder: Encoder | None = None) -> None:
+    """Raise ValueError for what is no loaded model, cannot be cut, or holds broken weights."""
+    if not isinstance(model, PreTrainedModel):
+        given = type(model).__name__
+        raise ValueError(
+            f"kprune takes a loaded transformers model; got a {given} in place of the model."
+        )
+    names, weights = zip(*model.named_parameters(), strict=True)
+    for name, weight in zip(names, weights, strict=True):
+        if not weight.is_floating_point() or type(weight.data) is not torch.Tensor:
+            raise ValueError(f"The weight {name} is quantized; prune the model before that.")
+        if weight.device.type == "meta":
+            raise ValueError(f"The weight {name} is not loaded (on the meta device).")
+    finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
+    for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
+        raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")
+    sublayers = (encoder or Encoder(model)).sublayers
+    seen: dict[int, str] = {}
+    for sub in sublayers:
+        for path, linear in sub.projections.items():
+            where = f"{path} of layer {sub.layer + 1}"
+            if type(linear) not in (nn.Linear, NoUnits):
+                raise ValueError(
+                    f"{where} is a {type(linear).__name__}, not a plain torch.nn.Linear; merge "
+                    "adapters first (merge_and_unload), or load the model without quantization."
+                )
+            if id(linear) in seen:
+                raise ValueError(
+                    f"{where} is the same module as {seen[id(linear)]}: layers that are pruned "
+                    "need modules of their own; copy it (copy.deepcopy)."
+                )
+            seen[id(linear)] = where
+    check_kept(model, [sub.units for sub in sublayers])
+
+
+def check_kept(model: PreTrainedModel, units: list[int]) -> None:
+    """Raise ValueError where a configuration names other units than the model has."""
+    noted = (getattr(model.config, "kprune", None) or {}).get("kept")
+    if noted is not None and [len(own) for own in noted] != units:
+        raise ValueError(
+            "The configuration says that the model was pruned, and its layers are of other sizes: "
+            "from_pretrained with ignore_mismatched_sizes draws them at random; use kprune.load."
+        )
