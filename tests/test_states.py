@@ -17,9 +17,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("place", ["device", "host", "disk"])
-def test_states_come_back(place):
+def test_states_come_back(place, monkeypatch):
+    monkeypatch.setattr(states, "place_for", lambda size, device: place)
     parts = batches(tiny_sample().examples, max_tokens=40)
-    hidden = HiddenStates(parts, 8, CPU, torch.float64, place=place)
+    hidden = HiddenStates(parts, 8, CPU, torch.float64)
     wanted = [
         torch.randn(*part.inputs["input_ids"].shape, 8, dtype=torch.float64) for part in parts
     ]

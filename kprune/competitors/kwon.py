@@ -1,7 +1,7 @@
 """Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers"."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -65,33 +65,30 @@ def _padded_labels(state: State) -> list[Tensor]:
 
 
 def fisher_search(
-    encoder: Encoder, scores: Sequence[Tensor], budget: float, length: float
+    encoder: Encoder, scores: list[Tensor], budget: float, length: float
 ) -> list[Tensor]:
     """The best heads and the best neurons, ranked apart over the whole model.
 
     For every number of heads from 1 up, the rest of the budget (FLOPs at `length` tokens, never
     exceeded) goes to the best neurons; the split with the largest total score is taken.
     """
-    ranked, cost, gain = {}, {}, {}
-    for kind in ("MHA", "FFN"):
-        own = [i for i, sublayer in enumerate(encoder.sublayers) if sublayer.kind == kind]
-        pooled, order = torch.cat([scores[i] for i in own]).sort(descending=True)
-        ranked[kind] = (own, order)
-        cost[kind] = encoder.sublayers[own[0]].unit_flops(length)
-        gain[kind] = torch.cat([pooled.new_zeros(1), pooled.cumsum(0)])
-    heads = torch.arange(1, len(gain["MHA"]), device=order.device)
-    heads = heads[heads * cost["MHA"] <= budget]
+    orders, costs, gains = [], [], []
+    for parity in (0, 1):  # attention, then feed-forward sublayers
+        pooled, order = torch.cat(scores[parity::2]).sort(descending=True)
+        orders.append(order)
+        costs.append(encoder.sublayers[parity].unit_flops(length))
+        gains.append(torch.cat([pooled.new_zeros(1), pooled.cumsum(0)]))
+    heads = torch.arange(1, len(gains[0]), device=order.device)
+    heads = heads[heads * costs[0] <= budget]
     if len(heads) == 0:
         heads = torch.zeros(1, dtype=torch.int64, device=order.device)
-    neurons = ((budget - heads * cost["MHA"]) / cost["FFN"]).long().clamp(max=len(gain["FFN"]) - 1)
-    best = int((gain["MHA"][heads] + gain["FFN"][neurons]).argmax())
-    masks: list[Tensor] = [torch.empty(0)] * len(scores)
-    for kind, number in (("MHA", heads[best]), ("FFN", neurons[best])):
-        own, order = ranked[kind]
-        mask = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-        mask[order[: int(number)]] = True
-        for i, part in zip(own, mask.split([len(scores[i]) for i in own]), strict=True):
-            masks[i] = part
+    neurons = ((budget - heads * costs[0]) / costs[1]).long().clamp(max=len(gains[1]) - 1)
+    best = int((gains[0][heads] + gains[1][neurons]).argmax())
+    masks = list(scores)
+    for parity, number in enumerate((heads[best], neurons[best])):
+        mask = torch.zeros(len(orders[parity]), dtype=torch.bool, device=order.device)
+        mask[orders[parity][: int(number)]] = True
+        masks[parity::2] = mask.split([len(score) for score in scores[parity::2]])
     return masks
 
 

@@ -15,17 +15,16 @@ from kprune.engine.devices import synchronize
 TERMINAL_SECONDS, LOG_SECONDS = 0.2, 15.0
 
 
-def bar(total: float, what: str, show: bool = True, unit: str = "step") -> tqdm:
+def bar(total: float, what: str, show: bool = True) -> tqdm:
     """A progress bar of the `total` work that says `what` it does and how long remains.
 
     In a notebook it is one output that is replaced, not a line per step; in a log file it writes a
-    line every few seconds. `show` of False is silence; `unit` is what a unit of work is called.
+    line every few seconds. `show` of False is silence.
     """
     notebook, terminal = "ipykernel" in sys.modules, sys.stderr.isatty()
     return (_NotebookBar if notebook else tqdm)(
         total=total,
         desc=what,
-        unit=unit,
         disable=not show,
         file=io.StringIO() if notebook else sys.stderr,
         dynamic_ncols=terminal,

@@ -18,9 +18,8 @@ class HiddenStates(Sequence):
     """Hidden states of a sample, one [batch, length, d] per batch, in one buffer that is reused.
 
     Indexing gives a batch's on `device` in `dtype`; assigning stores them in `stored`, by default
-    the same (float16 errs a sixteenth as much as bfloat16 products). `place` is "device", "host"
-    (the computer's memory), "disk" (a temporary file), or None for the first that has room to
-    spare.
+    the same (float16 errs a sixteenth as much as bfloat16 products). They are on the "device", in
+    the "host"'s memory, or on "disk" in a temporary file: the first `place` with room to spare.
     """
 
     def __init__(
@@ -30,12 +29,11 @@ class HiddenStates(Sequence):
         device: torch.device,
         dtype: torch.dtype,
         stored: torch.dtype | None = None,
-        place: Place | None = None,
     ):
         self.device, self.dtype, stored = device, dtype, stored or dtype
         shapes = [(*part.inputs["input_ids"].shape, d) for part in parts]
         sizes = [math.prod(shape) for shape in shapes]
-        self.place = place or place_for(sum(sizes) * stored.itemsize, device)
+        self.place = place_for(sum(sizes) * stored.itemsize, device)
         if self.place == "disk":
             with tempfile.TemporaryDirectory(prefix="kprune-", ignore_cleanup_errors=True) as home:
                 # Removing the name of an open file keeps its contents until the last user is gone.

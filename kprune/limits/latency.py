@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -42,19 +43,14 @@ def latencies(
     (`seconds_in_turns`). Memory that a pass frees stays with the process meanwhile; `progress`
     shows a bar.
     """
-    generator = torch.Generator().manual_seed(0)
-
-    def prepare(model: PreTrainedModel) -> Callable[[], object]:
+    generator, calls = torch.Generator().manual_seed(0), {}
+    for name, model in models.items():
         ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
         ids = ids.to(model.device)
-        mask = torch.ones_like(ids)
-        return lambda: model(input_ids=ids, attention_mask=mask)
-
-    own = {name: sharing_weights(model) for name, model in models.items()}  # in evaluation mode
-    calls = {name: prepare(model) for name, model in own.items()}
-    device = next(iter(own.values())).device
+        own = sharing_weights(model)  # in evaluation mode
+        calls[name] = partial(own, input_ids=ids, attention_mask=torch.ones_like(ids))
     with keep_memory():
-        return seconds_in_turns(calls, repeats, progress, quiet, device)
+        return seconds_in_turns(calls, repeats, progress, quiet, own.device)
 
 
 @torch.inference_mode()
