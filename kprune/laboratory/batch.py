@@ -1,22 +1,29 @@
 """Run an experiment: one papermill process per run, from a local pool or a Dask cluster."""
 
 import functools
+import shutil
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from kprune.data.tasks import get_task
-from kprune.engine.files import CONFIG, write_json
+from kprune.engine.files import CONFIG, plain, write_json
 from kprune.engine.progress import bar
+from kprune.laboratory.drawing import draw
 from kprune.laboratory.experiments import expand, find_notebook, read_experiment
 from kprune.laboratory.finetuning import origin, wanted_recipe
 from kprune.laboratory.pools import executor
 from kprune.laboratory.processes import (
     FAILED,
+    GIVEN,
+    PART,
     Outcome,
+    cells,
     last_line,
     locked,
     run_command,
@@ -35,7 +42,7 @@ from kprune.laboratory.records import (
 from kprune.laboratory.teachers import differing, read_record, teacher_folder
 
 LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
-EXECUTED, REPORT = "run.ipynb", "report.ipynb"
+EXECUTED, LOCK = "run.ipynb", ".lock"
 
 
 class Teacher(BaseModel):
@@ -87,12 +94,17 @@ def reproduce(
     needed_teachers(runs)
     home = output_folder(path.stem, outputs)
     states = [state(run) for run in runs]
+    at_once = threading.Event()  # what another process still works on is its to tidy
+    at_once.set()
     for run, now in zip(runs, states, strict=True):
         if now == "damaged":
             say(f"The record of {run.name} is damaged and will be made again.")
+        elif now == "done" and _leftovers(run):
+            with suppress(InterruptedError), locked(run.folder / LOCK, at_once):
+                _tidy(run)
     todo = [run for run, now in zip(runs, states, strict=True) if force or now != "done"]
     check_folders(todo)
-    expected = {"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]}
+    expected = plain({"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]})
     source = runs[0].folder.parent
     if read_json(source / EXPECTED) != expected:
         write_json(source / EXPECTED, expected)
@@ -100,13 +112,8 @@ def reproduce(
     if todo:
         with executor(workers, scheduler, say) as pool:
             failed = _all_done(pool, todo, say, force)
-    drawn = home / REPORT
-    made = [source / EXPECTED, *source.glob(f"*/{RESULT}"), *([report] if report else [])]
-    newest = max(path.stat().st_mtime for path in made)
-    if report and (todo or not drawn.is_file() or drawn.stat().st_mtime < newest):
-        values = {"records": str(source), "outputs": str(home)}
-        if error := run_notebook(report, drawn, values, Path.cwd(), variables(home.parent)):
-            failed.append(Outcome(name=report.stem, error=error))
+    if report and (error := draw(report, source, home, force)):
+        failed.append(Outcome(name=report.stem, error=error))
     return failed
 
 
@@ -172,10 +179,12 @@ def make_run(
     the record.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder / ".lock", stop) as lock:
+    with locked(run.folder / LOCK, stop) as lock:
         if state(run) == "done" and not force:  # someone else finished it meanwhile
+            _tidy(run)
             return Outcome(name=run.name)
-        (run.folder / RESULT).unlink(missing_ok=True)  # damaged, outdated or to be repeated
+        for old in (run.folder / RESULT, run.folder / EXECUTED, *_leftovers(run)):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         values = {**run.parameters, "outputs": str(run.folder)}
         out, env = run.folder / EXECUTED, variables(run.folder.parents[1], own)
         for _ in range(2):
@@ -183,14 +192,33 @@ def make_run(
             if "Address already in use" not in error:
                 break
         found = state(run)
-        if not error and found != "done":
-            error = f"the notebook ended without a record of these parameters ({found})."
-        if error and not (stop and stop.is_set()):
-            _failed(run, error)
-        elif not error:
-            for stale in (run.folder / FAILURE, run.folder / FAILED):
-                stale.unlink(missing_ok=True)
+        if found == "done":  # whatever became of its process afterwards
+            error = ""
+            _tidy(run)
+        else:
+            error = error or f"the notebook ended without a record of these parameters ({found})."
+            if not (stop and stop.is_set()):
+                _failed(run, error)
     return Outcome(name=run.name, error=error)
+
+
+def _leftovers(run: Run) -> list[Path]:
+    """What a failed try, or a process that was killed, leaves in a run's folder."""
+    out = run.folder / EXECUTED
+    notes = [run.folder / FAILED, run.folder / FAILURE, *map(out.with_suffix, (PART, GIVEN))]
+    return [p for p in [*notes, *run.folder.glob(".*")] if p.exists() and p.name != LOCK]
+
+
+def _tidy(run: Run) -> None:
+    """Leave the record of a run that is done, and its notebook as far as that came."""
+    out = run.folder / EXECUTED
+    for path in _leftovers(run):
+        if path.suffix == ".ipynb" and cells(path) and not out.exists():
+            path.replace(out)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _failed(run: Run, error: str) -> Outcome:

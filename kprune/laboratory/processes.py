@@ -1,8 +1,8 @@
 """Processes of a batch: papermill on a notebook, locks between runners, errors in a line."""
 
 import fcntl
-import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +17,8 @@ import yaml
 from pydantic import BaseModel
 
 FAILED = "failed.ipynb"
+PART, GIVEN = ".part.ipynb", ".parameters.yaml"  # of a notebook that is being run
+CHILD = Path(__file__).with_name("child.py")
 
 
 class Outcome(BaseModel):
@@ -37,14 +39,17 @@ def run_notebook(
 ) -> str:
     """Run a notebook; the executed one appears whole. Gives the error in a line, or ""."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    part, given = out.with_suffix(".part.ipynb"), out.with_suffix(".parameters.yaml")
+    part, given = out.with_suffix(PART), out.with_suffix(GIVEN)
     log = out.with_name("log.txt")
-    given.write_text(yaml.safe_dump(values))  # JSON's 1e-05 would be a string to YAML
+    given.write_text(
+        yaml.safe_dump(values), encoding="utf-8"
+    )  # JSON's 1e-05 would be a string to YAML
     command = [sys.executable, "-m", "papermill", str(notebook), str(part)]
     command += ["-f", str(given), "--kernel", "python3", "--no-progress-bar"]
     code = run_command(command, log, cwd, env, lock, stop)
     given.unlink(missing_ok=True)
-    error = "" if code == 0 else _notebook_error(part) or last_line(log)
+    killed = f"ended by {signal.Signals(-code).name}." if code < 0 else ""
+    error = "" if code == 0 else _notebook_error(part) or killed or last_line(log)
     if part.is_file():
         part.replace(out.with_name(FAILED) if error else out)
     return error
@@ -58,7 +63,13 @@ def run_command(
     lock: int | None,
     stop: threading.Event | None,
 ) -> int:
-    """Run a command to its end; its output goes to a file. It holds the lock while it lives."""
+    """Run a command of Python's to its end; its output goes to a file.
+
+    It holds the lock while it lives, and ends when this process does.
+    """
+    python, *arguments = command
+    command = [python, str(CHILD), *arguments]
+    env = env | {"JPY_PARENT_PID": str(os.getpid())}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         streams = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
@@ -73,15 +84,19 @@ def run_command(
 
 
 def variables(outputs: Path, own: dict[str, str] | None = None) -> dict[str, str]:
-    """Environment of a process whose teachers and results are in `outputs`."""
-    return os.environ | {"KPRUNE_OUTPUTS": str(outputs)} | (own or {})
+    """Environment of a process whose teachers and results are in `outputs`.
+
+    It reads and writes UTF-8 whatever the locale says, and its kernels are of this interpreter.
+    """
+    places = {"KPRUNE_OUTPUTS": str(outputs), "JUPYTER_PATH": str(CHILD.parent)}
+    return os.environ | places | {"PYTHONUTF8": "1"} | (own or {})
 
 
 @contextmanager
 def locked(path: Path, stop: threading.Event | None = None) -> Iterator[int]:
     """Hold a file's lock; waits while another process, or a child that outlived it, holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
+    with path.open("a") as stream:
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,17 +108,27 @@ def locked(path: Path, stop: threading.Event | None = None) -> Iterator[int]:
         yield stream.fileno()
 
 
+def cells(path: Path) -> list | None:
+    """The cells of an executed notebook; None where it is not there or not whole."""
+    try:
+        return nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError, nbformat.reader.NotJSONError):
+        return None
+
+
 def _notebook_error(path: Path) -> str:
     """The error that ended an executed notebook, in a line; "" where there is none."""
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError, json.JSONDecodeError, nbformat.reader.NotJSONError):
-        return ""
-    errors = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    errors = [
+        output
+        for cell in cells(path) or []
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "error"
+    ]
     return f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else ""
 
 
 def last_line(log: Path) -> str:
     """The last line of a log that says something."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "the process ended without a word."

@@ -1,0 +1,36 @@
+"""Draw a batch's report from its records, when they are others than it was drawn from."""
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from kprune.engine.files import write_json
+from kprune.laboratory.processes import locked, run_notebook, variables
+from kprune.laboratory.records import EXPECTED, RESULT, read_json
+
+REPORT, DRAWN = "report.ipynb", "drawn.json"
+
+
+def draw(report: Path, source: Path, home: Path, force: bool = False) -> str:
+    """Draw a report from the records in `source`, unless it was drawn from just these.
+
+    Gives the error in a line, or "". Two that reach it at once take turns.
+    """
+    with locked(home / ".report.lock") as lock:
+        made_of = [report, source / EXPECTED, *sorted(source.glob(f"*/{RESULT}"))]
+        content = hashlib.sha256(version("kprune").encode())
+        for path in made_of:
+            content.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
+        before = read_json(home / DRAWN)
+        before = before if isinstance(before, dict) and not force else {}
+        whole = all((home / name).is_file() for name in before.get("files", ()))
+        if before.get("content") == content.hexdigest() and whole:
+            return ""
+        (home / DRAWN).unlink(missing_ok=True)
+        values = {"records": str(source), "outputs": str(home)}
+        env = variables(home.parent)
+        error = run_notebook(report, home / REPORT, values, Path.cwd(), env, lock)
+        if not error:
+            files = [path.name for path in home.glob("[!.]*") if path.is_file()]
+            write_json(home / DRAWN, {"content": content.hexdigest(), "files": sorted(files)})
+        return error
