@@ -67,9 +67,7 @@ def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
         batch, student = state.batches[number], encoders[1]
         with tapped([sub for sub in student.sublayers if sub.kind == "FFN"]) as features:
             student.run(batch, state.student_hidden[number], stop=len(student.sublayers))
-        if batch.mask is None:
-            return [f.double().sum((0, 1)) for f in features]
-        real = batch.mask.flatten()[None].double()
+        real = batch.attention_mask.flatten()[None].double()
         return [(real @ f.double().flatten(0, 1))[0] for f in features]
 
     totals = [sub.output.weight.new_zeros(sub.units, dtype=torch.float64) for sub in neurons]

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from kprune.sampling import Sample
     from kprune.weight_tuning import Tuning
 
-KINDS = ("MHA", "FFN")  # of even and of odd sublayers
-
 
 def lengths(sample: Sample) -> Figure:
     """Histogram of the sample's sequence lengths."""
@@ -42,7 +40,7 @@ def lengths(sample: Sample) -> Figure:
     return figure
 
 
-def padding(sample: Sample, sizes: Sequence[int] = (960, 3840, 15360)) -> Figure:
+def padding(sample: Sample, sizes: Sequence[int]) -> Figure:
     """How much of each batch is padding, in drawing order and sorted by length."""
     rows = []
     for size in sizes:
@@ -146,8 +144,9 @@ def survivors(report: Report) -> Figure:
 
 def tuning(results: Sequence[Tuning]) -> Figure:
     """Relative output error of each sublayer before and after weight-tuning."""
+    kinds = "MHA", "FFN"
     rows = [
-        (f"{KINDS[t % 2]} {t // 2 + 1}", when, 100 * getattr(result, when))
+        (f"{kinds[t % 2]} {t // 2 + 1}", when, 100 * getattr(result, when))
         for t, result in enumerate(results)
         for when in ("before", "after")
     ]
