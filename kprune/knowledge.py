@@ -228,6 +228,11 @@ class Importance:
                 part.add(batch, found)
             if t == 0:
                 state.outputs.append(found.outputs)
+        if t == 0 and not torch.stack([z.isfinite().all() for z in state.outputs]).all():
+            raise ValueError(
+                "The model's outputs on the sample hold NaN or infinite values, so nothing can be "
+                "ranked; see that it works in its precision, or load it in float32."
+            )
         sublayers = state.student.sublayers[t:]
         nothing = [zeros(sub, sub.units).double() for sub in sublayers]
         return self.combine(sublayers, *(part.per_unit() if part else nothing for part in parts))

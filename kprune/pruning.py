@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
@@ -162,9 +163,10 @@ def prune(
     """
     known_options(options)
     chosen = Options(rate=rate, method=method, **options)
-    job = prepared(model, sample, chosen, tokenizer, progress)
-    with job.state.clock.steps:
-        done = list(job.run())
+    with torch.inference_mode(False):  # whose tensors could not be trained
+        job = prepared(model, sample, chosen, tokenizer, progress)
+        with job.state.clock.steps:
+            done = list(job.run())
     pruned = job.state.student.model
     pruned.config._attn_implementation = model.config._attn_implementation
     report = _report(job, done)

@@ -59,12 +59,14 @@ KINDS = {
 }
 
 
-def model_of(family: str, kind: str, seed: int = 0, dtype=torch.float64) -> T.PreTrainedModel:
+def model_of(
+    family: str, kind: str, seed: int = 0, dtype=torch.float64, **changes
+) -> T.PreTrainedModel:
     """A random three-layer encoder whose heads and neurons are visible in its outputs."""
     config, settings = FAMILIES[family]
     auto, head = KINDS[kind]
     torch.manual_seed(seed)
-    model = auto.from_config(config(**settings, **head)).eval()
+    model = auto.from_config(config(**settings | changes, **head)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

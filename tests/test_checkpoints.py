@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from transformers import AutoTokenizer
 
 import kprune
 from kprune.encoders import Encoder
+from kprune.engine import files
 from kprune.engine.files import check_target, write_json, written_whole
 from kprune.laboratory import finetuning
 
@@ -252,8 +255,29 @@ def test_nothing_is_half_written(tmp_path):
         (part / "new").touch()
         raise RuntimeError("interrupted")
     assert not [*tmp_path.iterdir()]
+    # What a killed process has left goes; what a living one is about to write stays.
+    node = platform.node()
+    killed, living = (tmp_path / f".result-{node}-{pid}-x" for pid in (2**22 + 1, os.getpid()))
+    for folder in (killed, living):
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+    with written_whole(tmp_path / "result"):
+        assert not killed.exists()
+    assert {*tmp_path.iterdir()} == {living, tmp_path / "result"}
+    shutil.rmtree(living)
+    (tmp_path / "result").rmdir()
     write_json(tmp_path / "a.json", {"γ": 2})
     assert (tmp_path / "a.json").read_text() == '{\n  "γ": 2\n}\n'
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_replacing_shows_the_old_folder_or_the_new_one(exchange, pruned, saved, monkeypatch):
+    """In one step where the system can, and where it cannot."""
+    monkeypatch.setattr(files, "_exchanged", files._exchanged if exchange else lambda *_: False)
+    before = saved.stat().st_ino
+    kprune.save(pruned, saved)
+    assert saved.stat().st_ino != before and [*saved.parent.glob(f".{saved.name}-*")] == []
+    assert kprune.load(saved).config.kprune == pruned.config.kprune
 
 
 def test_bad_folders_are_refused(pruned, teacher, teacher_folder, saved, tmp_path):

@@ -1,8 +1,11 @@
 """Files and folders that appear whole or not at all, and cost nobody else's."""
 
+import ctypes
+import glob
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
 # What a model's folder of ours may hold: these, and what tokenizers save of theirs.
 OURS = {
@@ -31,6 +37,8 @@ def check_target(path: str | Path) -> None:
 
     It may be missing, or empty, or hold a model that this package wrote and nothing else.
     """
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"A model is saved in a folder; got {path!r} in place of its path.")
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         what = "link" if path.is_symlink() else "file"
@@ -48,24 +56,44 @@ def check_target(path: str | Path) -> None:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the name `path` when the block ends without an error."""
+    """A temporary folder that takes the name `path` when the block ends without an error.
+
+    What was there is exchanged for it in one step, where the system can; folders that a killed
+    process of this machine has left beside it go.
+    """
     path = Path(path)
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    ours = f".{path.name}-{platform.node()}-"
+    for left in path.parent.glob(f"{glob.escape(ours)}*-*"):
+        pid = left.name.removeprefix(ours).split("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}-", dir=path.parent))
     try:
         yield part
         part.chmod(0o755)
+        for file in part.iterdir():  # a crash of the machine leaves no empty files
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
         check_target(path)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            path.rename(old / path.name)
+        if not (path.exists() and _exchanged(part, path)):
+            old = part.with_name(f"{part.name}-old")
+            if path.exists():
+                path.rename(old)
             part.rename(path)
-            shutil.rmtree(old)
-        else:
-            part.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step (Linux's renameat2); False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def write_json(path: str | Path, record: dict) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.encoders import Encoder
+from kprune.engine.hooks import gives
 from kprune.state import State
 from kprune.surgery import feature_mask
 from kprune.weight_tuning import Tuning, gather, padded, refit
@@ -57,7 +58,12 @@ class TuneHead:
         last, top = state.student.last, len(state.student.sublayers)
         if last is None:
             return None
-        ones = last.bias is not None
+        ones, seen = last.bias is not None, []
+        with gives(last, seen.append):
+            own = state.student.run(state.batches[0], state.student_hidden[0], top)
+        if not (seen and seen[0].equal(own)):
+            state.notes.append("the head does more after its last projection, so it is not refit")
+            return None
 
         def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
             hidden, wanted = state.student_hidden[number], state.outputs[number]

@@ -1,0 +1,444 @@
+"""One short test for each thing that once went wrong without a word; its cause is in a line."""
+
+import copy
+import json
+import os
+import random
+import struct
+import threading
+
+import families
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from conftest import batch_of, logits, tiny, tiny_sample
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+import kprune
+from kprune.checks import check_model
+from kprune.encoders import Encoder
+from kprune.engine.loading import load_model
+from kprune.laboratory.finetuning import random_states_kept
+
+# --- models: what is loaded, pruned and saved
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    """A dense model's folder, to be broken."""
+    tiny("bert", "classification").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def pruned_folder(tmp_path, tokenizer):
+    """A pruned model's folder, to be broken."""
+    model, _ = kprune.prune(tiny("bert", "classification"), tiny_sample(), 0.7, progress=False)
+    return kprune.save(model, tmp_path / "pruned", tokenizer)
+
+
+def changed(folder, **values) -> None:
+    """Change a folder's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def rewritten(folder, change) -> None:
+    """Change a folder's weights."""
+    path = folder / "model.safetensors"
+    safetensors.torch.save_file(change(safetensors.torch.load_file(path)), path, {"format": "pt"})
+
+
+def without_head(state):
+    return {name: weight for name, weight in state.items() if "classifier" not in name}
+
+
+def wrapped(state):
+    return {f"module.{name}": weight for name, weight in state.items()}
+
+
+def narrower(state):
+    name = "bert.encoder.layer.1.intermediate.dense.weight"
+    return state | {name: state[name][:5].contiguous()}
+
+
+def with_more(state):
+    return state | {"bert.encoder.layer.9.output.dense.bias": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_head, r"2 weights are missing \(classifier\.bias, classifier\.weight\)"),
+        (wrapped, r"weights are missing"),
+        (narrower, r"1 weights are of other sizes \(bert\.encoder\.layer\.1\.intermediate"),
+        (with_more, r"1 weights do not belong to it \(bert\.encoder\.layer\.9"),
+    ],
+)
+def test_loading_is_strict(change, words, folder):
+    """from_pretrained draws what is missing at random, and its report was hidden (4, 16)."""
+    rewritten(folder, change)
+    with pytest.raises(ValueError, match=words):
+        kprune.load_teacher(folder, families_task())
+
+
+def families_task():
+    from conftest import TASKS
+
+    return TASKS["classification"]
+
+
+def test_a_backbone_is_taken_out_of_a_model_with_a_head(folder):
+    """What is left over there is the head, and a pooler that nothing reads may be missing."""
+    rewritten(folder, lambda state: {k: w for k, w in state.items() if "pooler" not in k})
+    assert Encoder(load_model(AutoModel, folder)).kind.name == "embedding"
+    with pytest.raises(ValueError, match=r"missing \(bert\.pooler"):
+        load_model(AutoModelForSequenceClassification, folder)
+
+
+def test_a_pruned_folder_is_no_teacher_of_the_usual_loader(pruned_folder):
+    """transformers spoke of mismatched sizes, and of a report that nobody saw (16, P6)."""
+    with pytest.raises(ValueError, match=r"open it with kprune\.load"):
+        kprune.load_teacher(pruned_folder, families_task())
+
+
+def test_a_pruned_model_with_layers_drawn_at_random_is_refused(pruned_folder, tmp_path, tokenizer):
+    """ignore_mismatched_sizes gives whole layers of noise, which were pruned and saved (P10)."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        pruned_folder, ignore_mismatched_sizes=True
+    )
+    for use in (
+        lambda: kprune.prune(model, tiny_sample(), progress=False),
+        lambda: kprune.save(model, tmp_path / "again", tokenizer),
+    ):
+        with pytest.raises(ValueError, match="ignore_mismatched_sizes draws them at random"):
+            use()
+    assert not (tmp_path / "again").exists()
+
+
+class Adapter(nn.Module):
+    """Like an adapter's projection: a module around the model's own."""
+
+    def __init__(self, base_layer: nn.Linear):
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.weight, self.bias = base_layer.weight, base_layer.bias
+
+    def forward(self, x):
+        return self.base_layer(x)
+
+
+def test_adapters_are_to_be_merged_first():
+    """A projection that is no plain Linear loses rows that its wrapper does not know of (P10)."""
+    model = tiny("bert", "classification")
+    attention = model.bert.encoder.layer[1].attention.self
+    attention.query = Adapter(attention.query)
+    with pytest.raises(ValueError, match=r"query of layer 2 is a Adapter.*merge"):
+        kprune.prune(model, tiny_sample(), progress=False)
+
+
+def test_layers_that_share_a_module_are_refused():
+    """Such a module was cut twice (R11)."""
+    model = tiny("bert", "classification")
+    model.bert.encoder.layer[1].output = model.bert.encoder.layer[0].output
+    with pytest.raises(ValueError, match=r"output\.dense of layer 2 is the same module as"):
+        kprune.prune(model, tiny_sample(), progress=False)
+
+
+def test_quantized_and_unloaded_weights_are_refused():
+    model = tiny("bert", "classification")
+    model.bert.encoder.layer[0].output.dense.weight = nn.Parameter(
+        torch.zeros(16, 24, dtype=torch.int8), requires_grad=False
+    )
+    with pytest.raises(ValueError, match=r"output\.dense\.weight is quantized"):
+        check_model(model)
+    with torch.device("meta"):
+        empty = transformers.BertForSequenceClassification(tiny("bert", "classification").config)
+    with pytest.raises(ValueError, match="not loaded"):
+        check_model(empty)
+
+
+def test_outputs_that_are_not_finite_are_refused():
+    """A float16 model whose sums overflow gave NaN scores (1, 5)."""
+    model = tiny("bert", "classification")
+    model.classifier.register_forward_hook(lambda *given: given[-1] / 0)
+    with pytest.raises(ValueError, match="outputs on the sample hold NaN or infinite values"):
+        kprune.prune(model, tiny_sample(), progress=False)
+
+
+def test_a_head_that_does_more_after_its_last_projection_is_not_refit():
+    """Fitting that projection to the outputs would be wrong; a head may be a Sequential (P10)."""
+    model = tiny("bert", "classification", dtype=torch.float64)
+    head = model.classifier
+    model.classifier = nn.Sequential(head, nn.Tanh()).double()
+    before = head.weight.clone()
+    pruned, report = kprune.prune(model, tiny_sample(), 0.4, "kprune+", progress=False)
+    assert any("does more after its last projection" in note for note in report.notes)
+    assert pruned.classifier[0].weight.equal(before)
+    model.classifier = nn.Sequential(nn.Tanh(), head).double()
+    pruned, report = kprune.prune(model, tiny_sample(), 0.4, "kprune+", progress=False)
+    assert not any("not refit" in note for note in report.notes)
+    assert not pruned.classifier[1].weight.equal(before)
+
+
+ACTIVATIONS = sorted(
+    {"gelu", "relu", "silu", "tanh", "sigmoid", "mish", "relu6", "relu2", "linear", "laplace"}
+    | {"gelu_new", "gelu_fast", "quick_gelu", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate"}
+    | {"leaky_relu", "swish", "prelu", "gelu_10"}
+)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation(name):
+    """Ones that change their input in place broke the passes; at a low rate little is lost (8)."""
+    model = families.model_of("bert", "classification", hidden_act=name).float()
+    sample = tiny_sample(count=60)
+    pruned, _ = kprune.prune(model, sample, 0.2, progress=False)
+    wanted, found = (logits(m, batch_of(sample)) for m in (model, pruned))
+    assert (found - wanted).square().mean() < wanted.var()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_result_is_saved_in_the_type_of_the_original(dtype, tmp_path, tokenizer):
+    """It was float32, twice the size (P7)."""
+    model = tiny("bert", "classification", dtype=dtype)
+    pruned, _ = kprune.prune(model, tiny_sample(), 0.9, progress=False)
+    path = kprune.save(pruned, tmp_path / "pruned", tokenizer)
+    state = safetensors.torch.load_file(path / "model.safetensors")
+    assert {weight.dtype for weight in state.values()} == {dtype}
+    assert json.loads((path / "config.json").read_text())["dtype"] == str(dtype)[6:]
+    again = kprune.load(path)
+    assert {weight.dtype for weight in again.parameters()} == {dtype}
+    more, _ = kprune.prune(again, tiny_sample(), 0.5, progress=False)
+    assert {weight.dtype for weight in more.parameters()} == {dtype}
+
+
+def test_models_of_mixed_types_are_pruned():
+    """A head in float32 on a backbone in half precision."""
+    model = tiny("bert", "classification", dtype=torch.bfloat16)
+    model.classifier.float()
+    model.classifier.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+    for method in ("kprune", "kprune+"):
+        pruned, report = kprune.prune(model, tiny_sample(), 0.5, method, progress=False)
+        assert report.achieved_rate >= 0.5 and pruned.classifier.weight.dtype == torch.float32
+
+
+def old_format(folder) -> None:
+    """As versions before saved it: weights of size 0 where no unit is left."""
+    config = json.loads((folder / "config.json").read_text())
+    d = config["hidden_size"]
+    empty = {}
+    for t, units in enumerate(config["kprune"]["kept"]):
+        if units:
+            continue
+        layer = f"bert.encoder.layer.{t // 2}"
+        heads = [f"attention.self.{part}" for part in ("query", "key", "value")]
+        for path in heads if t % 2 == 0 else ["intermediate.dense"]:
+            empty |= {f"{layer}.{path}.weight": (0, d), f"{layer}.{path}.bias": (0,)}
+        out = "attention.output.dense" if t % 2 == 0 else "output.dense"
+        empty[f"{layer}.{out}.weight"] = (d, 0)
+    assert empty, "every sublayer has units: nothing is tested"
+    rewritten(folder, lambda state: state | {name: torch.zeros(s) for name, s in empty.items()})
+
+
+def test_no_parameter_has_size_0_and_old_folders_load(tmp_path, tokenizer):
+    """ONNX, accelerate, torchao and flash attention each broke on one in their own way (P4)."""
+    model, _ = kprune.prune(tiny("bert", "classification"), tiny_sample(), 0.97, progress=False)
+    assert all(weight.numel() for weight in model.state_dict().values())
+    path = kprune.save(model, tmp_path / "pruned", tokenizer)
+    old_format(path)
+    batch = batch_of(tiny_sample())
+    assert logits(kprune.load(path), batch).equal(logits(model, batch))
+
+
+@pytest.mark.parametrize(
+    "kept", [5, [[0]], "all", {"a": 1}, [[0], [0], [0], [9**9]], [[0], [-1], [0], [0]]]
+)
+def test_units_that_a_folder_names_are_checked(kept, pruned_folder):
+    """Duplicates, negative numbers and floats were taken (R14)."""
+    changed(pruned_folder, kprune={"kept": kept})
+    with pytest.raises(ValueError, match="damaged"):
+        kprune.load(pruned_folder)
+
+
+@pytest.mark.parametrize("own", [[0, 0], [1, 0], [0.0], [True], [None], ["0"]])
+def test_units_are_distinct_numbers_in_order(own, pruned_folder):
+    kept = json.loads((pruned_folder / "config.json").read_text())["kprune"]["kept"]
+    changed(pruned_folder, kprune={"kept": [own, *kept[1:]]})
+    with pytest.raises(ValueError, match="damaged"):
+        kprune.load(pruned_folder)
+
+
+SIZES = ("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
+
+
+@pytest.mark.parametrize("name", [*SIZES, "num_hidden_layers", "type_vocab_size"])
+@pytest.mark.parametrize("which", ["pruned_folder", "folder"])
+def test_a_folder_gets_no_more_memory_than_its_files_hold(name, which, request, monkeypatch):
+    """`load` allocated what config.json asked for, 5 GB of a file of 12 MB (R14)."""
+    place = request.getfixturevalue(which)
+    changed(place, **{name: 4 * 10**8})
+    biggest, empty = [0], torch.empty
+
+    def counted(*size, **others):
+        shape = size[0] if size and not isinstance(size[0], int) else size
+        where = others.get("device") or torch.get_default_device()
+        if str(where) != "meta" and shape:
+            biggest[0] = max(biggest[0], torch.Size(shape).numel())
+            assert biggest[0] < 10**8, "memory for what no file holds"
+        return empty(*size, **others)
+
+    monkeypatch.setattr(torch, "empty", counted)
+    with pytest.raises(ValueError, match=r"damaged|more weights than its files can hold"):
+        if which == "folder":
+            load_model(AutoModelForSequenceClassification, place)
+        else:
+            kprune.load(place)
+
+
+def test_a_giant_header_is_refused(pruned_folder):
+    """The first eight bytes of a file of weights say how long its description is."""
+    (pruned_folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(ValueError, match="damaged"):
+        kprune.load(pruned_folder)
+
+
+def test_weights_of_other_formats_are_not_opened(folder):
+    """A pickle beside the model could run code; there is no other file of weights here."""
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no weights in safetensors files"):
+        load_model(AutoModelForSequenceClassification, folder)
+
+
+def test_a_sharded_folder_loads(pruned_folder):
+    """It was called damaged (P14)."""
+    path = pruned_folder / "model.safetensors"
+    wanted, state = kprune.load(pruned_folder), safetensors.torch.load_file(path)
+    names = sorted(state)
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        some = {name: state[name] for name in part}
+        safetensors.torch.save_file(
+            some, pruned_folder / f"model-0000{number}-of-00002.safetensors"
+        )
+    path.unlink()
+    batch = batch_of(tiny_sample())
+    assert logits(kprune.load(pruned_folder), batch).equal(logits(wanted, batch))
+
+
+def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(monkeypatch):
+    """ "user/repo" was said to have no config.json (P14)."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="neither a folder nor a repository that the Hub gives"):
+        kprune.load("nobody/no-such-model")
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        kprune.load("/no/such/folder")
+
+
+# --- models: the process is left as found (R18)
+
+
+def test_random_states_are_kept():
+    """Fine-tuning reseeded the process."""
+
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    transformers.set_seed(3)
+    wanted = drawn()
+    transformers.set_seed(3)
+    with pytest.raises(RuntimeError), random_states_kept():
+        transformers.set_seed(5)
+        raise RuntimeError
+    assert drawn() == wanted
+
+
+def test_weights_pruned_in_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        pruned, _ = kprune.prune(tiny("bert", "classification"), tiny_sample(), progress=False)
+    batch = batch_of(tiny_sample())
+    pruned(**batch.inputs, attention_mask=batch.attention_mask).logits.sum().backward()
+    assert all(weight.grad is not None for weight in pruned.bert.encoder.parameters())
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+def test_the_default_type_changes_nothing(default):
+    """New tensors of no given type took the process's default."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    wanted, _ = kprune.prune(copy.deepcopy(model), sample, 0.5, "kprune+", progress=False)
+    torch.set_default_dtype(default)
+    try:
+        found, _ = kprune.prune(model, sample, 0.5, "kprune+", progress=False)
+        assert torch.get_default_dtype() == default
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, weight in found.state_dict().items():
+        assert weight.equal(wanted.state_dict()[name]), name
+
+
+def test_prunings_in_two_threads_do_not_meet():
+    models = [families.model_of("bert", kind) for kind in ("classification", "regression")]
+    samples = [tiny_sample(kind) for kind in ("classification", "regression")]
+    wanted = [
+        kprune.prune(model, sample, 0.6, progress=False)[0]
+        for model, sample in zip(models, samples, strict=True)
+    ]
+    found = [None, None]
+
+    def one(number):
+        found[number] = kprune.prune(models[number], samples[number], 0.6, progress=False)[0]
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one_found, one_wanted in zip(found, wanted, strict=True):
+        theirs = one_wanted.state_dict()
+        for name, weight in one_found.state_dict().items():
+            torch.testing.assert_close(weight, theirs[name], rtol=1e-9, atol=1e-9)
+
+
+def test_memory_does_not_grow_over_twenty_calls():
+    """Counted in tensors that live, which is not noisy."""
+    import gc
+
+    model, sample = tiny("bert", "classification"), tiny_sample()
+
+    def living() -> int:
+        kprune.prune(model, sample, 0.5, progress=False)
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    first = [living() for _ in range(3)][-1]
+    assert [living() for _ in range(17)][-1] <= first
+
+
+def test_the_users_environment_is_left_alone(tmp_path, tokenizer):
+    """Threads, gradients, warnings' filters and the environment, after success and failure."""
+    import warnings
+
+    def seen():
+        return (
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            list(warnings.filters),
+            dict(os.environ),
+        )
+
+    model = tiny("bert", "classification").train()
+    before, modes = seen(), [part.training for part in model.modules()]
+    pruned, _ = kprune.prune(model, tiny_sample(), progress=False)
+    kprune.load(kprune.save(pruned, tmp_path / "pruned", tokenizer))
+    with pytest.raises(ValueError, match="NaN"):
+        broken = copy.deepcopy(model)
+        nn.init.constant_(broken.classifier.weight, float("nan"))
+        kprune.prune(broken, tiny_sample(), progress=False)
+    assert seen() == before and [part.training for part in model.modules()] == modes
