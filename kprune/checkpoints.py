@@ -88,6 +88,8 @@ def load(folder: str | Path) -> PreTrainedModel:
 
 def _at_hand(source: str | Path) -> Path:
     """The folder itself, or that of the copy of a Hub repository."""
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"A model is loaded from a folder; got {source!r}.")
     if not Path(source).exists() and HUB_ID.fullmatch(str(source)):
         try:
             return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))

@@ -6,15 +6,12 @@ from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder
 from kprune.engine.empty import NoUnits
+from kprune.families import names_of
 
 
 def check_model(model: PreTrainedModel, encoder: Encoder | None = None) -> None:
     """Raise ValueError for what is no loaded model, cannot be cut, or holds broken weights."""
-    if not isinstance(model, PreTrainedModel):
-        given = type(model).__name__
-        raise ValueError(
-            f"kprune takes a loaded transformers model; got a {given} in place of the model."
-        )
+    names_of(model)
     names, weights = zip(*model.named_parameters(), strict=True)
     for name, weight in zip(names, weights, strict=True):
         if not weight.is_floating_point() or type(weight.data) is not torch.Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
+from kprune.data.checks import number
 from kprune.engine.attention import plug_in
 from kprune.engine.hooks import Handle, Leave, Passed, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
@@ -239,7 +240,7 @@ class Encoder:
 
 def flops(model: PreTrainedModel, length: float) -> float:
     """FLOPs of a model's units on one sequence of `length` tokens (see `Sublayer.unit_flops`)."""
-    return Encoder(model).flops(length)
+    return Encoder(model).flops(number("length, in tokens,", length, above=0, whole=False))
 
 
 @contextmanager

@@ -146,7 +146,12 @@ FAMILIES = {
 
 def names_of(model: PreTrainedModel) -> Names:
     """The names of a model's family; ValueError for one that is not known, or cannot be pruned."""
-    config, name = model.config, type(model).__name__
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"kprune takes a loaded transformers model; got a {name} in place of the model."
+        )
+    config = model.config
     family = getattr(config, "model_type", None)
     if family not in FAMILIES:
         raise ValueError(

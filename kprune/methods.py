@@ -94,3 +94,4 @@ METHODS: dict[str, Callable[[Options, State, Budget], Iterator[Pruned]]] = {
     "magnitude": lambda options, state, budget: magnitude(state, budget),
     "random": lambda options, state, budget: random(state, budget),
 }
+LABELS_NEEDED = ("kwon",)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from reprlib import repr as shortly
+from numbers import Integral, Real
 from typing import Any
 
 from kprune.data.tasks import nearest
@@ -65,7 +65,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            _check_type(option.name, getattr(self, option.name), type(option.default))
+            value = _typed(option.name, getattr(self, option.name), type(option.default))
+            object.__setattr__(self, option.name, value)
         for sentence in self._faults(INGREDIENTS.get(self.method, ())):
             raise ValueError(sentence)
 
@@ -104,6 +105,8 @@ class Options:
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:
                 yield f"{name} is at least {least}; got {getattr(self, name)}."
+        if self.seed >= 2**32:
+            yield f"seed is below 2³², as numpy has it; got {self.seed}."
         for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 known = " or ".join(f'"{word}"' for word in words)
@@ -115,12 +118,20 @@ class Options:
         return [name.strip() for name in self.without.split(",") if name.strip()]
 
 
-def _check_type(name: str, value: Any, wanted: type) -> None:
-    allowed = (int, float) if wanted is float else wanted
+def _typed(name: str, value: Any, wanted: type) -> Any:
+    """The value as Python's own type, where numpy's has the same meaning."""
+    allowed = {float: Real, int: Integral}.get(wanted, wanted)
     if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{name} is of type {wanted.__name__}; got {shortly(value)}.")
-    if isinstance(value, int) and value > MOST:
-        raise ValueError(f"{name} is at most {MOST:,}; got {shortly(value)}.")
+        raise ValueError(f"{name} is of type {wanted.__name__}; got {value!r}.")
+    return wanted(value)
+
+
+def known_options(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that is none of `Options`."""
+    known = [option.name for option in fields(Options)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"There is no option {name!r}; {nearest(name, known)}")
 
 
 def read_options(words: Sequence[str]) -> Options:
@@ -129,8 +140,7 @@ def read_options(words: Sequence[str]) -> Options:
     chosen: dict[str, Any] = {}
     for word in words:
         name, _, value = word.partition("=")
-        if name not in types:
-            raise ValueError(f"There is no option {name!r}; {nearest(name, types)}")
+        known_options([name])
         try:
             chosen[name] = value if types[name] is str else json.loads(value)
         except json.JSONDecodeError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import reprlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.data.hub import load_split
+from kprune.data.checks import LabelError, check_texts, number
+from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import Example, Label, as_examples, tokenize
+from kprune.data.tokens import Example, Label, as_examples, check_tokenizer, tokenize
 from kprune.engine.loading import OwnCodeError, load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Sample:
     # Of each example (a pair of first and last token for spans), where the data has them. K-prune
     # never looks at them; Kwon et al. need them.
     labels: list[Label] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = field(default=None, repr=False)  # names of labels 0, 1, …
+    unlabelled: str = field(default="", repr=False)  # why there are none, where some are wrong
 
     def __repr__(self) -> str:
         return (
@@ -63,6 +67,7 @@ def sample(
     seed: int = 0,
     data: str | Path | Dataset | None = None,
     sequences: int | None = None,
+    longest: int | None = None,
 ) -> Sample:
     """Draw training sequences without replacement until the token budget is spent.
 
@@ -79,13 +84,16 @@ def sample(
         sequences: draw so many sequences in place of a budget of tokens, and with replacement, as
             the authors' code and Kwon et al.'s do: where each row of the data is one sequence, the
             same seed then gives their very sample.
+        longest: tokens of a sequence at the most, where the task and the tokenizer allow more.
 
     Gives all of the data, with a warning, when there are fewer tokens than asked for.
+    ValueError, naming the row, for what is no text.
     """
-    if sequences is not None and sequences <= 0:
-        raise ValueError(f"The sample needs a positive number of sequences; got {sequences}.")
-    if tokens <= 0:
-        raise ValueError(f"The sample needs a positive number of tokens; got {tokens}.")
+    tokens = number("tokens, the sample's size,", tokens, 1)
+    seed = number("seed", seed, 0, 2**32 - 1)
+    if sequences is not None:
+        sequences = number("sequences, the number to draw,", sequences, 1)
+    check_tokenizer(tokenizer)
     if isinstance(task, (str, Task)):
         task = get_task(task)
         rows = load_split(task, "train", data)
@@ -93,13 +101,16 @@ def sample(
         task, rows = _own_texts(task, tokenizer)
     if len(rows) == 0:
         raise ValueError(f"The data of {task.name!r} is empty; there is nothing to sample.")
-    labelled = task.label in rows.column_names
+    if longest is not None:
+        task = replace(task, max_length=min(task.max_length, longest))
+    labelled = task.kind not in ("", "embedding") and task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False
     if sequences:
         order = _with_replacement(len(rows), seed)
     else:
         order = iter(random.Random(seed).sample(range(len(rows)), len(rows)))
-    for example, label in _in_order(task, tokenizer, rows, order, labelled):
+    trouble: list[str] = []
+    for example, label in _in_order(task, tokenizer, rows, order, labelled, trouble):
         size = len(example["input_ids"])
         full = len(examples) == sequences if sequences else spent + size > tokens
         if full:
@@ -115,7 +126,9 @@ def sample(
             f"{tokens:,}; the sample is all of it.",
             stacklevel=2,
         )
-    return Sample(examples, task, tokenizer, seed, labels if labelled else None)
+    labelled = labelled and not trouble
+    classes, why = classes_of(rows, task) if labelled else None, " ".join(trouble)
+    return Sample(examples, task, tokenizer, seed, labels if labelled else None, classes, why)
 
 
 def fitted(task: Task, kind: Kind, model: str) -> Task:
@@ -153,19 +166,26 @@ def _own_texts(
     """A task without a kind: what it is for, the pruned model will tell (`fitted`)."""
     from datasets import Dataset
 
-    if hasattr(texts, "column_names") or hasattr(texts, "columns"):
+    table = hasattr(texts, "column_names") or hasattr(texts, "columns")
+    if table or isinstance(texts, (Mapping, Set, bytes)) or not isinstance(texts, Iterable):
         kind = type(texts).__name__
-        raise ValueError(f"Texts are a list, not a {kind}; pass its column of texts, or a Task.")
-    texts = list(texts) if isinstance(texts, Iterable) else []
-    if texts and all(isinstance(text, str) for text in texts):
-        columns = {"text": texts}
-    elif texts and all(
-        isinstance(pair, (tuple, list)) and [isinstance(text, str) for text in pair] == [True] * 2
-        for pair in texts
-    ):
-        columns = {"text": [a for a, _ in texts], "pair": [b for _, b in texts]}
-    else:
+        raise ValueError(
+            f"Texts are a list of texts or of pairs of them, not a {kind}; pass its column of "
+            "texts, or a Task."
+        )
+    if not (texts := list(texts)):
         raise ValueError("A sample needs a list of texts or of pairs of texts, and at least one.")
+    columns = {"text": texts}
+    if isinstance(texts[0], (tuple, list)):
+        for row, pair in enumerate(texts):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise ValueError(
+                    f"Row {row} (from 0) of the texts is no pair of texts, as a sample needs when "
+                    f"the first is one; got {reprlib.repr(pair)}."
+                )
+        columns = {"text": [a for a, _ in texts], "pair": [b for _, b in texts]}
+    for name, column in columns.items():
+        check_texts(f"the sample's {name}s", column, range(len(column)), words=False)
     if not any(text.strip() for column in columns.values() for text in column):
         raise ValueError("All texts of the sample are empty.")
     longest = min(tokenizer.model_max_length, LONGEST)
@@ -174,12 +194,23 @@ def _own_texts(
 
 
 def _in_order(
-    task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset, order: Iterator, labelled: bool
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    order: Iterator,
+    labelled: bool,
+    trouble: list[str],
 ) -> Iterator[tuple[Example, Label | None]]:
+    """Sequences and labels; what is wrong with a label is noted, and asked by who reads labels."""
     while numbers := list(islice(order, CHUNK)):
-        found = tokenize(task, tokenizer, rows[numbers], labelled)
+        chunk = rows[numbers]
+        try:
+            found = tokenize(task, tokenizer, chunk, labelled and not trouble, numbers)
+        except LabelError as error:
+            trouble.append(str(error))
+            found = tokenize(task, tokenizer, chunk, False, numbers)
         examples = as_examples(found)
-        if not labelled:
+        if not labelled or trouble:
             labels = [None] * len(examples)
         elif task.kind == "span":
             labels = zip(found["start_positions"], found["end_positions"], strict=True)

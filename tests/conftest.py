@@ -28,7 +28,13 @@ SLOW = ("test_batch", "test_finetuning", "test_notebooks")  # they start process
 SHARED = Path(__file__).parents[2] / "shared"
 KINDS = ("classification", "regression", "span")  # of the paper's tasks; `families.KINDS` are all
 TASKS = {
-    kind: Task(f"tiny-{kind}", ("text",), kind=kind, labels=head["num_labels"], minibatch=5)
+    kind: Task(
+        f"tiny-{kind}",
+        ("text", "pair") if kind == "span" else ("text",),
+        kind=kind,
+        labels=head["num_labels"],
+        minibatch=5,
+    )
     for kind, (_, head) in families.KINDS.items()
     if head
 }

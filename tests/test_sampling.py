@@ -119,7 +119,7 @@ def test_long_contexts_become_overlapping_windows(tokenizer):
 
 def test_bad_samples_are_refused(tokenizer):
     rows = Dataset.from_dict({"text": ["a"]})
-    with pytest.raises(ValueError, match="positive number of tokens; got 0"):
+    with pytest.raises(ValueError, match=r"tokens, .* must be a whole number of at least 1; got 0"):
         kprune.sample("opinions", tokenizer, tokens=0)
     with pytest.raises(ValueError, match="does not hold one sequence"):
         kprune.sample("opinions", tokenizer, tokens=2)
@@ -127,8 +127,10 @@ def test_bad_samples_are_refused(tokenizer):
         kprune.sample("sst2", tokenizer, data=rows)
     with pytest.raises(ValueError, match="is empty"):
         kprune.sample("sst2", tokenizer, data=Dataset.from_dict({"sentence": []}))
-    for wrong in ([], [("a", "b", "c")], [{"a": 1, "b": 2}], [None, "a"], 5):
-        with pytest.raises(ValueError, match="a list of texts or of pairs of texts, and at least"):
+    with pytest.raises(ValueError, match="a list of texts or of pairs of texts, and at least"):
+        kprune.sample([], tokenizer)
+    for wrong in ([("a", "b", "c")], [{"a": 1, "b": 2}], [None, "a"]):
+        with pytest.raises(ValueError, match=r"Row 0 .from 0. of the"):
             kprune.sample(wrong, tokenizer)
     for table in (rows, rows.to_pandas()):
         with pytest.raises(ValueError, match=r"not a .*; pass its column of texts"):
@@ -182,7 +184,7 @@ def test_a_sample_knows_its_labels(tokenizer):
 
 @pytest.mark.parametrize("sequences", [0, -3])
 def test_sequences_must_be_positive(sequences, tokenizer):
-    with pytest.raises(ValueError, match="positive number of sequences"):
+    with pytest.raises(ValueError, match=r"sequences, .* a whole number of at least 1"):
         kprune.sample("opinions", tokenizer, sequences=sequences)
 
 

@@ -23,11 +23,9 @@ LARGEST_SCALE = 10.0
 def kwon(state: State, budget: Budget) -> Iterator[Pruned]:
     """Fisher mask search, rearrangement within each sublayer, rescaling of the survivors.
 
-    The one method here that needs labels (else ValueError): the Fisher information is of the task's
-    loss. The paper's setting is a sample of 2,048 sequences.
+    The one method here that needs labels (`inputs.checked` sees to them): the Fisher information is
+    of the task's loss. The paper's setting is a sample of 2,048 sequences.
     """
-    if state.sample.labels is None or state.kind.loss is None:
-        raise ValueError("Kwon et al. need labels, and the sample has none; draw it from a task.")
     length, dense = state.sample.length, state.teacher.flops(state.sample.length)
     with state.clock.step("knowledge", "Fisher information"):
         gradients = label_gradients(state)

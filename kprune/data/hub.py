@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from kprune.data.checks import class_names
 from kprune.data.tasks import GENERATED, Task, get_task
 
 if TYPE_CHECKING:
@@ -42,10 +45,18 @@ def load_split(
         found = GENERATED[task.name]()
     else:
         source = str(data or task.dataset)
-        if data is not None and Path(data).is_absolute() and not Path(data).is_dir():
+        folder = Path(source).expanduser()
+        if data is not None and not folder.is_dir() and (folder.is_absolute() or folder.exists()):
             raise ValueError(f"There is no data folder {source}.")
+        if folder.is_dir() and glob.has_magic(str(folder.resolve())):
+            raise ValueError(
+                f"The data folder {folder} has one of [ ] * ? in its path, which `datasets` takes "
+                "for a pattern; rename it."
+            )
         try:
-            found = load_dataset(source, task.config, cache_dir=_cache(Path(source)))
+            source = str(folder) if folder.is_dir() else source
+            cache = _cache(folder, task.config) if folder.is_dir() else None
+            found = load_dataset(source, task.config, cache_dir=cache)
         except (ValueError, FileNotFoundError, OSError) as error:
             raise _explained(error, source, task) from error
     if name not in found:
@@ -62,20 +73,30 @@ def load_split(
     return rows
 
 
-def _cache(folder: Path) -> str | None:
-    """A cache of its own for each state of a local folder; None for the Hub's usual one.
-
-    `datasets` knows a local folder by its name and README only, and would hand out the rows of
-    another folder called the same.
-    """
-    if not folder.is_dir():
+def classes_of(rows: Dataset, task: Task) -> tuple[str, ...] | None:
+    """The names of the classes that a task's labels number, where the data has them."""
+    if task.kind not in ("classification", "tokens"):
         return None
+    feature = rows.features[task.label]
+    return class_names(getattr(getattr(feature, "feature", feature), "names", None))
+
+
+def _cache(folder: Path, config: str | None) -> str:
+    """A cache of its own for each content of a local folder.
+
+    `datasets` tells files apart by their paths and times only, which links and copies keep.
+    """
     import datasets
 
-    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
-    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest}")
+    with tempfile.TemporaryDirectory() as scratch:
+        builder = datasets.load_dataset_builder(str(folder), config, cache_dir=scratch)
+    files = [file for some in (builder.config.data_files or {}).values() for file in some]
+    digest = hashlib.sha256(repr(files).encode())
+    for path in map(Path, (folder / "README.md", *files)):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest.hexdigest()[:16]}")
 
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:

@@ -1,23 +1,33 @@
 """The benchmark tasks: one record each."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from kprune.data.checks import number
 from kprune.data.opinions import opinions, ratings
 
 Kind = Literal["classification", "regression", "multilabel", "span", "tokens", "embedding", ""]
+# Scores that `evaluate` gives for each kind, the usual one first.
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "matthews"),
+    "regression": ("spearman",),
+    "multilabel": ("f1_micro", "accuracy"),
+    "span": ("f1", "exact_match"),
+    "tokens": ("accuracy", "f1"),
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task."""
+    """One task; ValueError for values that make no sense, or contradict each other."""
 
     name: str  # what the package, the notebooks and the records call it
     columns: tuple[str, ...]  # of text, or a pair; of lists of words for a head that labels tokens
     kind: Kind = "classification"  # what the head predicts; "" for texts that suit any model
-    metric: str = "accuracy"  # the primary score in `evaluate`'s result
+    metric: str = ""  # the primary score in `evaluate`'s result; "" takes the kind's usual one
     labels: int = 2  # outputs of the head
     dataset: str | None = None  # Hub id; None for a generated task
     config: str | None = None  # of the data set
@@ -28,10 +38,42 @@ class Task:
     stride: int = 64  # tokens that neighbouring windows of a span task share
     unanswerable: bool = False  # whether a question may have no answer
     minibatch: int = 32  # samples per group whose gradients the faithful K-prune sums
+    scale: tuple[float, float] = (-math.inf, math.inf)  # that the labels of a regression are on
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):  # ("text") is no tuple
             object.__setattr__(self, "columns", (self.columns,))
+        for name in ("name", "label"):
+            if not (isinstance(getattr(self, name), str) and getattr(self, name)):
+                raise ValueError(f"A task's {name} is a text; got {getattr(self, name)!r}.")
+        what = f"of the task {self.name!r}"
+        if self.kind not in get_args(Kind):
+            kinds = ", ".join(METRICS)
+            raise ValueError(f"The kind {what} is one of {kinds} or embedding; got {self.kind!r}.")
+        known = METRICS.get(self.kind, ("",))
+        if self.metric not in ("", *known):
+            known = " or ".join(known) or "empty"
+            raise ValueError(
+                f"The metric {what}, of kind {self.kind!r}, is {known}; got {self.metric!r}."
+            )
+        object.__setattr__(self, "metric", self.metric or known[0])
+        sides = {"span": (2,), "tokens": (1,)}.get(self.kind, (1, 2))
+        texts = isinstance(self.columns, (tuple, list)) and {type(one) for one in self.columns}
+        if texts != {str} or len({*self.columns}) != len(self.columns):
+            raise ValueError(f"The columns {what} are names, each another; got {self.columns!r}.")
+        if len(self.columns) not in sides:
+            needed = " or ".join(map(str, sides))
+            raise ValueError(f"The columns {what} must be {needed}; got {', '.join(self.columns)}.")
+        object.__setattr__(self, "columns", tuple(self.columns))
+        least = {"classification": 2, "": 0}.get(self.kind, 1)
+        least = {"labels": least, "max_length": 8, "stride": 0, "minibatch": 1}
+        for name, bound in least.items():
+            whole = number(f"The {name} {what}", getattr(self, name), bound)
+            object.__setattr__(self, name, whole)
+        if self.average_length is not None:
+            name = f"The average_length {what}"
+            length = number(name, self.average_length, above=0, whole=False)
+            object.__setattr__(self, "average_length", length)
 
 
 def _glue(name: str, columns: tuple[str, ...], average_length: float, **fields) -> Task:
@@ -45,7 +87,6 @@ def _squad(name: str, config: str) -> Task:
         name,
         ("question", "context"),
         kind="span",
-        metric="f1",
         dataset=f"rajpurkar/{name}",
         config=config,
         max_length=384,
@@ -57,14 +98,14 @@ def _squad(name: str, config: str) -> Task:
     )
 
 
-STARS = {"kind": "regression", "metric": "spearman", "labels": 1}
+STARS = {"kind": "regression", "labels": 1}
 TASKS = {
     task.name: task
     for task in (
         _glue("mrpc", ("sentence1", "sentence2"), 53.24),
         _glue("qqp", ("question1", "question2"), 30.55),
         _glue("sst2", ("sentence",), 25.16, max_length=64),
-        _glue("stsb", ("sentence1", "sentence2"), 31.47, **STARS),
+        _glue("stsb", ("sentence1", "sentence2"), 31.47, **STARS, scale=(0, 5)),
         _glue("mnli", ("premise", "hypothesis"), 39.05, labels=3, validation="validation_matched"),
         _glue("qnli", ("question", "sentence"), 50.97),
         _squad("squad", "plain_text"),
@@ -72,7 +113,7 @@ TASKS = {
         _glue("rte", ("sentence1", "sentence2"), 64.59),
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
         Task("opinions", ("sentence",), max_length=64),
-        Task("ratings", ("sentence",), max_length=64, **STARS),
+        Task("ratings", ("sentence",), max_length=64, **STARS, scale=(1, 5)),
     )
 }
 GENERATED = {"opinions": opinions, "ratings": ratings}
@@ -82,12 +123,15 @@ def get_task(task: str | Task) -> Task:
     """A task by its name; a `Task` is given back. ValueError names the nearest known one."""
     if isinstance(task, Task):
         return task
+    if not isinstance(task, str):
+        kind = type(task).__name__
+        raise ValueError(f"A task is a Task or the name of one, such as 'sst2'; got a {kind}.")
     if task not in TASKS:
-        if " " in str(task):
+        if " " in task:
             raise ValueError(
                 f"{task!r} is not the name of a task; pass texts of your own as a list."
             )
-        raise ValueError(f"There is no task {task!r}; {nearest(str(task), TASKS)}")
+        raise ValueError(f"There is no task {task!r}; {nearest(task, TASKS)}")
     return TASKS[task]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kprune.data.checks import UNLABELLED, check_labels, check_texts
 from kprune.data.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -14,7 +15,29 @@ if TYPE_CHECKING:
 Example = dict[str, list[int]]
 Label = int | float | list[int] | tuple[int, int]
 INPUTS = ("input_ids", "token_type_ids")
-UNLABELLED = -100  # what the models' losses skip
+QUESTION = 64  # tokens of a question at the most, as in BERT's script for SQuAD
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, task: Task | None = None) -> None:
+    """Raise ValueError for what is no tokenizer, or none that a batch (of a task) can be made by.
+
+    transformers makes a vocabulary of special tokens, and nothing else, where a model's folder has
+    no tokenizer's files: every word would be unknown.
+    """
+    if not (callable(tokenizer) and hasattr(tokenizer, "pad_token_id")):
+        kind = type(tokenizer).__name__
+        raise ValueError(
+            f"A tokenizer is needed, such as AutoTokenizer.from_pretrained(…) gives; got a {kind}."
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError("The tokenizer has no padding token; set its pad_token.")
+    if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(
+            "The tokenizer knows no words, only special tokens; its files are missing from where "
+            "it was loaded from."
+        )
+    if task and task.kind in ("span", "tokens") and not getattr(tokenizer, "is_fast", True):
+        raise ValueError(f"The task {task.name!r} needs a fast tokenizer, which knows places.")
 
 
 def tokenize(
@@ -22,11 +45,13 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset | dict[str, Sequence],
     labels: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> dict[str, list]:
     """Tokenise rows of a task, as `Dataset.map(batched=True)` hands them over.
 
-    A span task's long contexts become overlapping windows; lists of words in place of texts are
-    tokenised word by word.
+    A span task's questions are cut at `QUESTION` tokens, and its long contexts become overlapping
+    windows; lists of words in place of texts are tokenised word by word. ValueError, naming the row
+    (by `numbers`, else by its place), for what is no text, or no label that is asked for.
 
     Gives the tokenizer's columns, one entry per sequence; for span tasks also `row` (the row of
     each window) and `offset_mapping` (start and end characters of each token in the context; None
@@ -36,16 +61,21 @@ def tokenize(
     hold it.
     """
     task = get_task(task)
-    if task.kind == "span":
-        return _windows(task, tokenizer, rows, labels)
+    check_tokenizer(tokenizer, task)
     texts = [list(rows[column]) for column in task.columns]
-    words = bool(texts[0]) and not isinstance(texts[0][0], str)
-    found = tokenizer(
-        *texts, truncation=True, max_length=task.max_length, is_split_into_words=words
-    )
+    numbers = range(len(texts[0])) if numbers is None else numbers
+    words = task.kind == "tokens" or (bool(texts[0]) and isinstance(texts[0][0], list))
+    for column, side in zip(task.columns, texts, strict=True):
+        check_texts(f"{column!r} of {task.name!r}", side, numbers, words)
+    given = list(rows[task.label]) if labels else []
+    if labels:
+        check_labels(task, given, numbers, texts[-1])
+    if task.kind == "span":
+        return _windows(task, tokenizer, *texts, given)
+    longest = min(task.max_length, tokenizer.model_max_length)
+    found = tokenizer(*texts, truncation=True, max_length=longest, is_split_into_words=words)
     if not labels:
         return dict(found)
-    given = list(rows[task.label])
     if task.kind == "tokens":
         given = [_at_first_tokens(row, found.word_ids(i)) for i, row in enumerate(given)]
     elif task.kind == "multilabel":
@@ -63,16 +93,19 @@ def _at_first_tokens(labels: Sequence[int], words: Sequence[int | None]) -> list
 def _windows(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset | dict[str, Sequence],
-    labels: bool,
+    questions: list[str],
+    contexts: list[str],
+    answers: list[dict],
 ) -> dict[str, list]:
-    question, context = (list(rows[column]) for column in task.columns)
+    longest = min(task.max_length, tokenizer.model_max_length)
+    room = longest - tokenizer.num_special_tokens_to_add(pair=True)
+    most = min(QUESTION, room // 2)
     found = tokenizer(
-        [text.strip() for text in question],
-        context,
+        _cut([text.strip() for text in questions], most, tokenizer),
+        contexts,
         truncation="only_second",
-        max_length=task.max_length,
-        stride=task.stride,
+        max_length=longest,
+        stride=min(task.stride, room - most - 1),  # windows must move on
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
@@ -80,14 +113,22 @@ def _windows(
     for i, spans in enumerate(found["offset_mapping"]):
         parts = zip(spans, found.sequence_ids(i), strict=True)
         found["offset_mapping"][i] = [span if part == 1 else None for span, part in parts]
-    if labels:
-        answers = rows[task.label]
+    if answers:
         places = [
             _answer_tokens(answers[row], offsets)
             for row, offsets in zip(found["row"], found["offset_mapping"], strict=True)
         ]
         found["start_positions"], found["end_positions"] = map(list, zip(*places, strict=True))
     return dict(found)
+
+
+def _cut(texts: list[str], most: int, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts, each up to the end of its last token where it has more than `most`."""
+    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [
+        text if len(spans) <= most else text[: spans[most - 1][1]]
+        for text, spans in zip(texts, found["offset_mapping"], strict=True)
+    ]
 
 
 def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tuple[int, int]:

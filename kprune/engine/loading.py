@@ -16,7 +16,13 @@ class OwnCodeError(ValueError):
 
 
 def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
-    """A model's configuration, from a folder or the Hub, with fields to set otherwise."""
+    """A model's configuration, from a folder or the Hub, with fields to set otherwise.
+
+    ValueError where a path holds none, or one that names code.
+    """
+    place = Path(source)
+    if (place.exists() or place.is_absolute()) and not (place / "config.json").is_file():
+        raise ValueError(f"{source} is no folder of a model: it has no config.json.")
     _refuse_code(PreTrainedConfig.get_config_dict(source)[0], source)
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.

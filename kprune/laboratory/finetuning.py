@@ -1,24 +1,33 @@
 """The recipe that makes a teacher: fine-tune a pretrained encoder on a task."""
 
+import math
+import random
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.data.hub import load_split
+from kprune.data.checks import in_order, matched, number
+from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import tokenize
 from kprune.engine.devices import device, native_bf16
 from kprune.engine.files import RECORD, check_target, write_json, written_whole
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.progress import bar, quiet
+from kprune.inputs import check_inputs, check_match, longest
 from kprune.laboratory.evaluation import dev_set, evaluate
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm, pour_into_distilbert
+from kprune.options import WORDS
 
 CLASSES = {
     "span": transformers.AutoModelForQuestionAnswering,
@@ -30,7 +39,7 @@ PROBLEMS = {"regression": "regression", "multilabel": "multi_label_classificatio
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune."""
+    """How to fine-tune; ValueError for values that make no sense."""
 
     epochs: float = 3.0  # passes over the training set
     learning_rate: float = 5e-5  # the peak, after a tenth of the steps, from where it falls to 0
@@ -39,6 +48,20 @@ class Recipe:
     examples: int | None = None  # so many rows only, drawn by the seed; None takes all
     seed: int = 0  # of the order and the new head
     precision: str = "auto"  # or "full", "bf16"; auto is bf16 where it is multiplied natively
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate"):
+            value = number(f"A recipe's {name}", getattr(self, name), above=0, whole=False)
+            object.__setattr__(self, name, value)
+        most = {"seed": 2**32 - 1}
+        for name, least in {"batch_size": 1, "examples": 1, "seed": 0}.items():
+            if name != "examples" or self.examples is not None:
+                value = getattr(self, name)
+                value = number(f"A recipe's {name}", value, least, most.get(name, math.inf))
+                object.__setattr__(self, name, value)
+        for name, known in {"precision": WORDS["precision"], "freeze_embeddings": (0, 1)}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"A recipe's {name} cannot be {getattr(self, name)!r}.")
 
 
 MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
@@ -55,6 +78,19 @@ def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
     return replace(usual, examples=examples or None, epochs=epochs or usual.epochs)
 
 
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Within the block seeds may be set; afterwards the process draws on as if they were not."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@random_states_kept()
 def finetune(
     folder: str | Path,
     task: str | Task,
@@ -72,12 +108,15 @@ def finetune(
     default `default_recipe(model)`.
 
     Gives the record: what made the teacher, its dev scores, training sequences and seconds.
-    ValueError, before any work, for a task without labels, data that does not fit it, or a folder
-    that holds what this package did not write.
+    Where the data names its classes, so does the model's configuration. ValueError, before any
+    work, for a task without labels, rows, which are named, that do not fit it, or a folder that
+    holds what this package did not write.
     """
     check_target(folder)
     task, recipe = get_task(task), recipe or default_recipe(model)
-    if task.kind == "embedding":
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"The recipe is a kprune.Recipe; got a {type(recipe).__name__}.")
+    if task.kind in ("embedding", ""):
         raise ValueError(f"There is no label to fine-tune on in the task {task.name!r}.")
     rows = load_split(task, "train", data)
     if recipe.examples is not None:
@@ -85,9 +124,11 @@ def finetune(
         rows = rows.shuffle(recipe.seed).select(range(min(recipe.examples, len(rows))))
     where = device()  # that the Trainer trains on: the model comes there only later
     student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
+    order = _named(student, task, classes_of(rows, task))
     dev = dev_set(task, tokenizer, data)
     with quiet():
-        training = training_set(task, tokenizer, rows)
+        training = training_set(task, tokenizer, rows, order)
+    check_inputs(student, list(training), f"the training set of {task.name!r}")
     if recipe.freeze_embeddings:
         student.base_model.embeddings.requires_grad_(False)
     with tempfile.TemporaryDirectory() as scratch:
@@ -143,16 +184,37 @@ def origin(task: Task, model: str, data: str | Path | None, recipe: Recipe) -> d
     return {"task": task.name, "model": model, "data": data, "recipe": asdict(recipe)}
 
 
-def training_set(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Dataset:
-    """Tokenised rows with their labels, as the Trainer takes them."""
+def training_set(
+    task: Task, tokenizer: PreTrainedTokenizerBase, rows: Dataset, order: list[int] | None = None
+) -> Dataset:
+    """Tokenised rows with their labels, as the Trainer takes them; classes numbered by `order`."""
+    if task.label not in rows.column_names:
+        raise ValueError(f"The training set of {task.name!r} lacks the column {task.label!r}.")
 
-    def encode(chunk: dict[str, list]) -> dict[str, list]:
-        found = tokenize(task, tokenizer, chunk, labels=True)
+    def encode(chunk: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        found = tokenize(task, tokenizer, chunk, labels=True, numbers=numbers)
+        if task.kind in ("classification", "tokens"):
+            found["labels"] = in_order(found["labels"], order)
         return {k: v for k, v in found.items() if k not in ("row", "offset_mapping")}
 
-    return rows.map(encode, batched=True, remove_columns=rows.column_names)
+    return rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names)
 
 
+def _named(model: PreTrainedModel, task: Task, names: Sequence[str] | None) -> list[int] | None:
+    """The model's output for each of the data's classes, whose names it takes if it has none."""
+    order = matched(names, model.config, f"the data of {task.name!r}")
+    if names and order is None:
+        if len(names) != task.labels:
+            raise ValueError(
+                f"The data of {task.name!r} has {len(names)} classes, {', '.join(names)}, and the "
+                f"task {task.labels} labels."
+            )
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: number for number, name in enumerate(names)}
+    return order
+
+
+@random_states_kept()
 def pretrained(
     model: str, task: Task, seed: int = 0, stand_in: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -163,10 +225,13 @@ def pretrained(
     if task.kind in PROBLEMS:
         head["problem_type"] = PROBLEMS[task.kind]
     with quiet():  # "newly initialised head": that is what we want
-        encoder = load_model(model_class(task), found, **head)
+        encoder = load_model(model_class(task), found, new_head=True, **head)
     if model == "minilm-distilbert":
         encoder = pour_into_distilbert(encoder)
-    return encoder, load_tokenizer(found), str(found)
+    tokenizer = load_tokenizer(found)
+    check_match(encoder, tokenizer)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest(encoder) or math.inf)
+    return encoder, tokenizer, str(found)
 
 
 def find_model(model: str, stand_in: bool = True) -> str:
@@ -177,6 +242,9 @@ def find_model(model: str, stand_in: bool = True) -> str:
     model that the Hub does not give, unless `stand_in` is False; else a ConnectionError says what
     to do.
     """
+    if not isinstance(model, (str, Path)):
+        kind = type(model).__name__
+        raise ValueError(f"The model is a Hub id, a folder or 'minilm'; got a {kind}.")
     if Path(model).is_dir():
         return str(model)
     folder = packaged_minilm()

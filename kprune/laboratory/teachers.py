@@ -9,6 +9,7 @@ from kprune.data.tasks import Task, get_task
 from kprune.engine.files import CONFIG, RECORD, check_target
 from kprune.engine.loading import load_model, load_tokenizer
 from kprune.engine.progress import quiet
+from kprune.inputs import check_match
 from kprune.laboratory.evaluation import check_outputs
 from kprune.laboratory.finetuning import Recipe, default_recipe, finetune, model_class, origin
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm
@@ -60,7 +61,9 @@ def load_teacher(
             "fine-tune it first."
         )
     check_outputs(model, task, f"The model in {folder}")
-    return model, load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
+    check_match(model, tokenizer)
+    return model, tokenizer
 
 
 def read_record(folder: str | Path) -> dict | None:

@@ -1,5 +1,6 @@
 """How long models take on this machine: forward passes, timed in turns."""
 
+import math
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -8,10 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 from kprune.data.batching import collate
+from kprune.data.checks import number
 from kprune.encoders import Encoder
 from kprune.engine.memory import keep_memory
 from kprune.engine.progress import bar, timed
 from kprune.engine.sharing import sharing_weights
+from kprune.families import names_of
+from kprune.inputs import longest
 from kprune.sampling import Sample
 
 AGREE, MOST = 0.01, 4  # when timings of a quiet machine count as such
@@ -24,6 +28,7 @@ def latency(
     """Median seconds of one forward pass over random tokens, on the device that the model is on.
 
     A batch is `batch_size` sequences of `length` tokens; `repeats` are timed, after two others.
+    ValueError for a batch that is empty or too long.
     """
     return latencies({"model": model}, batch_size, length, repeats)["model"]
 
@@ -43,6 +48,14 @@ def latencies(
     (`seconds_in_turns`). Memory that a pass frees stays with the process meanwhile; `progress`
     shows a bar.
     """
+    if not isinstance(models, dict) or not models:
+        kind = type(models).__name__
+        raise ValueError(f"latencies takes models by name, in a dict; got a {kind}.")
+    for model in models.values():
+        names_of(model)
+        batch_size = number("batch_size, in sequences,", batch_size, 1)
+        length = number("length, in the model's tokens,", length, 1, longest(model) or math.inf)
+    repeats = number("repeats", repeats, 1)
     generator, calls = torch.Generator().manual_seed(0), {}
     for name, model in models.items():
         ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)

@@ -1,0 +1,93 @@
+"""What a model can be given: tokens it has embeddings and positions for, and labels it can have."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kprune.data.checks import check_labels, in_order, matched
+from kprune.data.tokens import Example, check_tokenizer
+from kprune.outputs import Kind
+from kprune.sampling import Sample
+
+SPARE = 128  # rows that embeddings are padded by, at the most, for the hardware's sake
+
+
+def longest(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest sequence that a model has positions for; None where any length fits."""
+    for name, module in model.base_model.named_modules():
+        if name.rpartition(".")[2] == "position_embeddings" and hasattr(module, "num_embeddings"):
+            # RoBERTa and MPNet count positions from the one after padding's.
+            padding = getattr(module, "padding_idx", None)
+            return module.num_embeddings - (0 if padding is None else padding + 1)
+    return None
+
+
+def check_inputs(model: PreTrainedModel, examples: Sequence[Example], what: str) -> None:
+    """Raise ValueError, naming the sequence, for tokens that the model has no embedding for."""
+    if not examples:
+        raise ValueError(f"There are no sequences in {what}.")
+    most, types = longest(model), getattr(model.config, "type_vocab_size", 0)
+    limits = {"input_ids": model.get_input_embeddings().num_embeddings}
+    limits |= {"token_type_ids": types} if types > 1 else {}
+    for number, example in enumerate(examples):
+        where = f"Sequence {number} (from 0) of {what}"
+        ids = example.get("input_ids") if isinstance(example, Mapping) else None
+        if not isinstance(ids, list) or not ids:
+            raise ValueError(f"{where} is not a dict with a list of input_ids, and at least one.")
+        if most and len(ids) > most:
+            raise ValueError(
+                f"{where} has {len(ids)} tokens, and the model positions for {most}; cut texts "
+                f"there, by the tokenizer's model_max_length or a task's max_length of {most}."
+            )
+        for name, count in limits.items():
+            values = example.get(name, [0] * len(ids))
+            wrong = [one for one in values if not (isinstance(one, Integral) and 0 <= one < count)]
+            if wrong or len(values) != len(ids):
+                found = f"{wrong[0]!r}" if wrong else f"{len(values)} of them for {len(ids)} tokens"
+                raise ValueError(
+                    f"{where} has {name} that the model cannot take: {found}, where it knows 0 to "
+                    f"{count - 1}; use the model's own tokenizer."
+                )
+
+
+def check_match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """ValueError for a tokenizer without words; a warning where it is seen to be another model's.
+
+    Embeddings may be a few rows more than there are words, and a tokenizer's added words may be
+    without; words that do occur are looked at by `check_inputs`.
+    """
+    check_tokenizer(tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    rows, words = model.get_input_embeddings().num_embeddings, len(tokenizer)
+    if not words <= rows <= words + SPARE:
+        warnings.warn(
+            f"The tokenizer has {words:,} words and the model embeddings for {rows:,}, so it seems "
+            "to be another model's; results would mean nothing then.",
+            stacklevel=3,
+        )
+
+
+def checked(sample: Sample, model: PreTrainedModel, kind: Kind, labels: bool) -> Sample:
+    """The sample, when the model can take it; its labels, where they are needed, by the model's
+    numbers of classes. ValueError names what does not fit.
+    """
+    check_match(model, sample.tokenizer)
+    check_inputs(model, sample.examples, "the sample")
+    if not labels:
+        return sample
+    count = len(sample.examples)
+    if kind.loss is None or sample.labels is None:
+        why = "These methods need labels, and there are none; draw a sample from a task."
+        raise ValueError(sample.unlabelled or why)
+    if len(sample.labels) != count:
+        raise ValueError(f"The sample has {len(sample.labels)} labels for {count} sequences.")
+    ids = [example["input_ids"] for example in sample.examples]
+    check_labels(sample.task, sample.labels, range(count), ids)
+    order = matched(sample.classes, model.config, "the sample")
+    return replace(sample, labels=in_order(sample.labels, order))
