@@ -8,7 +8,7 @@ from conftest import batch_of, logits
 from datasets import Dataset
 
 import kprune
-from kprune.data.tasks import TASKS, Task
+from kprune.data.tasks import GENERATED, TASKS, Task
 from kprune.encoders import Encoder
 from kprune.laboratory.finetuning import Recipe, find_model, pretrained, training_set
 from kprune.laboratory.minilm import pour_into_distilbert
@@ -17,11 +17,20 @@ ARCHITECTURES = ("minilm", "minilm-distilbert")
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
 
 
+@pytest.fixture
+def few_rows(monkeypatch):
+    """The generated task with a fifth of its dev set: to score takes longer than to fine-tune."""
+    rows = GENERATED["opinions"]()
+    rows["validation"] = rows["validation"].select(range(200))
+    monkeypatch.setitem(GENERATED, "opinions", lambda: rows)
+    return rows
+
+
 def stamp(folder):
     return (folder / "model.safetensors").stat().st_mtime_ns
 
 
-def test_a_teacher_is_made_once_and_found_again(tmp_path, monkeypatch, minilm, recwarn):
+def test_a_teacher_is_made_once_and_found_again(tmp_path, monkeypatch, minilm, recwarn, few_rows):
     monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path))
     first = kprune.teacher("opinions", "minilm", recipe=QUICK, progress=False)
     folder = tmp_path / "teachers" / "opinions-minilm"
@@ -34,7 +43,7 @@ def test_a_teacher_is_made_once_and_found_again(tmp_path, monkeypatch, minilm, r
     assert not [w for w in recwarn if "fine-tuning it anew" in str(w.message)]
 
 
-def test_another_recipe_makes_another_teacher(tmp_path, monkeypatch):
+def test_another_recipe_makes_another_teacher(tmp_path, monkeypatch, few_rows):
     monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path))
     kprune.teacher("opinions", "minilm", recipe=QUICK, progress=False)
     other = Recipe(epochs=1, examples=32, freeze_embeddings=True)
@@ -58,7 +67,7 @@ def test_a_model_without_the_head_is_no_teacher(minilm):
         kprune.load_teacher(minilm, "opinions")
 
 
-def test_fine_tuning_is_determined_by_the_seed(tmp_path):
+def test_fine_tuning_is_determined_by_the_seed(tmp_path, few_rows):
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         kprune.finetune(folder, "opinions", "minilm", recipe=QUICK, progress=False)
@@ -83,18 +92,22 @@ def test_distilbert_holds_the_weights_of_bert(tokenizer):
     torch.testing.assert_close(out[0][mask], out[1][mask], atol=1e-4, rtol=1e-4)
 
 
-def test_distilbert_on_real_weights_end_to_end(tmp_path):
-    """Fine-tuned, pruned, saved, reloaded."""
-    recipe = Recipe(epochs=1, learning_rate=2e-4, examples=800, freeze_embeddings=True)
+def test_distilbert_on_real_weights_end_to_end(tmp_path, few_rows):
+    """Fine-tuned on whether a sentence says "but", soon learnt; pruned, saved, reloaded."""
+    for split, rows in few_rows.items():
+        few_rows[split] = rows.map(lambda row: {"label": int(" but " in row["sentence"])})
+    recipe = Recipe(
+        epochs=1, learning_rate=3e-4, examples=600, batch_size=8, freeze_embeddings=True
+    )
     model, tokenizer, record = kprune.teacher(
         "opinions", "minilm-distilbert", folder=tmp_path / "t", recipe=recipe, progress=False
     )
     assert model.config.model_type == "distilbert"
-    sample = kprune.sample("opinions", tokenizer, tokens=5000)
+    sample = kprune.sample("opinions", tokenizer, tokens=2500)
     smaller, report = kprune.prune(model, sample, rate=0.5, progress=False)
     assert report.flops <= report.limit
     dev = kprune.dev_set("opinions", tokenizer)
-    assert kprune.evaluate(smaller, dev)["accuracy"] > record["scores"]["accuracy"] - 0.06
+    assert record["scores"]["accuracy"] > 0.95 and kprune.evaluate(smaller, dev)["accuracy"] > 0.9
     again = kprune.load(kprune.save(smaller, tmp_path / "pruned"))
     batch = batch_of(sample)
     assert logits(again, batch).equal(logits(smaller, batch))
