@@ -12,7 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import families
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import kprune
 from kprune.data.batching import Batch
@@ -78,6 +79,24 @@ class Numbers(PadsWithZero):
             "input_ids": [[int(word) for part in row for word in part] for row in rows],
             "token_type_ids": [[n for n, part in enumerate(row) for _ in part] for row in rows],
         }
+
+
+def word_tokenizer(words: int = 90, pad: bool = True) -> PreTrainedTokenizerFast:
+    """BERT's special tokens around words w0, w1, …"""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    vocabulary |= {f"w{i}": 4 + i for i in range(words)}
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    single, pair = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"
+    inner.post_processor = processors.TemplateProcessing(single, pair, ends)
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names |= {"pad_token": "[PAD]"} if pad else {}
+    types = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=64, model_input_names=types, **names
+    )
 
 
 def tiny_sample(kind: str = "classification", count: int = 23) -> kprune.Sample:

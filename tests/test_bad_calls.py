@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import tiny
+from conftest import tiny, word_tokenizer
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import kprune
 from kprune.encoders import Encoder
@@ -30,24 +29,6 @@ SPAN = kprune.Task("span", ("question", "context"), kind="span", label="answers"
 WORDS = kprune.Task("words", ("words",), kind="tokens", labels=3)
 GOOD = {"text": ["w1", "w2"]}
 ANSWER = {"text": ["w2"], "answer_start": [3]}
-
-
-def word_tokenizer(words: int = 90, pad: bool = True) -> transformers.PreTrainedTokenizerFast:
-    """BERT's special tokens around words w0, w1, …"""
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
-    vocabulary |= {f"w{i}": 4 + i for i in range(words)}
-    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    inner.normalizer = normalizers.BertNormalizer()
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    single, pair = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"
-    inner.post_processor = processors.TemplateProcessing(single, pair, ends)
-    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    names |= {"pad_token": "[PAD]"} if pad else {}
-    types = ["input_ids", "token_type_ids", "attention_mask"]
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, model_max_length=64, model_input_names=types, **names
-    )
 
 
 def rows(label=(0, 1), **columns) -> Dataset:

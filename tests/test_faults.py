@@ -2,10 +2,14 @@
 
 import copy
 import json
+import math
 import os
 import random
 import struct
 import threading
+import types
+from dataclasses import replace
+from pathlib import Path
 
 import families
 import numpy as np
@@ -13,15 +17,22 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import batch_of, logits, tiny, tiny_sample
+from conftest import batch_of, logits, tiny, tiny_sample, word_tokenizer
+from datasets import ClassLabel, Dataset, Features, List, Value
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import kprune
 from kprune.checks import check_model
+from kprune.data.checks import matched
+from kprune.data.hub import load_split
+from kprune.data.tasks import Task
+from kprune.data.tokens import tokenize
 from kprune.encoders import Encoder
 from kprune.engine.loading import load_model
+from kprune.laboratory.evaluation import DevSet, scores
 from kprune.laboratory.finetuning import random_states_kept
+from kprune.laboratory.metrics import squad_scores
 
 # --- models: what is loaded, pruned and saved
 
@@ -442,3 +453,253 @@ def test_the_users_environment_is_left_alone(tmp_path, tokenizer):
         nn.init.constant_(broken.classifier.weight, float("nan"))
         kprune.prune(broken, tiny_sample(), progress=False)
     assert seen() == before and [part.training for part in model.modules()] == modes
+
+
+# --- data: texts, labels, and what models are given
+
+THREE = Task("three", ("text",), labels=3)
+VERDICTS = ("bad", "fair", "good")
+ROWS = {"text": [f"w{i} w{7 * i % 50}" for i in range(30)], "label": [i * i % 3 for i in range(30)]}
+
+
+def verdicts(names=VERDICTS, **columns) -> Dataset:
+    """Rows whose labels number named classes."""
+    features = Features(text=Value("string"), label=ClassLabel(names=[*names]))
+    return Dataset.from_dict(ROWS | columns, features=features)
+
+
+def turned(kind="classification", names=("good", "BAD", "fair")):
+    """A model whose outputs stand in another order than the data's classes, and say so."""
+    model, order = tiny("bert", kind), [2, 0, 1]
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order])
+        model.classifier.bias.copy_(model.classifier.bias[order])
+    model.config.id2label = dict(enumerate(names))
+    return model
+
+
+def test_classes_are_matched_by_name_in_scores():
+    """Numbers of classes are each file's own: swapped ones gave 0.125 for 0.875 (3)."""
+    dev = kprune.dev_set(THREE, word_tokenizer(), verdicts())
+    wanted = kprune.evaluate(tiny("bert", "classification"), dev)
+    assert kprune.evaluate(turned(), dev) == wanted and 0 < wanted["accuracy"] < 1
+    unnamed = replace(dev, rows=Dataset.from_dict(ROWS))  # numbers are all there is to go by
+    assert kprune.evaluate(turned(), unnamed) != wanted
+
+
+def test_classes_are_matched_by_name_in_methods_that_read_labels():
+    """The Fisher information would be of the wrong classes' loss (3)."""
+    sample = kprune.sample(THREE, word_tokenizer(), data=verdicts(), sequences=60)
+    assert sample.classes == VERDICTS
+    options = {"rate": 0.6, "method": "kwon", "progress": False}
+    wanted = kprune.prune(tiny("bert", "classification"), sample, **options)[1].kept
+    assert kprune.prune(turned(), sample, **options)[1].kept == wanted
+    assert kprune.prune(turned(), replace(sample, classes=None), **options)[1].kept != wanted
+
+
+def test_classes_of_tokens_are_matched_by_name_and_entities_are_named_by_the_data():
+    """A head of LABEL_0 … knows no entities, the data does (3)."""
+    task = Task("names", ("words",), kind="tokens", labels=3, metric="f1")
+    bio = ["O", "B-P", "I-P"]
+    features = Features(words=List(Value("string")), label=List(ClassLabel(names=bio)))
+    columns = {"words": [text.split() for text in ROWS["text"]], "label": [[1, 2]] * 30}
+    dev = kprune.dev_set(task, word_tokenizer(), Dataset.from_dict(columns, features=features))
+    wanted = kprune.evaluate(tiny("bert", "tokens"), dev)
+    assert kprune.evaluate(turned("tokens", ("I-P", "O", "B-P")), dev) == wanted
+    assert wanted.keys() == {"accuracy", "f1"}
+
+
+@pytest.fixture
+def trained_on(monkeypatch, tmp_path):
+    """What fine-tuning a model on rows hands to the Trainer, and the model it would train."""
+
+    class Seen(Exception):
+        pass
+
+    def train(trainer):
+        raise Seen(trainer.train_dataset["labels"][:], trainer.model)
+
+    monkeypatch.setattr(transformers.Trainer, "train", train)
+
+    def run(model, rows):
+        source = tmp_path / "data"
+        source.mkdir(exist_ok=True)
+        for split in ("train", "validation"):
+            rows.to_parquet(source / f"{split}.parquet")
+        model.save_pretrained(tmp_path / "model")
+        word_tokenizer().save_pretrained(tmp_path / "model")
+        with pytest.raises(Seen) as caught:
+            kprune.finetune(tmp_path / "new", THREE, str(tmp_path / "model"), source)
+        return caught.value.args
+
+    return run
+
+
+def test_fine_tuning_matches_classes_by_name_or_takes_the_datas_names(trained_on):
+    """A teacher without names could only be scored by numbers; one with names has its order (3)."""
+    labels, model = trained_on(turned(), verdicts())
+    assert labels == [{0: 1, 1: 2, 2: 0}[label] for label in ROWS["label"]]
+    assert model.config.id2label == {0: "good", 1: "BAD", 2: "fair"}
+    labels, model = trained_on(tiny("bert", "classification"), verdicts())
+    assert labels == ROWS["label"] and tuple(model.config.id2label.values()) == VERDICTS
+
+
+@pytest.mark.parametrize(
+    ("names", "same"),
+    [
+        (("Good", "bad ", "FAIR"), True),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), True),
+        (("good", "bad", "so-so"), False),
+        (("good", "good", "bad"), False),
+    ],
+)
+def test_names_may_differ_in_case_only(names, same):
+    """Names of another task cannot be matched, and their numbers mean nothing (3)."""
+    config = types.SimpleNamespace(id2label=dict(enumerate(names)))
+    if same:
+        order = matched(VERDICTS, config, "it")
+        assert order == (None if names[0] == "LABEL_0" else [1, 2, 0])
+    else:
+        with pytest.raises(ValueError, match=r"The classes of it are bad, fair, good, and the"):
+            matched(VERDICTS, config, "it")
+
+
+def test_k_prune_does_not_mind_bad_labels():
+    """Hidden labels are −1 in test sets: only a method that reads them refuses (7)."""
+    rows = Dataset.from_dict(ROWS | {"label": [-1] * 30})
+    sample = kprune.sample(THREE, word_tokenizer(), data=rows, sequences=20)
+    assert sample.labels is None and "has the label -1" in sample.unlabelled
+    kprune.prune(tiny("bert", "classification"), sample, 0.5, progress=False)
+
+
+@pytest.mark.parametrize("label", [-1.0, 5.5])
+def test_labels_beyond_a_tasks_scale_are_refused(label):
+    """GLUE hides the labels of a test set behind −1.0, which is a number, too (6)."""
+    columns = {"sentence1": ["w1"] * 3, "sentence2": ["w2"] * 3, "label": [0.0, 5.0, label]}
+    with pytest.raises(ValueError, match=f"Row 2 .from 0. of 'stsb' has the label {label}"):
+        kprune.dev_set("stsb", word_tokenizer(), Dataset.from_dict(columns))
+
+
+def test_a_row_is_named_by_its_number_in_the_data():
+    """Rows are drawn, and every k-th is read: places among those would mislead (6)."""
+    rows = Dataset.from_dict(ROWS | {"text": [*ROWS["text"][:-1], None]})
+    with pytest.raises(ValueError, match=r"Row 29 \(from 0\) of 'text' of 'three' holds None"):
+        kprune.sample(THREE, word_tokenizer(), data=rows)
+    rows = Dataset.from_dict(ROWS | {"label": [*range(3)] * 9 + [0, 1, 7]})
+    with pytest.raises(ValueError, match=r"Row 29 \(from 0\) of 'three' has the label 7"):
+        kprune.dev_set(THREE, word_tokenizer(), rows.select([*range(30)]), every=29)
+
+
+def test_a_score_of_nan_is_none():
+    """One NaN among the weights gave the share of class 0 (5)."""
+    model = tiny("bert", "classification")
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0, 0] = math.nan
+    dev = kprune.dev_set(THREE, word_tokenizer(), verdicts())
+    with pytest.raises(ValueError, match=r"weight bert.encoder.layer.1.output.dense.weight holds"):
+        kprune.evaluate(model, dev)
+    model = tiny("bert", "classification")
+    model.classifier.register_forward_hook(lambda *given: given[-1] / 0)
+    with pytest.raises(ValueError, match="outputs are NaN or infinite"):
+        kprune.evaluate(model, dev)
+
+
+@pytest.mark.parametrize(("longest", "stride"), [(384, 128), (128, 96), (24, 8)])
+@pytest.mark.parametrize("asked", [3, 40, 300])
+def test_a_long_question_is_cut(longest, stride, asked):
+    """It left no room for the context, and the tokenizer panicked past `except Exception` (12)."""
+    task = Task("s", ("q", "c"), kind="span", max_length=longest, stride=stride)
+    question, context = (" ".join(f"w{i % 90}" for i in range(n)) for n in (asked, 390))
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = 512
+    found = tokenize(task, tokenizer, {"q": [question, "w1"], "c": [context, "w2"]})
+    kept = min(asked, 64, (longest - 3) // 2)
+    seen = set()
+    for row, ids, places in zip(
+        found["row"], found["input_ids"], found["offset_mapping"], strict=True
+    ):
+        assert len(ids) <= longest
+        if row == 0:
+            assert ids[1 : 1 + kept] == [4 + i % 90 for i in range(kept)] and ids[1 + kept] == 3
+            seen |= {place for place in places if place}
+    assert len(seen) == 390 and found["row"][-1] == 1  # no word of the context is lost
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "distilbert", "modernbert"])
+def test_texts_are_cut_where_positions_end(family):
+    """A tokenizer may not know its model's positions; RoBERTa's begin past padding (13)."""
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = 10**30
+    model = tiny(family, "classification")
+    with pytest.warns(UserWarning, match="all of it"):
+        steps = kprune.steps(model, ["w1 " * 100] * 3, tokenizer=tokenizer, rate=0.5)
+        lengths = {len(row["input_ids"]) for row in next(steps).state.sample.examples}
+    wanted = {"roberta": 63, "mpnet": 62, "modernbert": 102}  # rotary positions have no end
+    assert lengths == {wanted.get(family, 64)}
+
+
+def test_another_models_tokenizer_is_told():
+    """Its words have other numbers, and most of them have embeddings (P11)."""
+    sample = kprune.sample(THREE, word_tokenizer(20), data=verdicts(text=["w1"] * 30), sequences=9)
+    model = tiny("bert", "classification")
+    model.resize_token_embeddings(300)
+    with pytest.warns(UserWarning, match="24 words and the model embeddings for 300, so it seems"):
+        kprune.prune(model, sample, 0.5, progress=False)
+
+
+def linked(tmp_path) -> tuple[Path, Path]:
+    """A data folder whose rows are behind a linked subfolder."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows").symlink_to(tmp_path / "elsewhere")
+    head = "configs:\n- config_name: default\n  data_files: rows/train.csv"
+    (tmp_path / "data" / "README.md").write_text(f"---\n{head}\n---\n")
+    return tmp_path / "data", tmp_path / "elsewhere" / "train.csv"
+
+
+def test_rows_are_those_of_now_behind_a_link_and_with_size_and_time_kept(tmp_path):
+    """`datasets` tells files by their time and path, which `cp -p` and links keep (9)."""
+    folder, file = linked(tmp_path)
+    for word in ("old", "new"):
+        file.write_text(f"text,label\n{word},1\n")
+        os.utime(file, (1e9, 1e9))
+        assert load_split(THREE, "train", folder)["text"][:] == [word]
+
+
+def test_a_folder_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    """The shell, which would have replaced it, is not there in a notebook (26)."""
+    (tmp_path / "mine").mkdir()
+    verdicts().to_csv(tmp_path / "mine" / "train.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_split(THREE, "train", "~/mine")["text"][:] == ROWS["text"]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "golds", "v1", "v2"),
+    [
+        ("the", ["the"], (0, 1), (1, 1)),
+        ("a", ["The", "x y"], (0, 1), (0, 0)),
+        ("x", ["The", "x y"], (2 / 3, 0), (2 / 3, 0)),
+        ("", ["x"], (0, 0), (0, 0)),
+    ],
+)
+def test_answers_that_normalise_to_nothing(predicted, golds, v1, v2):
+    """The two scripts differ: 1.1's has no question without an answer (20)."""
+    for unanswerable, wanted in ((False, v1), (True, v2)):
+        found = squad_scores([predicted], [golds], unanswerable)
+        assert (found["f1"], found["exact_match"]) == pytest.approx(wanted)
+
+
+def test_numpys_numbers_are_numbers():
+    """A grid made by numpy gave "rate is of type float" (R13)."""
+    options = kprune.Options(rate=np.float32(0.5), seed=np.int64(3), gamma=2)
+    assert (type(options.rate), type(options.seed), type(options.gamma)) == (float, int, float)
+    assert type(Task("t", ("a",), labels=np.int32(2)).labels) is int
+
+
+def test_several_numbers_are_all_scored():
+    """Only the first output of a regression with several was looked at."""
+    task = Task("plane", ("text",), kind="regression", labels=2)
+    rows = Dataset.from_dict({"text": ["x"] * 3, "label": [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]})
+    outputs = [torch.tensor([n, n]) for n in (1.0, 2.0, 3.0)]
+    assert scores(DevSet(task, rows, {}, 0), outputs) == {"spearman": 0.0}

@@ -101,9 +101,10 @@ def _cache(folder: Path, config: str | None) -> str:
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:
     if Path(source).is_dir():
+        layout = f" as the Hub lays it out ({task.dataset}, configuration {task.config!r})"
         return ValueError(
-            f"The folder {source} does not hold {task.name!r} as the Hub lays it out "
-            f"({task.dataset}, configuration {task.config!r}): {str(error).splitlines()[0]}"
+            f"The folder {source} does not hold {task.name!r}{layout if task.dataset else ''}: "
+            f"{str(error).splitlines()[0]}"
         )
     return ConnectionError(
         f"The data set {source!r} ({task.config}) is not in a local folder of that name and the "
