@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from numbers import Integral
 
@@ -27,11 +27,9 @@ def longest(model: PreTrainedModel) -> int | None:
     return None
 
 
-def check_inputs(model: PreTrainedModel, examples: Sequence[Example], what: str) -> None:
+def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str) -> None:
     """Raise ValueError, naming the sequence, for tokens that the model has no embedding for."""
-    if not examples:
-        raise ValueError(f"There are no sequences in {what}.")
-    most, types = longest(model), getattr(model.config, "type_vocab_size", 0)
+    number, most, types = -1, longest(model), getattr(model.config, "type_vocab_size", 0)
     limits = {"input_ids": model.get_input_embeddings().num_embeddings}
     limits |= {"token_type_ids": types} if types > 1 else {}
     for number, example in enumerate(examples):
@@ -53,6 +51,8 @@ def check_inputs(model: PreTrainedModel, examples: Sequence[Example], what: str)
                     f"{where} has {name} that the model cannot take: {found}, where it knows 0 to "
                     f"{count - 1}; use the model's own tokenizer."
                 )
+    if number < 0:
+        raise ValueError(f"There are no sequences in {what}.")
 
 
 def check_match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,10 +65,15 @@ def check_match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
     rows, words = model.get_input_embeddings().num_embeddings, len(tokenizer)
+    found, padding = [], getattr(model.config, "pad_token_id", None)
     if not words <= rows <= words + SPARE:
+        found = [f"{words:,} words and the model embeddings for {rows:,}"]
+    if padding not in (None, tokenizer.pad_token_id):
+        found += [f"the padding token {tokenizer.pad_token_id} and the model {padding}"]
+    if found:
         warnings.warn(
-            f"The tokenizer has {words:,} words and the model embeddings for {rows:,}, so it seems "
-            "to be another model's; results would mean nothing then.",
+            f"The tokenizer has {' and '.join(found)}, so it seems to be another model's; results "
+            "would mean nothing then.",
             stacklevel=3,
         )
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
 from kprune.data.tasks import Task, get_task
+from kprune.data.tokens import check_tokenizer
 from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
@@ -87,6 +88,8 @@ def prepared(
     own = teacher.kind, type(model).__name__
     if isinstance(sample, (str, Task)):
         sample = fitted(get_task(sample), *own)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     if not isinstance(sample, Sample):
         tokenizer = tokenizer or find_tokenizer(model)
         sample = draw(sample, tokenizer, options.tokens, options.seed, longest=longest(model))

@@ -43,6 +43,9 @@ class Sample:
     classes: tuple[str, ...] | None = field(default=None, repr=False)  # names of labels 0, 1, …
     unlabelled: str = field(default="", repr=False)  # why there are none, where some are wrong
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", get_task(self.task))
+
     def __repr__(self) -> str:
         return (
             f"Sample({self.tokens:,} tokens in {len(self.examples):,} sequences of "
@@ -102,6 +105,7 @@ def sample(
     if len(rows) == 0:
         raise ValueError(f"The data of {task.name!r} is empty; there is nothing to sample.")
     if longest is not None:
+        longest = number("longest, the tokens of a sequence,", longest, 8)
         task = replace(task, max_length=min(task.max_length, longest))
     labelled = task.kind not in ("", "embedding") and task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import resource
 import struct
 import threading
 import types
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import families
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -288,28 +290,28 @@ def test_units_are_distinct_numbers_in_order(own, pruned_folder):
 SIZES = ("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
 
 
+@pytest.fixture
+def little_memory():
+    """No more than a gigabyte beyond what the process has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 @pytest.mark.parametrize("name", [*SIZES, "num_hidden_layers", "type_vocab_size"])
 @pytest.mark.parametrize("which", ["pruned_folder", "folder"])
-def test_a_folder_gets_no_more_memory_than_its_files_hold(name, which, request, monkeypatch):
+def test_a_folder_gets_no_more_memory_than_its_files_hold(name, which, request, little_memory):
     """`load` allocated what config.json asked for, 5 GB of a file of 12 MB (R14)."""
     place = request.getfixturevalue(which)
     changed(place, **{name: 4 * 10**8})
-    biggest, empty = [0], torch.empty
-
-    def counted(*size, **others):
-        shape = size[0] if size and not isinstance(size[0], int) else size
-        where = others.get("device") or torch.get_default_device()
-        if str(where) != "meta" and shape:
-            biggest[0] = max(biggest[0], torch.Size(shape).numel())
-            assert biggest[0] < 10**8, "memory for what no file holds"
-        return empty(*size, **others)
-
-    monkeypatch.setattr(torch, "empty", counted)
-    with pytest.raises(ValueError, match=r"damaged|more weights than its files can hold"):
+    with pytest.raises(ValueError, match=r"damaged|more weights than its files can hold") as error:
         if which == "folder":
             load_model(AutoModelForSequenceClassification, place)
         else:
             kprune.load(place)
+    assert "memory" not in str(error.value)
 
 
 def test_a_giant_header_is_refused(pruned_folder):
@@ -544,6 +546,17 @@ def test_fine_tuning_matches_classes_by_name_or_takes_the_datas_names(trained_on
     assert labels == ROWS["label"] and tuple(model.config.id2label.values()) == VERDICTS
 
 
+def test_whole_numbers_are_classes_whatever_their_type(trained_on):
+    """A column with gaps is of floats; Transformers would take those for several labels."""
+    rows = Dataset.from_dict(ROWS | {"label": [float(label) for label in ROWS["label"]]})
+    labels, _ = trained_on(tiny("bert", "classification"), rows)
+    assert labels == ROWS["label"] and {type(label) for label in labels} == {int}
+    dev = kprune.dev_set(THREE, word_tokenizer(), rows.with_format("torch"))
+    model = tiny("bert", "classification")
+    plain = kprune.dev_set(THREE, word_tokenizer(), Dataset.from_dict(ROWS))
+    assert kprune.evaluate(model, dev) == kprune.evaluate(model, plain)
+
+
 @pytest.mark.parametrize(
     ("names", "same"),
     [
@@ -643,7 +656,8 @@ def test_another_models_tokenizer_is_told():
     sample = kprune.sample(THREE, word_tokenizer(20), data=verdicts(text=["w1"] * 30), sequences=9)
     model = tiny("bert", "classification")
     model.resize_token_embeddings(300)
-    with pytest.warns(UserWarning, match="24 words and the model embeddings for 300, so it seems"):
+    model.config.pad_token_id = 1
+    with pytest.warns(UserWarning, match="24 words and the model embeddings for 300 and the padd"):
         kprune.prune(model, sample, 0.5, progress=False)
 
 

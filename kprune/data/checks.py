@@ -139,7 +139,7 @@ def matched(names: tuple[str, ...] | None, config: Any, what: str) -> list[int] 
 
     ValueError where both name theirs and the names differ by more than case and signs.
     """
-    own = class_names(config.id2label[i] for i in range(len(config.id2label)))
+    own = class_names(config.id2label[key] for key in sorted(config.id2label, key=int))
     if names is None or own is None:
         return None
     theirs, ours = (

@@ -39,14 +39,14 @@ def load_split(
     name = task.validation if split == "validation" else split
     if isinstance(data, Dataset):
         found = {name: data}
-    elif task.dataset is None and data is None:
+    elif task.dataset is None and not data:
         if task.name not in GENERATED:
             raise ValueError(f"The task {task.name!r} names no data set; pass data=<id or folder>.")
         found = GENERATED[task.name]()
     else:
         source = str(data or task.dataset)
         folder = Path(source).expanduser()
-        if data is not None and not folder.is_dir() and (folder.is_absolute() or folder.exists()):
+        if data and not folder.is_dir() and (folder.is_absolute() or folder.exists()):
             raise ValueError(f"There is no data folder {source}.")
         if folder.is_dir() and glob.has_magic(str(folder.resolve())):
             raise ValueError(
@@ -70,14 +70,14 @@ def load_split(
             f"The data for {task.name!r} lacks the column {missing[0]!r}; it has "
             f"{', '.join(rows.column_names)}."
         )
-    return rows
+    return rows.with_format(None)  # plain values, where it was told to give tensors
 
 
 def classes_of(rows: Dataset, task: Task) -> tuple[str, ...] | None:
     """The names of the classes that a task's labels number, where the data has them."""
     if task.kind not in ("classification", "tokens"):
         return None
-    feature = rows.features[task.label]
+    feature = rows.features.get(task.label)
     return class_names(getattr(getattr(feature, "feature", feature), "names", None))
 
 

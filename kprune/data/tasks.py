@@ -70,6 +70,9 @@ class Task:
         for name, bound in least.items():
             whole = number(f"The {name} {what}", getattr(self, name), bound)
             object.__setattr__(self, name, whole)
+        least, most = self.scale if isinstance(self.scale, tuple) else (0, 0)
+        if not least < most:
+            raise ValueError(f"The scale {what} is a least and a greatest label; got {self.scale}.")
         if self.average_length is not None:
             name = f"The average_length {what}"
             length = number(name, self.average_length, above=0, whole=False)

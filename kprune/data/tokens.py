@@ -24,7 +24,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, task: Task | None = None
     transformers makes a vocabulary of special tokens, and nothing else, where a model's folder has
     no tokenizer's files: every word would be unknown.
     """
-    if not (callable(tokenizer) and hasattr(tokenizer, "pad_token_id")):
+    if not hasattr(tokenizer, "pad_token_id"):
         kind = type(tokenizer).__name__
         raise ValueError(
             f"A tokenizer is needed, such as AutoTokenizer.from_pretrained(…) gives; got a {kind}."
@@ -76,10 +76,14 @@ def tokenize(
     found = tokenizer(*texts, truncation=True, max_length=longest, is_split_into_words=words)
     if not labels:
         return dict(found)
-    if task.kind == "tokens":
+    if task.kind == "classification":
+        given = [int(label) for label in given]  # 1.0 and True are classes as well
+    elif task.kind == "tokens":
         given = [_at_first_tokens(row, found.word_ids(i)) for i, row in enumerate(given)]
-    elif task.kind == "multilabel":
-        given = [[float(label) for label in row] for row in given]
+    else:
+        several = [row if isinstance(row, (list, tuple)) else [row] for row in given]
+        given = [[float(label) for label in row] for row in several]
+        given = [row[0] for row in given] if task.labels == 1 else given
     return {**found, "labels": given}
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kprune.data.checks import in_order, matched, number
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import tokenize
+from kprune.data.tokens import as_examples, tokenize
 from kprune.engine.devices import device, native_bf16
 from kprune.engine.files import RECORD, check_target, write_json, written_whole
 from kprune.engine.loading import load_config, load_model, load_tokenizer
@@ -128,7 +129,11 @@ def finetune(
     dev = dev_set(task, tokenizer, data)
     with quiet():
         training = training_set(task, tokenizer, rows, order)
-    check_inputs(student, list(training), f"the training set of {task.name!r}")
+    if getattr(student.config, "type_vocab_size", 2) < 2:  # as in RoBERTa: one type says nothing
+        names = [name for name in training.column_names if name != "token_type_ids"]
+        training = training.select_columns(names)
+    parts = map(as_examples, training.iter(1000))
+    check_inputs(student, chain.from_iterable(parts), f"the training set of {task.name!r}")
     if recipe.freeze_embeddings:
         student.base_model.embeddings.requires_grad_(False)
     with tempfile.TemporaryDirectory() as scratch:
