@@ -109,7 +109,7 @@ def teacher(
     try:
         recipe = finetuning.wanted_recipe(model, examples, epochs)
         record = teachers.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
-    except (ValueError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"{task}: {record['scores']}")

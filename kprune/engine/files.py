@@ -35,7 +35,8 @@ config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with 
 def check_target(path: str | Path) -> None:
     """Raise ValueError where a folder that is to be written would cost files of someone else.
 
-    It may be missing, or empty, or hold a model that this package wrote and nothing else.
+    It may be missing, or empty, or hold a model that this package wrote and nothing else. Likewise
+    where nothing can be written there.
     """
     if not isinstance(path, (str, Path)):
         raise ValueError(f"A model is saved in a folder; got {path!r} in place of its path.")
@@ -52,6 +53,13 @@ def check_target(path: str | Path) -> None:
         if not known or edited or entry.is_symlink():
             what = f"{entry.name}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
+    home = next(place for place in path.absolute().parents if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {error.strerror} in {home}; choose another place."
+        ) from error
 
 
 @contextmanager

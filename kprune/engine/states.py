@@ -1,8 +1,10 @@
 """Cached hidden states: at one sublayer's input only, in the memory that holds them."""
 
 import math
+import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -38,6 +40,7 @@ class HiddenStates(Sequence):
             with tempfile.TemporaryDirectory(prefix="kprune-", ignore_cleanup_errors=True) as home:
                 # Removing the name of an open file keeps its contents until the last user is gone.
                 file, count = f"{home}/hidden", sum(sizes)
+                reserve(file, count * stored.itemsize)
                 buffer = torch.from_file(file, shared=True, size=count, dtype=stored)
         else:
             where = device if self.place == "device" else "cpu"
@@ -56,6 +59,22 @@ class HiddenStates(Sequence):
 
     def __setitem__(self, number: int, hidden: Tensor) -> None:
         self._views[number].copy_(hidden)
+
+
+def reserve(path: str, size: int) -> None:
+    """Make a file of so many bytes that are the disk's own; OSError in a sentence without room.
+
+    A file that only claims its size would end the process when the disk is full, by a bus error.
+    """
+    try:
+        with Path(path).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+    except OSError as error:
+        raise OSError(
+            f"Hidden states need {size / 2**20:,.0f} MB of temporary files, and {Path(path).parent}"
+            f" has no room for them ({error.strerror}); set TMPDIR to a larger place, or take a "
+            "smaller sample."
+        ) from error
 
 
 def place_for(size: int, device: torch.device) -> Place:

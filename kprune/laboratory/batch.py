@@ -39,7 +39,7 @@ from kprune.laboratory.records import (
     read_json,
     state,
 )
-from kprune.laboratory.teachers import differing, read_record, teacher_folder
+from kprune.laboratory.teachers import teacher_folder, why_anew
 
 LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
 EXECUTED, LOCK = "run.ipynb", ".lock"
@@ -62,10 +62,10 @@ class Teacher(BaseModel):
 
     @property
     def made(self) -> bool:
-        """Whether it is in its folder, made as wanted and from no stand-in."""
+        """Whether it is whole in its folder, made as wanted and from no stand-in."""
         recipe = wanted_recipe(self.model, self.examples, self.epochs)
         wanted = origin(get_task(self.task), self.model, self.data or None, recipe)
-        return not differing(read_record(self.folder), wanted, stand_in=False)
+        return not why_anew(self.folder, wanted, stand_in=False)
 
 
 def reproduce(
@@ -231,7 +231,7 @@ def _all_done(pool: Executor, todo: Sequence[Run], say: Callable, force: bool) -
     """Teachers first, then runs; failures are collected, never raised."""
     makers = [teacher for teacher in needed_teachers(todo) if not teacher.made]
     for teacher in makers:
-        say(f"Fine-tuning {teacher.name} first: it is missing, or was made otherwise.")
+        say(f"Fine-tuning {teacher.name} first: it is missing, damaged, or was made otherwise.")
     failed = _work(pool, make_teacher, makers, "teachers")
     # A run would make its teacher itself, and might take the packaged stand-in for it.
     without = {outcome.name: outcome.error for outcome in failed}

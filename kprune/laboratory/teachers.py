@@ -3,10 +3,11 @@
 import warnings
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.tasks import Task, get_task
-from kprune.engine.files import CONFIG, RECORD, check_target
+from kprune.engine.files import CONFIG, RECORD, WEIGHTS, check_target
 from kprune.engine.loading import load_model, load_tokenizer
 from kprune.engine.progress import quiet
 from kprune.inputs import check_match
@@ -14,6 +15,8 @@ from kprune.laboratory.evaluation import check_outputs
 from kprune.laboratory.finetuning import Recipe, default_recipe, finetune, model_class, origin
 from kprune.laboratory.minilm import PACKAGED, packaged_minilm
 from kprune.laboratory.records import output_folder, read_json
+
+TOKENIZER = "tokenizer_config.json"
 
 
 def teacher(
@@ -28,22 +31,21 @@ def teacher(
     """A fine-tuned model, made first when it is missing; with its tokenizer and its record.
 
     In its default place, `outputs/teachers/<task>-<model>`, a teacher made for another task, model,
-    data set or recipe is made anew, with a warning. A model in a `folder` of your own is taken as
-    it is, whoever made it, and its record may be empty; one that holds anything else is refused
-    before any work. Arguments as in `finetune`.
+    data set or recipe, or one that is damaged, is made anew, with a warning. A model in a `folder`
+    of your own is taken as it is, whoever made it, and its record may be empty; one that holds
+    anything else is refused before any work. Arguments as in `finetune`.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
     if folder is not None and (Path(folder) / CONFIG).is_file():
         return *load_teacher(folder, task), read_record(folder) or {}
     folder = Path(folder or teacher_folder(task.name, model))
-    record = read_record(folder)
-    if other := differing(record, origin(task, model, data, recipe), stand_in):
+    if fault := why_anew(folder, origin(task, model, data, recipe), stand_in):
         check_target(folder)
-        if record:
-            other = " and ".join(other)
-            message = f"The teacher in {folder} was made with another {other}; fine-tuning it anew."
-            warnings.warn(message, stacklevel=2)
+        if (folder / RECORD).is_file():
+            warnings.warn(f"The teacher in {folder} {fault}; fine-tuning it anew.", stacklevel=2)
         record = finetune(folder, task, model, data, recipe, progress, stand_in)
+    else:
+        record = read_record(folder)
     return *load_teacher(folder, task), record
 
 
@@ -77,9 +79,19 @@ def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> 
     return output_folder("teachers", outputs) / f"{task}-{Path(model).name}"
 
 
-def differing(record: dict | None, wanted: dict, stand_in: bool) -> list[str]:
-    """What a teacher's record says otherwise than wanted; all of it where there is no record."""
-    record = record or {}
+def why_anew(folder: Path, wanted: dict, stand_in: bool) -> str:
+    """Why the teacher in a folder is not the wanted one, a whole one; "" where it is."""
+    record = read_record(folder)
+    if record is None:
+        return "is missing"
+    if not all(read_json(folder / name) for name in (CONFIG, TOKENIZER)):
+        return f"is damaged: {CONFIG} or {TOKENIZER} cannot be read"
+    try:
+        with safe_open(folder / WEIGHTS, "pt"):  # its header says how long it is
+            pass
+    except (OSError, SafetensorError):
+        return f"is damaged: {WEIGHTS} cannot be read"
     other = [name for name, value in wanted.items() if record.get(name, ...) != value]
     lent = wanted["model"] not in PACKAGED and record.get("weights") == packaged_minilm()
-    return [*other, "weights"] if lent and not stand_in else other
+    other += ["weights"] if lent and not stand_in else []
+    return f"was made with another {' and '.join(other)}" if other else ""
