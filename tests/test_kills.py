@@ -60,6 +60,7 @@ tables.write(outputs, "table", table, table.astype(str))
 GRID = {"method": ["kprune", "random"], "rate": [0.4, 0.8]}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WORDS = {"papermill": "papermill", "kernel": "ipykernel_launcher"}
+NOTHING = "nothing"
 PATIENCE = 600.0  # seconds until a test gives up; none hangs on how long anything takes
 
 
@@ -137,7 +138,7 @@ def killed(folder: Path, victim: str, number: int, moment: int) -> str:
             targets = [p.pid for p in children(folder) if WORDS[victim] in " ".join(line(p))]
         for target in targets[:1]:
             os.kill(target, number)
-        hit = f"{victim} {signal.Signals(number).name}" if targets else "nothing"
+        hit = f"{victim} {signal.Signals(number).name}" if targets else NOTHING
         if victim != "runner" or targets:  # where it lives it finishes what it can
             runner.wait(PATIENCE)
         until(lambda: not children(folder), f"the end of all after {hit}")
@@ -179,8 +180,9 @@ def kills(folder: Path, count: int, seed: int = 0) -> Counter:
             if done == count:
                 break
             victim = ("runner", "papermill", "kernel")[done % 3]
-            hits[killed(place, victim, SIGNALS[done // 3 % 3], draw.randrange(60))] += 1
-            done += 1
+            hit = killed(place, victim, SIGNALS[done // 3 % 3], draw.randrange(30))
+            hits[hit] += 1
+            done += hit != NOTHING  # what had ended before is tried again
             print(done, dict(hits), flush=True)
         until(lambda place=place: start(place).wait(PATIENCE) == 0, "the end")
         check_end(path, place, undisturbed)
@@ -211,14 +213,13 @@ def here(tmp_path, monkeypatch):
 
 
 def test_three_kills_cost_nothing(here):
-    hits = kills(here, 3, seed=1)
-    assert sum(hits.values()) == 3
+    assert kills(here, 3, seed=1).total() >= 3
 
 
 @pytest.mark.long
 def test_fifty_kills_cost_nothing(here):
     hits = kills(here, 50)
-    assert sum(hits.values()) == 50 and len(hits) >= 9
+    assert len(hits - Counter([NOTHING] * 999)) == 9
 
 
 if __name__ == "__main__":
