@@ -18,7 +18,7 @@ from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, writt
 from kprune.engine.loading import OwnCodeError, load_config
 from kprune.families import FAMILIES
 from kprune.sampling import find_tokenizer
-from kprune.surgery import keep_units
+from kprune.surgery import keep_numbered
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -41,7 +41,7 @@ def save(
         raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
     check_target(folder)
     tokenizer = tokenizer or find_tokenizer(model)
-    model.config.architectures = [type(model).__name__]
+    model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
     with written_whole(folder) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -62,6 +62,9 @@ def load(folder: str | Path) -> PreTrainedModel:
     folder = _at_hand(folder)
     config, kept, name = _described(folder)
     try:
+        room = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if config.hidden_size > room:
+            raise ValueError("hidden_size is more than its files can hold")
         files = [safetensors.safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
         held = {key: file for file in files for key in file.keys()}  # noqa: SIM118
         held = {k: f for k, f in held.items() if 0 not in f.get_slice(k).get_shape()}
@@ -131,7 +134,6 @@ def _cut_as(model: PreTrainedModel, kept: list[list[int]]) -> PreTrainedModel:
     for sublayer, units in zip(Encoder(model).sublayers, kept, strict=True):
         if units != sorted({*units}) or not all(0 <= unit < sublayer.units for unit in units):
             raise ValueError(f"the units of the {sublayer.name} are not numbers of its units")
-        keep = torch.zeros(sublayer.units, dtype=torch.bool, device="cpu")
-        keep[units] = True
-        keep_units(sublayer, keep)
+        with torch.device("cpu"):
+            keep_numbered(sublayer, torch.tensor(units, dtype=torch.int64))
     return model

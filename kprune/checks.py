@@ -16,8 +16,8 @@ def check_model(model: PreTrainedModel, encoder: Encoder | None = None) -> None:
     for name, weight in zip(names, weights, strict=True):
         if not weight.is_floating_point() or type(weight.data) is not torch.Tensor:
             raise ValueError(f"The weight {name} is quantized; prune the model before that.")
-        if weight.device.type == "meta":
-            raise ValueError(f"The weight {name} is not loaded (on the meta device).")
+        if weight.device.type == "meta" or weight.is_inference():
+            raise ValueError(f"The weight {name} is not loaded, or was so in inference mode.")
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
     for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
         raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")

@@ -205,6 +205,9 @@ class Encoder:
             cast = _Cast(dtype)
             for linear in sublayer.projections.values():
                 linear.to(dtype).register_forward_pre_hook(cast)
+        for part in twin.layers.modules() if dtype else ():
+            if isinstance(part, nn.PReLU):  # the activation that has a weight
+                part.to(dtype)
         return twin
 
     def flops(self, length: float) -> float:

@@ -28,9 +28,9 @@ class Names:
     blocks: tuple[int, int] = (1, 1)
     pairs: bool = False  # whether a layer gives a tuple, its hidden states first
     others: tuple[str, ...] = ()  # further input projections of heads, where a layer has them
-    # Called with a layer, the mask of heads and that of their features when heads were removed, for
-    # what the family remembers of their number.
-    after: Callable[[nn.Module, Tensor, Tensor], None] = lambda layer, heads, features: None
+    # Called with a layer, the numbers of the heads that are left and the number of their features
+    # when heads were removed, for what the family remembers of them.
+    after: Callable[[nn.Module, Tensor, int], None] = lambda layer, heads, features: None
     # Gives the model to look at, where it is not the model itself.
     prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model
 
@@ -64,10 +64,10 @@ def _slice_position_bias(attention: nn.Module, arguments: tuple, named: dict) ->
     return (hidden, mask, None if bias is None else bias[:, attention.kept_heads], *rest), named
 
 
-def _after_mpnet(layer: nn.Module, heads: Tensor, features: Tensor) -> None:
+def _after_mpnet(layer: nn.Module, heads: Tensor, features: int) -> None:
     attention = layer.attention.attn
-    attention.all_head_size = int(features.sum())
-    numbers = heads.nonzero().flatten().to(home(attention.q.weight))
+    attention.all_head_size = features
+    numbers = heads.to(home(attention.q.weight))
     if (earlier := getattr(attention, "kept_heads", None)) is None:
         attention.register_forward_pre_hook(_slice_position_bias, with_kwargs=True)
         attention.register_buffer("kept_heads", numbers, persistent=False)
@@ -85,9 +85,9 @@ MPNET = replace(
 )
 
 
-def _after_deberta(layer: nn.Module, heads: Tensor, features: Tensor) -> None:
+def _after_deberta(layer: nn.Module, heads: Tensor, features: int) -> None:
     attention = layer.attention.self
-    attention.num_attention_heads, attention.all_head_size = int(heads.sum()), int(features.sum())
+    attention.num_attention_heads, attention.all_head_size = len(heads), features
 
 
 DEBERTA = replace(

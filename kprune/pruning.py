@@ -170,12 +170,12 @@ def prune(
         job = prepared(model, sample, chosen, tokenizer, progress)
         with job.state.clock.steps:
             done = list(job.run())
-    pruned = job.state.student.model
-    pruned.config._attn_implementation = model.config._attn_implementation
-    report = _report(job, done)
-    _own_weights(pruned, model)
-    pruned.tokenizer = tokenizer or job.state.sample.tokenizer
-    pruned.config.kprune = {"kept": report.kept}
+        pruned = job.state.student.model
+        pruned.config._attn_implementation = model.config._attn_implementation
+        report = _report(job, done)
+        _own_weights(pruned, model)
+        pruned.tokenizer = tokenizer or job.state.sample.tokenizer
+        pruned.config.kprune = {"kept": report.kept}
     return pruned, report
 
 

@@ -20,18 +20,21 @@ def keep_units(sublayer: Sublayer, keep: Tensor) -> None:
     if keep.dtype != torch.bool or keep.shape != (sublayer.units,):
         wanted, got = f"{sublayer.units} booleans", f"{keep.dtype} of shape {tuple(keep.shape)}"
         raise ValueError(f"The mask of the {sublayer.name} must hold {wanted}; got {got}.")
+    keep_numbered(sublayer, keep.cpu().nonzero().flatten())
+
+
+def keep_numbered(sublayer: Sublayer, units: Tensor) -> None:
+    """Remove all units of a sublayer but these, numbers in order, int64 on the CPU, in place."""
     if not sublayer.units:
         return
-    keep = keep.cpu()  # the weights may be on the meta device
-    features = feature_mask(sublayer, keep)
+    within, features = torch.arange(sublayer.unit_size), sublayer.output.in_features
+    columns = (units[:, None] * sublayer.unit_size + within).flatten()
+    rows = torch.cat([columns + block * features for block in range(sublayer.blocks)])
     for path, linear in sublayer.projections.items():
-        if path == sublayer.output_path:
-            _set(linear, columns=features.nonzero().flatten())
-        else:
-            _set(linear, rows=features.repeat(sublayer.blocks).nonzero().flatten())
+        _set(linear, **({"columns": columns} if path == sublayer.output_path else {"rows": rows}))
     if sublayer.kind == "MHA":
-        sublayer.names.after(sublayer.part, keep, features)
-    if not keep.any():
+        sublayer.names.after(sublayer.part, units, len(columns))
+    if not len(units):
         _stand_in(sublayer)
 
 
