@@ -9,11 +9,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kprune import __version__
+
 app = typer.Typer(
-    help="K-prune: accurate retraining-free pruning of encoders.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="say it, and end"),
+    ] = False,
+) -> None:
+    """K-prune: accurate retraining-free pruning of encoders."""
 
 
 @app.command()
