@@ -32,11 +32,15 @@ def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str)
     number, most, types = -1, longest(model), getattr(model.config, "type_vocab_size", 0)
     limits = {"input_ids": model.get_input_embeddings().num_embeddings}
     limits |= {"token_type_ids": types} if types > 1 else {}
+    first: Iterable[str] = ()
     for number, example in enumerate(examples):
         where = f"Sequence {number} (from 0) of {what}"
         ids = example.get("input_ids") if isinstance(example, Mapping) else None
         if not isinstance(ids, list) or not ids:
             raise ValueError(f"{where} is not a dict with a list of input_ids, and at least one.")
+        first = first or example.keys()
+        if example.keys() != first:
+            raise ValueError(f"{where} has {', '.join(example)}, and the first {', '.join(first)}.")
         if most and len(ids) > most:
             raise ValueError(
                 f"{where} has {len(ids)} tokens, and the model positions for {most}; cut texts "

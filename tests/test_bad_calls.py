@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import families
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -128,6 +129,12 @@ TEXTS = {
     "tensor": torch.zeros(3),
     "whole": 5,
     "nothing at all": None,
+    "encodings": [word_tokenizer()("w1")],
+    "ids": [[2, 5, 3]],
+    "series with a gap": pd.Series(["w1", None]),
+    "column with a gap": rows(text=["w1", None])["text"],
+    "rows": list(rows()),
+    "arrays of pairs": np.array([["w1", "w2"], ["w3", "w4"]]),
     "encoding": word_tokenizer()(["w1", "w2"]),
     "bytes alone": b"w1 w2",
     "path": Path("texts.txt"),
@@ -183,6 +190,8 @@ TASKS = {
     "name": ("", 3, None),
     "label": ("", None),
     "stride": (-1, 0.5),
+    "unanswerable": ("no", None),
+    "scale": ((5, 0), (NAN, 1), "05", None),
 }
 RECIPES = {
     "epochs": (0, -1, NAN, INF, "3", None),
@@ -244,6 +253,12 @@ CALLS: dict[str, Call] = {
     "dev every=-1": lambda x: kprune.dev_set(TWO, x.tokenizer, rows(), every=-1),
     "dev every=1.5": lambda x: kprune.dev_set(TWO, x.tokenizer, rows(), every=1.5),
     "dev without labels": lambda x: kprune.dev_set(TWO, x.tokenizer, Dataset.from_dict(GOOD)),
+    "dev of one row of stars": lambda x: kprune.dev_set(
+        STARS, x.tokenizer, rows([1.0], text=["w"])),
+    "dev data is a stream": lambda x: kprune.dev_set(
+        TWO, x.tokenizer, rows().to_iterable_dataset()),
+    "dev data is nothing": lambda x: kprune.dev_set(TWO, x.tokenizer, ""),
+    "sample longest=3": lambda x: kprune.sample(["w1"], x.tokenizer, longest=3),
     "dev without rows": lambda x: kprune.dev_set(TWO, x.tokenizer, rows([], text=[])),
     "dev without tokenizer": lambda x: kprune.dev_set(TWO, None, rows()),
     "dev with a name for a tokenizer": lambda x: kprune.dev_set(TWO, "bert", rows()),
@@ -305,6 +320,17 @@ CALLS: dict[str, Call] = {
     "prune on sequences beyond": lambda x: prune(x, tokens_of([5] * 65)),
     "prune on types beyond": lambda x: prune(x, tokens_of([2, 4, 3], [0, 1, 2])),
     "prune on types of another length": lambda x: prune(x, tokens_of([2, 4, 3], [0, 1])),
+    "prune on types here and there": lambda x: prune(x, kprune.Sample(
+        [{"input_ids": [2]}, {"input_ids": [2], "token_type_ids": [0]}], TWO, x.tokenizer)),
+    "prune on a text": lambda x: prune(x, kprune.Sample("w1", x.dev.task, x.tokenizer)),
+    "prune on tensors": lambda x: prune(x, kprune.Sample(
+        [{"input_ids": torch.tensor([2, 5])}], x.dev.task, x.tokenizer)),
+    "prune on an unknown task's sample": lambda x: kprune.Sample([], "sst-2", x.tokenizer),
+    "Kwon with places beyond": lambda x: prune(
+        x, replace(labelled([(0, 99)] * 4), task=SPAN), x.span, method="kwon"),
+    "Kwon with tensors": lambda x: prune(x, labelled(torch.zeros(4)), method="kwon"),
+    "Kwon with a label for all words": lambda x: prune(
+        x, replace(labelled([[0]] * 4), task=WORDS), x.tokens, method="kwon"),
     "prune with five words": lambda x: prune(x, ["w1"], tokenizer=word_tokenizer(0)),
     "prune without padding": lambda x: prune(x, ["w1"], tokenizer=word_tokenizer(pad=False)),
     "prune with a tokenizer beyond": lambda x: prune(

@@ -71,7 +71,8 @@ class Pads:
 
 
 def task_of(kind: str) -> Task:
-    return Task("tiny", ("text",), kind=kind, labels=OUTPUTS.get(kind, LABELS), minibatch=5)
+    columns = ("text", "pair") if kind == "span" else ("text",)
+    return Task("tiny", columns, kind=kind, labels=OUTPUTS.get(kind, LABELS), minibatch=5)
 
 
 def steady(models, *_, **__):

@@ -69,7 +69,7 @@ def check_labels(task: Task, labels: Labels, numbers: Iterable[int], rows: Seque
         "tokens": (_are_classes, "a whole number from 0 to {last} for each word"),
         "multilabel": (_are_shares, "{count} numbers from 0 to 1"),
         "regression": (_are_numbers, "{count} finite, on the task's scale"),
-        "span": (_is_answer, "a dict of a text and an answer_start within the context, in lists"),
+        "span": (_is_answer, "a dict of lists, text and answer_start, within the context"),
     }[task.kind]
     for number, label, row in zip(numbers, labels, rows, strict=True):
         if not fits(task, label, row):

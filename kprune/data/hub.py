@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kprune.data.checks import class_names
 from kprune.data.tasks import GENERATED, Task, get_task
+from kprune.engine.hub import hub
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,8 +57,9 @@ def load_split(
         try:
             source = str(folder) if folder.is_dir() else source
             cache = _cache(folder, task.config) if folder.is_dir() else None
-            found = load_dataset(source, task.config, cache_dir=cache)
-        except (ValueError, FileNotFoundError, OSError) as error:
+            with hub(source, "data set"):
+                found = load_dataset(source, task.config, cache_dir=cache)
+        except (ValueError, OSError) as error:
             raise _explained(error, source, task) from error
     if name not in found:
         raise ValueError(

@@ -57,6 +57,8 @@ class Task:
                 f"The metric {what}, of kind {self.kind!r}, is {known}; got {self.metric!r}."
             )
         object.__setattr__(self, "metric", self.metric or known[0])
+        if not isinstance(self.unanswerable, bool):
+            raise ValueError(f"unanswerable {what} is True or False; got {self.unanswerable!r}.")
         sides = {"span": (2,), "tokens": (1,)}.get(self.kind, (1, 2))
         texts = isinstance(self.columns, (tuple, list)) and {type(one) for one in self.columns}
         if texts != {str} or len({*self.columns}) != len(self.columns):

@@ -73,7 +73,7 @@ def check_golds(task: Task, rows: Dataset, numbers: Sequence[int]) -> None:
     """Raise ValueError for labels, named by their rows, that no score can be made of."""
     labels = rows[task.label][:]
     check_labels(task, labels, numbers, rows[task.columns[-1]][:])
-    if task.kind == "regression" and len(labels) > 1 and all(one == labels[0] for one in labels):
+    if task.kind == "regression" and all(one == labels[0] for one in labels):
         raise ValueError(
             f"All labels of {task.name!r} are {labels[0]!r}, as where they are kept hidden, and no "
             "correlation can be made of them; take a split with labels."
