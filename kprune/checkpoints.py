@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
+from kprune.data.reach import hub
 from kprune.encoders import Encoder
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
@@ -95,7 +96,9 @@ def _at_hand(source: str | Path) -> Path:
         raise ValueError(f"A model is loaded from a folder; got {source!r}.")
     if not Path(source).exists() and HUB_ID.fullmatch(str(source)):
         try:
-            return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
+            with hub(source, "model"):
+                found = snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"])
+            return Path(found)
         except (OSError, ValueError, HfHubHTTPError) as error:
             reason = "is neither a folder nor a repository that the Hub gives"
             raise ValueError(f"{source} {reason}; check the name and the network.") from error

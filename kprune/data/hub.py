@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kprune.data.checks import class_names
+from kprune.data.reach import hub
 from kprune.data.tasks import GENERATED, Task, get_task
-from kprune.engine.hub import hub
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,6 +8,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from kprune.data.reach import hub
+
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 
 
@@ -23,8 +25,9 @@ def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
     place = Path(source)
     if (place.exists() or place.is_absolute()) and not (place / "config.json").is_file():
         raise ValueError(f"{source} is no folder of a model: it has no config.json.")
-    _refuse_code(PreTrainedConfig.get_config_dict(source)[0], source)
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+    with hub(source, "model"):
+        _refuse_code(PreTrainedConfig.get_config_dict(source)[0], source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.
     config._attn_implementation = config._experts_implementation = None
     return config
@@ -43,14 +46,15 @@ def load_model(
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
     if Path(source).is_dir():
         _check_size(auto, config, Path(source))
-    model, found = auto.from_pretrained(
-        source,
-        config=config,
-        trust_remote_code=False,
-        use_safetensors=True,  # other formats can run code
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-    )
+    with hub(source, "model"):
+        model, found = auto.from_pretrained(
+            source,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=True,  # other formats can run code
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
     missing, others, shapes = (
         {key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"]}
         for what in ("missing", "unexpected", "mismatched")
@@ -90,8 +94,9 @@ def _check_size(auto: type, config: PreTrainedConfig, folder: Path) -> None:
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """A model's tokenizer, likewise."""
-    _refuse_code(get_tokenizer_config(source), source)
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with hub(source, "tokenizer"):
+        _refuse_code(get_tokenizer_config(source), source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def _refuse_code(settings: dict, source: str | Path) -> None:
