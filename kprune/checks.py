@@ -14,7 +14,8 @@ def check_model(model: PreTrainedModel, encoder: Encoder | None = None) -> None:
     names_of(model)
     names, weights = zip(*model.named_parameters(), strict=True)
     for name, weight in zip(names, weights, strict=True):
-        if not weight.is_floating_point() or type(weight.data) is not torch.Tensor:
+        packed = type(weight.data).__module__.startswith("torchao")
+        if packed or not weight.is_floating_point():
             raise ValueError(f"The weight {name} is quantized; prune the model before that.")
         if weight.device.type == "meta" or weight.is_inference():
             raise ValueError(f"The weight {name} is not loaded, or was so in inference mode.")
