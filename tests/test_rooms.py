@@ -10,7 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FACES = ("__init__.py", "__main__.py")  # they open the laboratory when asked to
-BELOW = {"data": ("kprune.data",), "engine": ("kprune.engine", "kprune.data.batching")}
+BELOW = {
+    "data": ("kprune.data",),
+    "engine": ("kprune.engine", "kprune.data.batching", "kprune.data.reach"),
+}
 HEAVY = {"sklearn", "scipy", "seaborn", "matplotlib", "pandas", "papermill", "pydantic"}
 
 

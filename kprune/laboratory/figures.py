@@ -34,6 +34,7 @@ def look() -> None:
             "axes.titlelocation": "left",
             "axes.titleweight": "bold",
             "figure.constrained_layout.use": True,
+            "text.parse_math": False,  # a dollar sign in a name is one
             "svg.hashsalt": "kprune",  # the same figure gives the same file
         }
     )

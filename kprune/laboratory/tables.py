@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,8 +26,18 @@ HEADINGS = {"label": "method", "parameter": "hyperparameter"}
 NAMES = {"kprune": "K-prune", "kprune+": "K-prune+", "kwon": "Kwon et al.", "kcm": "KCM"}
 TASK_NAMES = {name: name.upper() for name in ("mrpc", "mnli", "qqp", "qnli")}
 TASK_NAMES |= {"sst2": "SST-2", "stsb": "STS-B", "squad": "SQuAD v1.1", "squad_v2": "SQuAD v2.0"}
-LATEX = {"%": r"\%", "_": r"\_", "±": r"$\pm$", "×": r"$\times$", GAP: "---"}
-LATEX = str.maketrans(LATEX | {"λ": r"$\lambda$", "γ": r"$\gamma$", "μ": r"$\mu$"})
+LATEX = {
+    **{sign: rf"\{sign}" for sign in "%_&#${}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
+    **{"±": r"$\pm$", "×": r"$\times$", GAP: "---"},
+    **{"λ": r"$\lambda$", "γ": r"$\gamma$", "μ": r"$\mu$"},
+}
+MARKDOWN = {
+    **{sign: rf"\{sign}" for sign in r"\`*_[]|~"},
+    **{"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "},
+}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
 
 
 def collect(records: str | Path) -> pd.DataFrame:
@@ -176,16 +187,32 @@ def write(folder: str | Path, name: str, long: pd.DataFrame, table: pd.DataFrame
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shown = table.rename(columns=str)
-    latex = shown.map(lambda cell: str(cell).translate(LATEX))
-    latex = latex.rename(columns=lambda column: column.translate(LATEX))
+    long = long.map(
+        lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    )
     for suffix, text in (
         ("csv", long.to_csv(index=False, float_format="%.6f")),
-        ("md", shown.to_markdown(index=False, disable_numparse=True) + "\n"),
-        ("tex", latex.to_latex(index=False)),
+        ("md", markdown(shown, disable_numparse=True) + "\n"),
+        ("tex", _escaped(shown.map(str), LATEX).to_latex(index=False)),
     ):
         part = folder / f".{name}.{suffix}.part"
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(folder / f"{name}.{suffix}")
+
+
+def markdown(table: pd.DataFrame, **options: Any) -> str:
+    """A table in Markdown, its names taken by the letter; options of `tabulate`."""
+    return _escaped(table, MARKDOWN).to_markdown(index=False, **options)
+
+
+def _escaped(table: pd.DataFrame, signs: dict[str, str]) -> pd.DataFrame:
+    """A table whose texts, headings too, hold no signs of a language."""
+    signs = str.maketrans(signs)
+
+    def escape(cell: Any) -> Any:
+        return cell.translate(signs) if isinstance(cell, str) else cell
+
+    return table.map(escape).rename(columns=escape)
 
 
 def gaps(table: pd.DataFrame) -> list[str]:
