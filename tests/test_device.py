@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from datasets import Dataset
 from families import LABELS, examples, model_of
 from pretend_gpu import REAL, Mixed, Waits, each, gpu, inner
 from transformers import AutoTokenizer
@@ -125,7 +126,9 @@ def test_models_on_the_gpu_are_scored_timed_saved_and_loaded(tmp_path, minilm):
     task = replace(task_of("classification"), label="label")
     rows = examples(COUNT)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    dev = DevSet(task, {"label": [1] * COUNT}, columns, 0)
+    dev = DevSet(
+        task, Dataset.from_dict({"text": ["a"] * COUNT, "label": [1] * COUNT}), columns, 0, Pads()
+    )
     with gpu(bf16=True):
         assert kprune.device().type == "cuda"
         pruned, _ = prune("bert", "classification", "magnitude", "cuda")
