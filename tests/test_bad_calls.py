@@ -238,6 +238,9 @@ CALLS: dict[str, Call] = {
     "words, label 3": lambda x: tuned(x, WORDS, rows([[0, 3], [1]], words=[["w1", "w2"], ["w1"]])),
     "words, a text": lambda x: kprune.dev_set(
         WORDS, x.tokenizer, rows([[0], [1]], words=["w", "v"])),
+    "words, two columns": lambda x: kprune.dev_set(
+        replace(WORDS, columns=("words", "more")), x.tokenizer,
+        rows([[0], [1]], words=[["w1"], ["w1"]], more=[["w1"], ["w1"]])),
     "words, None": lambda x: kprune.dev_set(
         WORDS, x.tokenizer, rows([[0, 1], [1]], words=[["w1", None], ["w1"]])),
     "dev with an empty cell": lambda x: kprune.dev_set(TWO, x.tokenizer, rows(text=["w1", None])),

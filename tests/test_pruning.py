@@ -304,8 +304,7 @@ def test_texts_of_your_own_are_pruned_for_what_the_head_predicts(kind):
     assert drawn.task.kind == ""
     labels = families.HEADS * families.D_H if kind == "embedding" else model.config.num_labels
     minibatch = {"span": 12}.get(kind, 32)
-    columns = ("a",) if kind == "tokens" else ("a", "b")
-    task = Task("mine", columns, kind=kind, labels=labels, minibatch=minibatch)
+    task = Task("mine", ("a", "b"), kind=kind, labels=labels, minibatch=minibatch)
     wanted, report = kprune.prune(model, dataclasses.replace(drawn, task=task), **options)
     with pytest.warns(UserWarning, match="all of it"):
         from_texts = kprune.prune(model, pairs, tokenizer=Numbers(), **options)

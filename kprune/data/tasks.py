@@ -59,7 +59,7 @@ class Task:
         object.__setattr__(self, "metric", self.metric or known[0])
         if not isinstance(self.unanswerable, bool):
             raise ValueError(f"unanswerable {what} is True or False; got {self.unanswerable!r}.")
-        sides = {"span": (2,), "tokens": (1,)}.get(self.kind, (1, 2))
+        sides = (2,) if self.kind == "span" else (1, 2)
         texts = isinstance(self.columns, (tuple, list)) and {type(one) for one in self.columns}
         if texts != {str} or len({*self.columns}) != len(self.columns):
             raise ValueError(f"The columns {what} are names, each another; got {self.columns!r}.")

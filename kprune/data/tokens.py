@@ -68,6 +68,8 @@ def tokenize(
     for column, side in zip(task.columns, texts, strict=True):
         check_texts(f"{column!r} of {task.name!r}", side, numbers, words)
     given = list(rows[task.label]) if labels else []
+    if labels and task.kind == "tokens" and len(texts) > 1:
+        raise ValueError(f"Labels of words are of one column; {task.name!r} has two.")
     if labels:
         check_labels(task, given, numbers, texts[-1])
     if task.kind == "span":
