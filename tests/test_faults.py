@@ -1,10 +1,14 @@
 """One short test for each thing that once went wrong without a word; its cause is in a line."""
 
+import contextlib
 import copy
+import errno
 import json
 import math
 import os
 import random
+import shutil
+import socket
 import struct
 import threading
 import types
@@ -13,12 +17,15 @@ from pathlib import Path
 
 import families
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 import transformers
 from conftest import batch_of, logits, tiny, tiny_sample, word_tokenizer
 from datasets import ClassLabel, Dataset, Features, List, Value
+from huggingface_hub import constants
+from jupyter_client.kernelspec import KernelSpecManager
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -29,10 +36,17 @@ from kprune.data.hub import load_split
 from kprune.data.tasks import Task
 from kprune.data.tokens import tokenize
 from kprune.encoders import Encoder
-from kprune.engine.loading import load_model
+from kprune.engine.files import write_json
+from kprune.engine.loading import load_config, load_model, load_tokenizer
+from kprune.engine.states import reserve
+from kprune.laboratory import drawing, tables
 from kprune.laboratory.evaluation import DevSet, scores
+from kprune.laboratory.experiments import expand
 from kprune.laboratory.finetuning import random_states_kept
 from kprune.laboratory.metrics import squad_scores
+from kprune.laboratory.processes import variables
+from kprune.laboratory.records import RESULT, state
+from kprune.laboratory.teachers import why_anew
 
 # --- models: what is loaded, pruned and saved
 
@@ -718,3 +732,196 @@ def test_several_numbers_are_all_scored():
     rows = Dataset.from_dict({"text": ["x"] * 3, "label": [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]})
     outputs = [torch.tensor([n, n]) for n in (1.0, 2.0, 3.0)]
     assert scores(DevSet(task, rows, {}, 0), outputs) == {"spearman": 0.0}
+
+
+# --- laboratory: records, batches, teachers, tables, the Hub
+
+
+def whole_record(run) -> dict:
+    return {
+        "parameters": run.wanted,
+        "metric": "accuracy",
+        "scores": {"dense": {"accuracy": 0.9}, "pruned": {"accuracy": 0.8}},
+        "latency": {"dense": 2.0, "pruned": 1.0},
+        "report": {
+            **{"achieved_rate": 0.5, "parameters": 5, "dense_parameters": 10},
+            **{"heads": [1, 0], "neurons": [5, 10], "dense_heads": [2, 2]},
+            **{"dense_neurons": [10, 10], "seconds": {"tuning": 1.0}},
+        },
+        "pass seconds": 4.0,
+        "peak memory (MB)": 100.0,
+        "environment": {"kprune": kprune.__version__},
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "trial.yaml"
+    path.write_text("title: t\ngrid: {rate: [0.5]}")
+    (run,) = expand(path, tmp_path / "outputs")
+    run.folder.mkdir(parents=True)
+    return run
+
+
+PARTS = [(key,) for key in ("parameters", "metric", "scores", "latency", "report", "environment")]
+PARTS += [("pass seconds",), ("peak memory (MB)",), ("scores", "dense"), ("scores", "pruned")]
+PARTS += [("scores", "pruned", "accuracy"), ("latency", "dense"), ("latency", "pruned")]
+PARTS += [("report", key) for key in ("achieved_rate", "parameters", "dense_parameters", "heads")]
+PARTS += [("report", key) for key in ("neurons", "dense_heads", "dense_neurons", "seconds")]
+DAMAGE = [..., "x", -1.5, None, float("nan"), [], ["x"], {"y": "x"}]
+SOUND = {
+    ("parameters", "{'y': 'x'}"): "outdated",
+    ("environment", "{'y': 'x'}"): "outdated",
+    ("scores", "pruned", "accuracy", "-1.5"): "done",  # a correlation may be negative
+    ("report", "achieved_rate", "-1.5"): "done",
+}
+
+
+@pytest.mark.parametrize("value", DAMAGE, ids=repr)
+@pytest.mark.parametrize("part", PARTS, ids=".".join)
+def test_a_record_that_lacks_a_number_is_made_again(part, value, run):
+    """What is done was judged by the keys on top: the report then died of what lay deeper."""
+    record = whole_record(run)
+    write_json(run.folder / RESULT, record)
+    assert state(run) == "done"
+    *above, key = part
+    place = record
+    for name in above:
+        place = place[name]
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    (run.folder / RESULT).write_text(json.dumps(record))
+    assert state(run) == SOUND.get((*part, repr(value)), "damaged")
+
+
+def test_reports_and_records_are_strict_json(tmp_path):
+    """A ridge of infinity was written as Infinity, which JSON does not have."""
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    _, report = kprune.prune(tiny("bert", "classification"), tiny_sample(), 0.5, progress=False)
+    tuned = replace(report.tuning[0], ridge=math.inf, before=math.nan)
+    report = replace(report, tuning=[tuned], options={"reuse": -math.inf})
+    found = json.loads(json.dumps(report.to_dict()), parse_constant=refuse)
+    assert [found["tuning"][0]["ridge"], found["options"]["reuse"]] == ["Infinity", "-Infinity"]
+    assert float(found["tuning"][0]["ridge"]) == math.inf
+    write_json(tmp_path / "x.json", {"a": math.inf, "é": "\udc80"})
+    text = (tmp_path / "x.json").read_bytes().decode("utf-8")
+    assert json.loads(text, parse_constant=refuse) == {"a": "Infinity", "é": "\udc80"}
+
+
+def test_an_infinite_parameter_is_done_once(run):
+    """Infinity read back from a record must equal what was asked for."""
+    run.parameters["reuse"] = math.inf
+    write_json(run.folder / RESULT, whole_record(run))
+    assert state(run) == "done"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer_config.json"])
+def test_a_truncated_teacher_is_damaged(name, teacher_folder, tmp_path):
+    """Only its record was looked at, so a teacher that could not be loaded stayed for ever."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, folder)
+    wanted = {"task": "opinions", "model": "minilm"}
+    assert why_anew(folder, wanted, stand_in=True) == ""
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    assert name in why_anew(folder, wanted, stand_in=True)
+    (folder / name).unlink()
+    assert "is damaged" in why_anew(folder, wanted, stand_in=True)
+
+
+def test_a_teacher_where_nothing_can_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    """It was trained first, and the error came when it was to be saved."""
+    monkeypatch.setattr(transformers.Trainer, "train", lambda self: pytest.fail("trained"))
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "teacher", Path("/proc/no/such")):
+        with pytest.raises(ValueError, match="cannot be written"):
+            kprune.teacher("opinions", "minilm", folder=place)
+
+
+def test_hidden_states_on_a_full_disk_are_refused(tmp_path, monkeypatch):
+    """A sparse file claimed its size, and a bus error ended the process when the disk was full."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"need 5 MB of temporary files.*No space left.*TMPDIR"):
+        reserve(str(tmp_path / "hidden"), 5 * 2**20)
+
+
+def test_room_on_disk_is_reserved(tmp_path):
+    """The blocks are the file's own before anything is written."""
+    reserve(str(tmp_path / "hidden"), 2**20)
+    assert (tmp_path / "hidden").stat().st_blocks * 512 >= 2**20
+
+
+def test_names_cannot_break_a_table(tmp_path):
+    """A model's name went into Markdown, HTML, LaTeX and CSV as it was."""
+    names = ["a|b<script>&$x$_\\{}#%~^\n2", "=cmd|' /C'!A0", "λ"]
+    table = pd.DataFrame({"model": names, "score": [1.0, 2.0, 3.0]})
+    tables.write(tmp_path, "t", table, table)
+    csv, md, tex = ((tmp_path / f"t.{s}").read_bytes().decode() for s in ("csv", "md", "tex"))
+    assert pd.read_csv(tmp_path / "t.csv")["model"].tolist() == [names[0], f"'{names[1]}", "λ"]
+    assert len(md.splitlines()) == 5 and "<script" not in md and r"a\|b&lt;script&gt;&amp;" in md
+    assert r"\&\$x\$\_\textbackslash{}\{\}\#\%\textasciitilde{}\textasciicircum{}" in tex
+    assert r"$\lambda$" in tex and csv.startswith("model,score")
+
+
+def test_a_foreign_kernel_is_not_taken(tmp_path, monkeypatch):
+    """A python3 in the user's JUPYTER_PATH came before the runner's own."""
+    foreign = tmp_path / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/bin/false"], "display_name": "foreign", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert KernelSpecManager().get_kernel_spec("python3").argv == ["/bin/false"]
+    monkeypatch.setenv("JUPYTER_PATH", variables(tmp_path)["JUPYTER_PATH"])
+    argv = KernelSpecManager().get_kernel_spec("python3").argv
+    assert argv[0] == "python" and "ipykernel_launcher" in argv  # Jupyter's word for its own
+
+
+def test_a_report_is_drawn_when_its_records_are_others(run, tmp_path, monkeypatch):
+    """Times were compared: records that came with older ones left a stale table."""
+    drawn = []
+    monkeypatch.setattr(drawing, "run_notebook", lambda *_: drawn.append(1) or "")
+    source, home = run.folder.parent, tmp_path / "home"
+    report, record = tmp_path / "report.ipynb", run.folder / RESULT
+    report.write_text("{}")
+    write_json(source / "experiment.json", {"runs": []})
+    write_json(record, whole_record(run))
+    for content in ("as it was", "as it was", "another"):
+        write_json(record, {"content": content})
+        os.utime(record, (0, 0))
+        assert drawing.draw(report, source, home) == ""
+    assert len(drawn) == 2
+
+
+@pytest.fixture
+def silent_hub(monkeypatch):
+    """A Hub that accepts connections and never answers; gives those that came."""
+    server, came = socket.create_server(("127.0.0.1", 0)), []
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                came.append(server.accept()[0])
+
+    threading.Thread(target=accept, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield came
+    server.close()
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer", "data set"])
+def test_a_silent_hub_is_asked_once(what, silent_hub):
+    """Its clients tried every file again and again, for ten minutes without a word."""
+    ask = {"model": load_config, "tokenizer": load_tokenizer}.get(what)
+    ask = ask or (lambda source: load_split("sst2", "train", source))
+    with pytest.raises(ConnectionError, match=f"The {what} 'no/such' .*cannot be reached") as error:
+        ask("no/such")
+    assert len(silent_hub) == 1 and "\n" not in str(error.value)
+    assert constants.HF_HUB_OFFLINE is False

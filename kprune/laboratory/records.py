@@ -29,7 +29,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # What the notebooks of this package record besides what every run does.
 NEEDED = {
     "06_kprune": {"pass_seconds", "peak"},
-    "09_benchmark": {"pass_seconds", "peak_above", "limit", "gains", "kept", "inference"},
+    "09_benchmark": {"pass_seconds", "peak_above", "limit", "gains", "inference"},
 }
 State = Literal["done", "missing", "failed", "damaged", "outdated"]
 
@@ -135,7 +135,8 @@ def state(run: Run) -> State:
     if not path.is_file():
         return "failed" if (run.folder / FAILURE).is_file() else "missing"
     record = read_result(path)
-    if record is None or not NEEDED.get(run.notebook.stem, set()) <= record.model_fields_set:
+    needed = NEEDED.get(run.notebook.stem, set())
+    if record is None or any(getattr(record, name) is None for name in needed):
         return "damaged"
     same = plain(record.parameters) == plain(run.wanted)
     return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
