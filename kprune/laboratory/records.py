@@ -85,7 +85,8 @@ class Record(BaseModel):
     # What only some notebooks record.
     pass_seconds: Duration | None = Field(None, alias="pass seconds")
     peak: Amount | None = Field(None, alias="peak memory (MB)")
-    peak_above: FiniteFloat | None = Field(None, alias="peak above the model (MB)")
+    # NaN where the system does not tell it.
+    peak_above: FiniteFloat | Literal["NaN"] | None = Field(None, alias="peak above the model (MB)")
     limit: Limit | None = None
     gains: dict[str, FiniteFloat] | None = None
     kept: list[Counts] | None = None

@@ -29,7 +29,7 @@ def performance(records: str | Path) -> pd.DataFrame:
         found[number] = {
             "F": row["passes"],
             "limit": None if row["reuse"] else products,
-            "memory": extra["peak above the model (MB)"],
+            "memory": float(extra["peak above the model (MB)"]),
             "steps": {step: spent / one_pass for step, spent in row["steps"].items()},
             **{name: extra.get(name) for name in ("gains", "kept", "inference")},
         }
