@@ -13,7 +13,7 @@ from kprune.data.tasks import nearest
 from kprune.methods import INGREDIENTS, METHODS
 
 LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
-MOST = 2**32 - 1  # of any number, and what every library takes as a seed
+MOST = 2**32 - 1  # of these, and what numpy takes as a seed
 WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "first")}
 
 
@@ -105,8 +105,8 @@ class Options:
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:
                 yield f"{name} is at least {least}; got {getattr(self, name)}."
-        if self.seed >= 2**32:
-            yield f"seed is below 2³², as numpy has it; got {self.seed}."
+            if getattr(self, name) > MOST:
+                yield f"{name} is below 2³², as numpy has it; got {getattr(self, name)}."
         for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 known = " or ".join(f'"{word}"' for word in words)
