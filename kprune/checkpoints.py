@@ -76,7 +76,8 @@ def load(folder: str | Path) -> PreTrainedModel:
             if other := given.items() ^ {(k, tuple(w.shape)) for k, w in wanted.items()}:
                 raise ValueError(f"{min(other)[0]} is missing, left over, or of another shape")
             with accelerate.init_empty_weights():  # but for what files do not hold
-                model = _cut_as(getattr(transformers, name)(config), kept).eval()
+                model = getattr(transformers, name)(config).eval()
+        model = _cut_as(model, kept)
         # A file's tensors start anywhere, and products of such ones may round otherwise.
         state = {key: file.get_tensor(key).clone() for key, file in held.items()}
         model.load_state_dict(state, assign=True)

@@ -573,7 +573,7 @@ def test_options_that_make_no_sense_are_refused_in_one_sentence(options, message
 
 def test_options_that_do_not_exist_are_refused_and_numpy_numbers_are_numbers():
     for call in (kprune.Options, lambda **options: kprune.prune(None, None, **options)):
-        with pytest.raises(TypeError, match="gama"):
+        with pytest.raises(ValueError, match="no option 'gama'; did you mean 'gamma'"):
             call(gama=2.0)
     assert kprune.Options(rate=np.float64(0.3), reuse=math.inf, seed=3).rate == 0.3
 
@@ -583,7 +583,10 @@ def test_options_that_do_not_exist_are_refused_and_numpy_numbers_are_numbers():
     [
         ({"multiple": 999}, "the widest layer has"),
         ({"sample": "sts"}, "no task 'sts'; did you mean 'stsb'"),
-        ({"model": "a folder"}, "takes a loaded model, then a sample; .* a str"),
+        (
+            {"model": "a folder"},
+            "takes a loaded transformers model; got a str in place of the model",
+        ),
     ],
 )
 def test_bad_input_is_refused(options, message):

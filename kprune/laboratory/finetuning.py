@@ -82,13 +82,13 @@ def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
 @contextmanager
 def random_states_kept() -> Iterator[None]:
     """Within the block seeds may be set; afterwards the process draws on as if they were not."""
-    python, numpy = random.getstate(), np.random.get_state()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @random_states_kept()
