@@ -90,6 +90,7 @@ def prune(
     import transformers
 
     import kprune
+    from kprune.data.tasks import get_task
     from kprune.engine.files import check_target
     from kprune.engine.loading import load_config, load_model, load_tokenizer
     from kprune.options import read_options
@@ -101,7 +102,7 @@ def prune(
         lines = (
             Path(sample).read_text(encoding="utf-8").splitlines() if Path(sample).is_file() else []
         )
-        texts = [line for line in lines if line.strip()] or sample
+        texts = [line for line in lines if line.strip()] or get_task(sample)
         dense, tokenizer = load_model(auto, model), load_tokenizer(model)
         pruned, report = kprune.prune(dense, texts, tokenizer=tokenizer, **options)
         kprune.save(pruned, folder)

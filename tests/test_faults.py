@@ -111,6 +111,18 @@ def test_loading_is_strict(change, words, folder):
         kprune.load_teacher(folder, families_task())
 
 
+def test_poolers_and_positions_that_nothing_reads_do_not_matter(tmp_path, tokenizer):
+    """Many published models for spans hold a pooler, and old ones their positions."""
+    tiny("bert", "span").save_pretrained(tmp_path)
+
+    def more(state):
+        extra = {"pooler.dense.weight": torch.zeros(2, 2), "embeddings.position_ids": torch.ones(9)}
+        return state | {f"bert.{name}": weight for name, weight in extra.items()}
+
+    rewritten(tmp_path, more)
+    assert load_model(transformers.AutoModelForQuestionAnswering, tmp_path).config.num_labels == 2
+
+
 def families_task():
     from conftest import TASKS
 

@@ -59,11 +59,12 @@ def load_model(
         {key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"]}
         for what in ("missing", "unexpected", "mismatched")
     )
-    backbone = model.base_model is model
+    backbone, inside = model.base_model is model, f"{model.base_model_prefix}."
+    # Many a published model for spans or tokens holds a pooler, and an old one its positions.
+    others = {k for k in others if "pooler." not in k and not k.endswith("position_ids")}
     if new_head or backbone:  # poolers are of the head, and others' heads are left out
         missing, others = {key for key in missing if "pooler." not in key}, set()
     if new_head and not backbone:
-        inside = f"{model.base_model_prefix}."
         missing, shapes = ({k for k in keys if k.startswith(inside)} for keys in (missing, shapes))
     whats = (
         ("are missing", missing),
@@ -74,7 +75,9 @@ def load_model(
         if keys:
             some = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
             name = f"{type(model).__name__} as its config.json describes it"
-            raise ValueError(f"{source} is no {name}: {len(keys)} weights {what} ({some}).")
+            headless = keys is missing and not any(key.startswith(inside) for key in keys)
+            advice = "; its head is missing, so fine-tune it first" if headless else ""
+            raise ValueError(f"{source} is no {name}: {len(keys)} weights {what} ({some}){advice}.")
     return model
 
 

@@ -206,8 +206,9 @@ def sample(kind: str):
     """The `kprune.Sample` of the examples, labelled, with minibatches of `MINIBATCH`."""
     import kprune
 
+    columns = ("question", "context") if kind == "span" else ("text",)
     task = kprune.Task(
-        f"tiny-{kind}", ("text",), kind=kind, labels=OUTPUTS[kind], minibatch=MINIBATCH
+        f"tiny-{kind}", columns, kind=kind, labels=OUTPUTS[kind], minibatch=MINIBATCH
     )
     return kprune.Sample(examples(), task, PadsWithZero(), labels=labels(kind))
 
