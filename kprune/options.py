@@ -97,6 +97,8 @@ class Options:
                 "multiple is the number of neurons to round to, a whole number of at least 1, for "
                 f"the methods {names}; got {self.multiple} for {method!r}."
             )
+        if self.speedup and self.rate != Options.rate:
+            yield "rate is a limit in FLOPs and speedup one in time; give one of them."
         if self.speedup and not (1 < self.speedup < math.inf and known):
             yield (
                 f"speedup is how many times as fast the pruned model shall be, above 1, for the "

@@ -380,6 +380,13 @@ def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(monkeypatch):
         kprune.load("/no/such/folder")
 
 
+def test_two_limits_at_once_are_refused():
+    """A rate beside a speed-up was taken, and meant nothing."""
+    with pytest.raises(ValueError, match="give one of them"):
+        kprune.Options(rate=0.5, speedup=2.0)
+    assert kprune.Options(speedup=2.0).speedup == 2.0
+
+
 # --- models: the process is left as found (R18)
 
 
