@@ -137,7 +137,8 @@ def killed(folder: Path, victim: str, number: int, moment: int) -> str:
         if victim in WORDS:
             targets = [p.pid for p in children(folder) if WORDS[victim] in " ".join(line(p))]
         for target in targets[:1]:
-            os.kill(target, number)
+            with contextlib.suppress(ProcessLookupError):  # it may just have ended
+                os.kill(target, number)
         hit = f"{victim} {signal.Signals(number).name}" if targets else NOTHING
         if victim != "runner" or targets:  # where it lives it finishes what it can
             runner.wait(PATIENCE)
