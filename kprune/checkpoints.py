@@ -63,10 +63,10 @@ def load(folder: str | Path) -> PreTrainedModel:
     folder = _at_hand(folder)
     config, kept, name = _described(folder)
     try:
-        room = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        if config.hidden_size > room:
+        paths = sorted(folder.glob("*.safetensors"))
+        if config.hidden_size > sum(path.stat().st_size for path in paths):
             raise ValueError("hidden_size is more than its files can hold")
-        files = [safetensors.safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+        files = [safetensors.safe_open(path, "pt") for path in paths]
         held = {key: file for file in files for key in file.keys()}  # noqa: SIM118
         held = {k: f for k, f in held.items() if 0 not in f.get_slice(k).get_shape()}
         with torch.random.fork_rng(devices=[]):

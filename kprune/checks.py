@@ -9,7 +9,7 @@ from kprune.engine.empty import NoUnits
 from kprune.families import names_of
 
 
-def check_model(model: PreTrainedModel, encoder: Encoder | None = None) -> None:
+def check_model(model: PreTrainedModel) -> None:
     """Raise ValueError for what is no loaded model, cannot be cut, or holds broken weights."""
     names_of(model)
     names, weights = zip(*model.named_parameters(), strict=True)
@@ -22,7 +22,7 @@ def check_model(model: PreTrainedModel, encoder: Encoder | None = None) -> None:
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
     for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
         raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")
-    sublayers = (encoder or Encoder(model)).sublayers
+    sublayers = Encoder(model).sublayers
     seen: dict[int, str] = {}
     for sub in sublayers:
         for path, linear in sub.projections.items():

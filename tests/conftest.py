@@ -142,6 +142,24 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for some in share for item in some]
 
 
+def whole_record(run, **changes) -> dict:
+    """The record of a whole run of an experiment, as a notebook writes it."""
+    return {
+        "parameters": run.wanted,
+        "metric": "accuracy",
+        "scores": {"dense": {"accuracy": 0.9}, "pruned": {"accuracy": 0.8}},
+        "latency": {"dense": 2.0, "pruned": 1.0},
+        "report": {
+            **{"achieved_rate": 0.5, "parameters": 5, "dense_parameters": 10},
+            **{"heads": [1, 0], "neurons": [5, 10], "dense_heads": [2, 2]},
+            **{"dense_neurons": [10, 10], "seconds": {"tuning": 1.0}},
+        },
+        "pass seconds": 4.0,
+        "peak memory (MB)": 100.0,
+        "environment": {"kprune": kprune.__version__},
+    } | changes
+
+
 @pytest.fixture
 def counted_clock(monkeypatch):
     """A clock that only products of matrices move, by a nanosecond for each multiplication."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import whole_record
 
-import kprune
 from kprune.laboratory.batch import check_folders, needed_teachers
 from kprune.laboratory.experiments import expand, notebook_parameters, read_experiment
 from kprune.laboratory.records import FAILURE, RESULT, state
@@ -126,37 +126,20 @@ def test_each_paper_size_has_a_laptop_size():
     }
 
 
-def record(run, **changes) -> dict:
-    return {
-        "parameters": run.wanted,
-        "metric": "accuracy",
-        "scores": {"dense": {"accuracy": 0.9}, "pruned": {"accuracy": 0.8}},
-        "latency": {"dense": 2.0, "pruned": 1.0},
-        "report": {
-            **{"achieved_rate": 0.5, "parameters": 5, "dense_parameters": 10},
-            **{"heads": [1, 0], "neurons": [5, 10], "dense_heads": [2, 2]},
-            **{"dense_neurons": [10, 10], "seconds": {"tuning": 1.0}},
-        },
-        "pass seconds": 4.0,
-        "peak memory (MB)": 100.0,
-        "environment": {"kprune": kprune.__version__},
-    } | changes
-
-
 def test_only_a_whole_record_of_these_parameters_is_done(write):
     run = expand(write(grid=GRID))[0]
     assert state(run) == "missing"
     run.folder.mkdir(parents=True)
     (run.folder / FAILURE).write_text("{}")
     assert state(run) == "failed"
-    whole = json.dumps(record(run))
+    whole = json.dumps(whole_record(run))
     for text, wanted in (
         (whole, "done"),
         (whole[:-30], "damaged"),
         ("", "damaged"),
         ('{"parameters": {}}', "damaged"),
-        (json.dumps(record(run, parameters=run.wanted | {"rate": 0.5})), "outdated"),
-        (json.dumps(record(run, environment={"kprune": "0.0.1"})), "outdated"),
+        (json.dumps(whole_record(run, parameters=run.wanted | {"rate": 0.5})), "outdated"),
+        (json.dumps(whole_record(run, environment={"kprune": "0.0.1"})), "outdated"),
     ):
         (run.folder / RESULT).write_text(text)
         assert state(run) == wanted

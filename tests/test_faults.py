@@ -23,7 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import batch_of, logits, tiny, tiny_sample, word_tokenizer
+from conftest import TASKS, batch_of, logits, tiny, tiny_sample, whole_record, word_tokenizer
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import constants
 from jupyter_client.kernelspec import KernelSpecManager
@@ -109,7 +109,7 @@ def test_loading_is_strict(change, words, folder):
     """from_pretrained draws what is missing at random, and its report was hidden (4, 16)."""
     rewritten(folder, change)
     with pytest.raises(ValueError, match=words):
-        kprune.load_teacher(folder, families_task())
+        kprune.load_teacher(folder, TASKS["classification"])
 
 
 def test_poolers_and_positions_that_nothing_reads_do_not_matter(tmp_path, tokenizer):
@@ -124,12 +124,6 @@ def test_poolers_and_positions_that_nothing_reads_do_not_matter(tmp_path, tokeni
     assert load_model(transformers.AutoModelForQuestionAnswering, tmp_path).config.num_labels == 2
 
 
-def families_task():
-    from conftest import TASKS
-
-    return TASKS["classification"]
-
-
 def test_a_backbone_is_taken_out_of_a_model_with_a_head(folder):
     """What is left over there is the head, and a pooler that nothing reads may be missing."""
     rewritten(folder, lambda state: {k: w for k, w in state.items() if "pooler" not in k})
@@ -141,7 +135,7 @@ def test_a_backbone_is_taken_out_of_a_model_with_a_head(folder):
 def test_a_pruned_folder_is_no_teacher_of_the_usual_loader(pruned_folder):
     """transformers spoke of mismatched sizes, and of a report that nobody saw (16, P6)."""
     with pytest.raises(ValueError, match=r"open it with kprune\.load"):
-        kprune.load_teacher(pruned_folder, families_task())
+        kprune.load_teacher(pruned_folder, TASKS["classification"])
 
 
 def test_a_pruned_model_with_layers_drawn_at_random_is_refused(pruned_folder, tmp_path, tokenizer):
@@ -753,23 +747,6 @@ def test_several_numbers_are_all_scored():
 
 
 # --- laboratory: records, batches, teachers, tables, the Hub
-
-
-def whole_record(run) -> dict:
-    return {
-        "parameters": run.wanted,
-        "metric": "accuracy",
-        "scores": {"dense": {"accuracy": 0.9}, "pruned": {"accuracy": 0.8}},
-        "latency": {"dense": 2.0, "pruned": 1.0},
-        "report": {
-            **{"achieved_rate": 0.5, "parameters": 5, "dense_parameters": 10},
-            **{"heads": [1, 0], "neurons": [5, 10], "dense_heads": [2, 2]},
-            **{"dense_neurons": [10, 10], "seconds": {"tuning": 1.0}},
-        },
-        "pass seconds": 4.0,
-        "peak memory (MB)": 100.0,
-        "environment": {"kprune": kprune.__version__},
-    }
 
 
 @pytest.fixture
