@@ -89,7 +89,8 @@ def prune(family, kind, suit, device):
     rows = examples(COUNT)
     gold = GOLD.get(kind)
     labels = [[1] * len(row["input_ids"]) if kind == "tokens" else gold for row in rows]
-    options = {"rate": 0.5, "precision": "full", "progress": False, **SUITS[suit]}
+    limit = {} if "speedup" in SUITS[suit] else {"rate": 0.5}
+    options = {**limit, "precision": "full", "progress": False, **SUITS[suit]}
     tokens = options.pop("tokens", 15360)
     for name in ("memory", "close"):
         options.pop(name, None)
