@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from kprune.data.batching import Batch
 from kprune.data.checks import number
 from kprune.engine.attention import plug_in
+from kprune.engine.empty import NoUnits
 from kprune.engine.hooks import Handle, Leave, Passed, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
 from kprune.families import Names, names_of
@@ -66,6 +67,10 @@ class Sublayer:
         """All that a unit has rows or columns in, by path."""
         paths = (*self.input_paths, *self.other_paths, self.output_path)
         return {path: self.part.get_submodule(path) for path in paths}
+
+    def silence(self) -> None:
+        """Take its units' part out of X + Sub(X): in a copy whose features alone are wanted."""
+        self.part.set_submodule(self.output_path, NoUnits(self.output))
 
     def total(self, take: Callable[[Tensor], object]) -> Handle:
         """Within the block, hands X + Sub(X), [batch, length, d], to a function."""

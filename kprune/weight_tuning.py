@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from kprune.encoders import Encoder
 from kprune.engine import least_squares
-from kprune.engine.hooks import gives
 from kprune.engine.least_squares import NormalEquations, Products, choose_ridge, products, solve
 from kprune.state import State
 from kprune.surgery import set_weight
@@ -139,14 +138,12 @@ def gather_output(
         on = partial(ahead.__setitem__, number)
         batch = state.batches[number]
         _, wanted = teacher.passing(batch, state.teacher_hidden[number], t, on if move else None)
-        own: list[Tensor] = []
-        with gives(student.sublayers[t].output, own.append):
-            P, total = student.passing(batch, state.student_hidden[number], t)
-        Y = wanted - (total - own[0])  # X_S is the student's total less what its units give
+        # With an output projection of nothing but its bias, the student's total is X_S + b.
+        student.sublayers[t].silence()
+        P, total = student.passing(batch, state.student_hidden[number], t)
+        Y = wanted - total
         if bias:
-            P = padded(P, True)
-        elif output.bias is not None:
-            Y -= output.bias
+            P, Y = padded(P, True), Y + output.bias
         return (P[:, :1], Y[:, :1]) if first_only else (P, Y)
 
     found = gather(state, rows, output.in_features + bias, output.out_features, hold_out, done)

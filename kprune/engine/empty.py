@@ -10,7 +10,7 @@ def home(weight: Tensor) -> torch.device:
 
 
 class NoUnits(nn.Module):
-    """A projection from no units, which gives its bias, or to none."""
+    """A projection that takes nothing of its units, if it has any, and gives its bias; or to none."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -22,7 +22,7 @@ class NoUnits(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if not self.out_features:
             return features[..., :0]
-        nothing = features.sum(-1, keepdim=True)
+        nothing = features[..., :0].sum(-1, keepdim=True)
         if self.bias is None:
             return nothing.expand(*features.shape[:-1], self.out_features)
         return nothing + self.bias
