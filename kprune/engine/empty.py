@@ -10,7 +10,7 @@ def home(weight: Tensor) -> torch.device:
 
 
 class NoUnits(nn.Module):
-    """A projection that takes nothing of its units, if it has any, and gives its bias; or to none."""
+    """A projection that gives its bias, whatever it is given, or one to no units."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
