@@ -1,8 +1,10 @@
 """Records into tables: what is missing shows, and the same records give the same bytes."""
 
 import json
+import re
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -166,6 +168,18 @@ def test_tables_and_figures_are_the_same_bytes_each_time(records, tmp_path):
     assert r"\toprule" in latex and r"$\pm$" in latex and r"80\%" in latex and "---" in latex
     assert "| SST-2  | K-prune" in found[0]["table.md"].decode()
     assert found[0]["table.csv"].decode().startswith("task,label,rate,mean,std,seeds,expected\n")
+
+
+def test_figures_draw_formulas_and_take_names_by_the_letter(tmp_path):
+    """Powers of ten and LaTeX are drawn; a task's own dollar signs are none of it."""
+    figures.look()
+    drawn, axes = plt.subplots()
+    axes.set(xscale="log", xlabel="$K_{pred}$", title=figures.called(["a $x_1$ b"])[0])
+    with plt.rc_context({"svg.fonttype": "none"}):
+        drawn.savefig(tmp_path / "a.svg")
+    shown = re.sub("<!--.*?-->", "", (tmp_path / "a.svg").read_text(encoding="utf-8"))
+    assert "mathdefault" not in shown and "pred}$" not in shown and ">a $x_1$ b<" in shown
+    plt.close(drawn)
 
 
 def test_seconds_of_another_machine_stay_out(tmp_path):

@@ -4,6 +4,7 @@ Every function that draws makes its own axes and returns the figure. Heads are a
 neurons always orange.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.tables import called
+from kprune.laboratory import tables
 
 BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
 GREY = "0.6"
@@ -34,10 +35,14 @@ def look() -> None:
             "axes.titlelocation": "left",
             "axes.titleweight": "bold",
             "figure.constrained_layout.use": True,
-            "text.parse_math": False,  # a dollar sign in a name is one
             "svg.hashsalt": "kprune",  # the same figure gives the same file
         }
     )
+
+
+def called(tasks: Iterable[str]) -> list[str]:
+    """What people call tasks, in a figure: a dollar sign there would begin a formula."""
+    return [name.replace("$", r"\$") for name in tables.called(tasks)]
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> None:

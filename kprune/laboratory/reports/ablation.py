@@ -4,8 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import BLUE, WIDTH, panels
-from kprune.laboratory.tables import called
+from kprune.laboratory.figures import BLUE, WIDTH, called, panels
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, METRIC_NAMES, WIDTH, panels, share_legend
-from kprune.laboratory.tables import GAP, NAMES, TASK_NAMES, named_by, summarise
+from kprune.laboratory.figures import (
+    GREY,
+    MARKERS,
+    METRIC_NAMES,
+    WIDTH,
+    called,
+    panels,
+    share_legend,
+)
+from kprune.laboratory.tables import GAP, NAMES, named_by, summarise
 
 
 def with_dense(
@@ -55,7 +63,7 @@ def draw_curves(runs: pd.DataFrame) -> Figure:
         axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
         metric = next(iter(here["metric"].dropna()), "score")
         metric = METRIC_NAMES.get(metric, metric)
-        axis.set(title=TASK_NAMES.get(task, task), ylabel=f"{metric} × 100")
+        axis.set(title=called([task])[0], ylabel=f"{metric} × 100")
         axis.title.set_fontsize("medium")
     for axis in axes[-1]:
         axis.set_xlabel("FLOPs gone (%)")

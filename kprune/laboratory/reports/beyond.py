@@ -6,9 +6,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import MARKERS, WIDTH, panels, share_legend
+from kprune.laboratory.figures import MARKERS, WIDTH, called, panels, share_legend
 from kprune.laboratory.reports.ablation import ahead
-from kprune.laboratory.tables import NAMES, called, named_by
+from kprune.laboratory.tables import NAMES, named_by
 
 
 def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:

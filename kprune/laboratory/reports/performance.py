@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH, panels
-from kprune.laboratory.tables import called, collect, one_at_a_time
+from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH, called, panels
+from kprune.laboratory.tables import collect, one_at_a_time
 
 
 def performance(records: str | Path) -> pd.DataFrame:

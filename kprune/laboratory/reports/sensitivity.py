@@ -3,8 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, WIDTH, panels, share_legend
-from kprune.laboratory.tables import called
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH, called, panels, share_legend
 
 
 def draw_sensitivity(runs: pd.DataFrame) -> Figure:

@@ -8,8 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, WIDTH
-from kprune.laboratory.tables import called
+from kprune.laboratory.figures import GREY, WIDTH, called
 
 
 def fastest(runs: pd.DataFrame, rows: Sequence[str], allowed: float) -> pd.DataFrame:
