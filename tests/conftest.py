@@ -21,7 +21,7 @@ from kprune.data.tasks import Task
 from kprune.encoders import Encoder
 from kprune.laboratory.benchmark import random_encoder
 from kprune.laboratory.finetuning import default_recipe
-from kprune.laboratory.minilm import packaged_minilm
+from kprune.laboratory.packaged import packaged_minilm
 from kprune.state import State
 from kprune.surgery import keep_units
 

@@ -11,7 +11,7 @@ import kprune
 from kprune.data.tasks import GENERATED, TASKS, Task
 from kprune.encoders import Encoder
 from kprune.laboratory.finetuning import Recipe, find_model, pretrained, training_set
-from kprune.laboratory.minilm import pour_into_distilbert
+from kprune.laboratory.packaged import PACKAGED, pour_into_distilbert
 
 ARCHITECTURES = ("minilm", "minilm-distilbert")
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
@@ -213,6 +213,7 @@ def test_without_the_hub_the_packaged_model_is_named_aloud(minilm, monkeypatch):
         assert find_model("bert-base-uncased") == minilm
     assert find_model("minilm") == find_model(minilm) == minilm
     monkeypatch.setattr("kprune.laboratory.finetuning.packaged_minilm", lambda: None)
+    monkeypatch.setitem(PACKAGED, "minilm", lambda: None)
     with pytest.raises(ConnectionError, match="Hub cannot be reached"):
         find_model("bert-base-uncased")
     with pytest.raises(ConnectionError, match=r"pip install 'kprune\[minilm\]'"):

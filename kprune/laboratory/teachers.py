@@ -13,7 +13,7 @@ from kprune.engine.progress import quiet
 from kprune.inputs import check_match
 from kprune.laboratory.evaluation import check_outputs
 from kprune.laboratory.finetuning import Recipe, default_recipe, finetune, model_class, origin
-from kprune.laboratory.minilm import PACKAGED, packaged_minilm
+from kprune.laboratory.packaged import PACKAGED, packaged_minilm
 from kprune.laboratory.records import output_folder, read_json
 
 TOKENIZER = "tokenizer_config.json"
