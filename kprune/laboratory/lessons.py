@@ -163,9 +163,16 @@ def tuning(results: Sequence[Tuning]) -> Figure:
     return figure
 
 
-def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
-    """Score against the share of FLOPs that is left; the table has `flops` and `score` (0 to 1)."""
+def accuracy(table: pd.DataFrame, metric: str, dense: float, examples: int) -> Figure:
+    """Score against the share of FLOPs that is left; the table has `flops` and `score` (0 to 1).
+
+    An accuracy has a band of one standard error, on so many `examples`, around the teacher's.
+    """
     figure, axes = plt.subplots()
+    error = (dense * (1 - dense) / examples) ** 0.5 if metric == "accuracy" else 0.0
+    if error:
+        axes.axhspan(dense - error, dense + error, color="0.92", label="one standard error")
+        axes.legend(loc="lower right")
     axes.axhline(dense, color=GREY, linestyle="--", linewidth=1.2)
     style = {"va": "bottom", "fontsize": "small", "color": "0.35"}
     axes.annotate(
@@ -177,7 +184,7 @@ def accuracy(table: pd.DataFrame, metric: str, dense: float) -> Figure:
     for flops, score in zip(table["flops"], table["score"], strict=True):
         axes.annotate(f"{score:.3f}", (100 * flops, score), **style)
     low = min(table["score"].min(), dense)
-    room = 0.25 * max(dense - low, 0.02)
+    room = max(0.25 * (dense - low), 0.005, 1.2 * error)
     axes.set(
         title="Accuracy against cost",
         xlabel="FLOPs left (% of the teacher's)",
