@@ -76,7 +76,7 @@ def sample(
 
     The order is a seeded shuffle of the rows. Sequences are taken whole, up to the first that would
     exceed the budget, so the sample holds at most `tokens` tokens and misses it by less than one
-    sequence.
+    sequence. The texts of a pair are one sequence; of a task of kind "embedding" they are two.
 
     Args:
         task: a task, its name, or plain texts (or pairs of texts) of your own.
@@ -137,6 +137,11 @@ def sample(
 
 def fitted(task: Task, kind: Kind, model: str) -> Task:
     """The task, when it fits what a model predicts; one without a kind takes the model's."""
+    if kind.name == "embedding" != task.kind and len(task.columns) > 1:
+        raise ValueError(
+            f"A {model} embeds each text by itself, and the sample of {task.name!r} joins pairs; "
+            "take a task of kind 'embedding', such as 'sts', or a list of single texts."
+        )
     if not task.kind:
         if kind.name == "span" and len(task.columns) != 2:
             raise ValueError(f"For a {model} a sample must hold pairs of question and context.")
@@ -206,6 +211,15 @@ def _in_order(
     trouble: list[str],
 ) -> Iterator[tuple[Example, Label | None]]:
     """Sequences and labels; what is wrong with a label is noted, and asked by who reads labels."""
+    if task.kind == "embedding" and len(task.columns) > 1:
+        sides = [replace(task, columns=(column,)) for column in task.columns]
+        while numbers := list(islice(order, CHUNK)):
+            chunk = rows[numbers]
+            texts = [
+                as_examples(tokenize(side, tokenizer, chunk, False, numbers)) for side in sides
+            ]
+            yield from ((text, None) for pair in zip(*texts, strict=True) for text in pair)
+        return
     while numbers := list(islice(order, CHUNK)):
         chunk = rows[numbers]
         try:

@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from kprune.data.tasks import TASKS, Task
 from kprune.encoders import Encoder
-from kprune.laboratory.evaluation import DevSet, dev_set, evaluate, scores
+from kprune.laboratory.evaluation import DevSet, check_dev, dev_set, evaluate, scores
 from kprune.laboratory.metrics import normalise, spans, squad_scores, token_scores
 from kprune.limits.latency import latency, pass_seconds
 from kprune.surgery import keep_units
@@ -115,11 +115,13 @@ def test_unanswerable_questions():
         # ranks 1 2 3 4 against 1 3 2 4: 1 − 6·2 / (4·15)
         ("spearman", [[0.1], [0.2], [0.3], [0.4]], [0.0, 3.0, 2.0, 5.0], 0.8),
         ("spearman", [[1.0]] * 4, [0.0, 3.0, 2.0, 5.0], 0.0),
+        # from the highest: right, wrong, right, wrong -> (1/1 + 2/3) / 2
+        ("average_precision", [[9.0], [0.2], [-1.0], [0.1]], [1.0, 0.0, 0.0, 1.0], 5 / 6),
     ],
 )
 @pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_metrics_by_hand(metric, logits, labels, expected):
-    kind = "regression" if metric == "spearman" else "classification"
+    kind = "classification" if metric in ("accuracy", "matthews") else "regression"
     task = Task("case", ("text",), kind, metric, len(logits[0]))
     rows = Dataset.from_dict({"text": ["x"] * 4, "label": labels})
     predictions = [torch.tensor(z, dtype=torch.float32) for z in logits]
@@ -131,9 +133,12 @@ def test_several_labels_by_hand():
     task = Task("case", ("text",), kind="multilabel", metric="f1_micro", labels=2)
     rows = Dataset.from_dict({"text": ["x"] * 2, "label": [[1, 0], [1, 1]]})
     predictions = [torch.tensor([2.0, -1.0]), torch.tensor([-1.0, 3.0])]
-    # TP 2, FP 0, FN 1; the first text has exactly its labels
+    # TP 2, FP 0, FN 1; the first label's F1 is 2/3, the second's 1; one text has just its labels
     found = scores(DevSet(task, rows, {}, 0), predictions)
-    assert found == {"f1_micro": 0.8, "accuracy": 0.5}
+    assert found == {"f1_micro": 0.8, "f1_macro": pytest.approx(5 / 6), "accuracy": 0.5}
+    # the data's first label is the model's second output
+    swapped = scores(DevSet(task, rows, {}, 0), [z.flip(0) for z in predictions], order=[1, 0])
+    assert swapped == found
 
 
 def test_entities_by_hand():
@@ -143,6 +148,26 @@ def test_entities_by_hand():
     found = token_scores(mine, gold, names)
     assert found == {"accuracy": 6 / 8, "f1": pytest.approx(2 * 2 / 8)}
     assert token_scores([[1]], [[1]], {0: "NOUN", 1: "VERB"}) == {"accuracy": 1.0}
+    assert token_scores([[0]], [[0]], names)["f1"] == 0, "without a warning"
+
+
+def test_f1_of_entities_needs_their_names(tokenizer):
+    """Before any pass, or an epoch of fine-tuning."""
+    task = Task("names", ("words",), kind="tokens", metric="f1", labels=3)
+    rows = {"words": [["a", "b"], ["c"]], "label": [[0, 1], [2]]}
+    dev = dev_set(task, tokenizer, Dataset.from_dict(rows))
+    model = tiny("bert", "tokens")
+    with pytest.raises(ValueError, match=r"'names' have no names of entities, .* metric accuracy"):
+        check_dev(model, dev)
+    model.config.id2label = {0: "O", 1: "B-x", 2: "I-x"}
+    assert check_dev(model, dev) == (None, ("O", "B-x", "I-x"))
+
+
+def test_average_precision_is_of_yes_and_no(tokenizer):
+    task = Task("r", ("text",), kind="regression", metric="average_precision", labels=1)
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0.5, 1.0]})
+    with pytest.raises(ValueError, match="labels that are 0 or 1, and 'r' has others"):
+        dev_set(task, tokenizer, rows)
 
 
 def test_labels_and_heads_must_fit_the_task(teacher):
@@ -184,8 +209,14 @@ def test_embeddings_are_scored_by_the_cosine_of_a_pair(minilm, tokenizer):
         "b": ["a man is eating", "a dog barks at a man", "stocks fell"],
         "label": [5.0, 2.0, 0.0],
     }
-    dev = dev_set(task, tokenizer, Dataset.from_dict(columns))
+    rows = Dataset.from_dict(columns)
+    dev = dev_set(task, tokenizer, rows)
     assert evaluate(model, dev) == {"spearman": 1.0}
+    apart = Task("pairs", ("a", "b"), kind="embedding")  # which says so, and nothing else
+    assert evaluate(model, dev_set(apart, tokenizer, rows)) == {"spearman": 1.0}
+    wrong = rows.remove_columns("label").add_column("label", ["x", "y", "z"])
+    with pytest.raises(ValueError, match=r"Row 0 .* has the label 'x'; .* finite"):
+        dev_set(apart, tokenizer, wrong)
     with pytest.raises(ValueError, match=r"no head, .* 'pairs' is of kind 'classification'"):
         evaluate(model, replace(dev, task=Task("pairs", ("a", "b"))))
 

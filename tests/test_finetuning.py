@@ -1,13 +1,16 @@
 """Teachers: real weights, both architectures, every kind of task, and no Hub."""
 
+import copy
+import dataclasses
 import itertools
 
 import pytest
 import torch
-from conftest import batch_of, logits
+from conftest import batch_of, logits, shared
 from datasets import Dataset
 
 import kprune
+from kprune.data.hub import load_split
 from kprune.data.tasks import GENERATED, TASKS, Task
 from kprune.encoders import Encoder
 from kprune.laboratory.finetuning import Recipe, find_model, pretrained, training_set
@@ -59,6 +62,76 @@ def test_a_folder_of_your_own_is_taken_as_it_is(tmp_path, teacher_folder):
     assert record["scores"]["accuracy"] > 0.6
     with pytest.raises(ValueError, match="has 2 outputs, and the task 'mnli' needs 3"):
         kprune.load_teacher(teacher_folder, "mnli")
+
+
+def embedding_data(folder):
+    columns = {"a": ["a man eats", "rain"], "b": ["a man is eating", "stocks fell"]}
+    for split in ("train", "validation"):
+        Dataset.from_dict(columns | {"label": [5.0, 0.0]}).to_parquet(folder / f"{split}.parquet")
+    return Task("pairs", ("a", "b"), kind="embedding")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_teacher_of_an_embedding_is_the_pretrained_encoder(
+    tmp_path, monkeypatch, minilm, architecture, recwarn
+):
+    monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path))
+    task = embedding_data(tmp_path / "data")
+    options = {"data": tmp_path / "data", "progress": False}
+    model, _, record = kprune.teacher(task, architecture, **options)
+    assert record["recipe"] is None and record["sequences"] == 0 and record["weights"] == minilm
+    assert record["scores"] == {"spearman": 1.0} and not model.training
+    given, _, _ = pretrained(architecture, task)
+    assert Encoder(model).kind.name == "embedding"
+    for name, weight in given.state_dict().items():
+        assert "pooler" in name or model.state_dict()[name].equal(weight)
+    made = stamp(tmp_path / "teachers" / f"pairs-{architecture}")
+    again = kprune.teacher(task, architecture, recipe=QUICK, **options)
+    assert again[2] == record and stamp(tmp_path / "teachers" / f"pairs-{architecture}") == made
+    with pytest.raises(ValueError, match="no label to fine-tune on in the task 'pairs'"):
+        kprune.finetune(tmp_path / "t", task, architecture, **options)
+    if architecture == "minilm":  # the packaged folder itself will do
+        assert Encoder(kprune.load_teacher(minilm, "sts")[0]).kind.name == "embedding"
+    assert not [w for w in recwarn if "anew" in str(w.message)]
+
+
+def test_labels_get_the_names_that_the_task_knows(tmp_path, monkeypatch):
+    rows = GENERATED["topics"](64, 40)
+    monkeypatch.setitem(GENERATED, "topics", lambda: rows)
+    model, tokenizer, record = kprune.teacher(
+        "topics", "minilm", folder=tmp_path / "t", recipe=QUICK, progress=False
+    )
+    assert tuple(model.config.id2label.values()) == TASKS["topics"].names
+    assert model.config.problem_type == "multi_label_classification"
+    assert record["scores"].keys() == {"f1_micro", "f1_macro", "accuracy"}
+    dev = kprune.dev_set("topics", tokenizer)
+    turned = copy.deepcopy(model)  # another order of outputs, told by their names
+    turned.config.id2label = dict(enumerate(reversed(TASKS["topics"].names)))
+    for part in (turned.classifier.weight, turned.classifier.bias):
+        part.data = part.data.flip(0)
+    assert kprune.evaluate(turned, dev) == record["scores"]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("wnut_17", "wnut_17"), ("relevance", "glue")])
+def test_real_entities_and_rerankers_end_to_end(tmp_path, tokenizer, name, folder):
+    data, task, few = shared("data", folder), TASKS[name], {}
+    for split in ("train", "validation"):
+        few[split] = load_split(name, split, data).select(range(100))
+    few["train"].to_parquet(tmp_path / "d" / "train.parquet")
+    few["validation"].to_parquet(tmp_path / "d" / "validation.parquet")
+    own = dataclasses.replace(task, config=None)
+    recipe = dataclasses.replace(QUICK, examples=None)
+    model, _, record = kprune.teacher(
+        own, "minilm", tmp_path / "d", tmp_path / "t", recipe, progress=False
+    )
+    assert task.metric in record["scores"] and 0 <= record["scores"][task.metric] <= 1
+    if name == "wnut_17":
+        assert model.config.id2label[7] == "B-location"
+    sample = kprune.sample(own, tokenizer, tokens=1500, data=few["train"])
+    smaller, report = kprune.prune(model, sample, rate=0.5, progress=False)
+    assert report.flops <= report.limit
+    scores = kprune.evaluate(smaller, kprune.dev_set(own, tokenizer, few["validation"]))
+    assert scores.keys() == record["scores"].keys()
 
 
 def test_a_model_without_the_head_is_no_teacher(minilm):

@@ -299,6 +299,8 @@ def test_texts_of_your_own_are_pruned_for_what_the_head_predicts(kind):
     model = tiny("bert", kind)
     options = {"rate": 0.6, "lam": 1e-6, "precision": "full", "progress": False}
     pairs = [in_words(example) for example in tiny_sample(kind, 60).examples]
+    if kind == "embedding":  # which takes single texts
+        pairs = [" ".join(pair) for pair in pairs]
     with pytest.warns(UserWarning, match="all of it"):
         drawn = kprune.sample(pairs, Numbers())
     assert drawn.task.kind == ""
@@ -346,11 +348,15 @@ def test_a_task_that_contradicts_the_head_is_refused_before_any_work(
         assert str(caught.value).count(".") == 1 and not worked
 
 
-def test_a_span_model_takes_pairs_only_and_an_embedding_model_any_task():
+def test_a_span_model_takes_pairs_only_and_an_embedding_model_any_single_texts():
     with pytest.raises(ValueError, match="must hold pairs of question and context"):
         kprune.prune(tiny("bert", "span"), ["1 2 3"] * 9, 0.5, tokenizer=Numbers(), tokens=20)
-    sample = dataclasses.replace(tiny_sample("embedding"), task=MNLI)
+    sample = dataclasses.replace(tiny_sample("embedding"), task=get_task("sst2"))
     assert kprune.prune(tiny("bert", "embedding"), sample, 0.5, progress=False)[1].tuning
+    joined = dataclasses.replace(tiny_sample("embedding"), task=MNLI)
+    for sample in ("stsb", STSB, joined, [("1 2", "3 4")] * 9):
+        with pytest.raises(ValueError, match=r"embeds each text by itself, .* such as 'sts'"):
+            kprune.prune(tiny("bert", "embedding"), sample, 0.5, tokenizer=Numbers(), tokens=20)
 
 
 @pytest.mark.parametrize(("pooling", "normalize"), [("mean", False), ("first", True)])

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from conftest import examples, tiny_sample
+from conftest import examples, tiny, tiny_sample
 from datasets import Dataset, DatasetDict
 
 import kprune
 from kprune.data import batching
 from kprune.data.batching import batch_tokens, batches
-from kprune.data.tasks import Task
+from kprune.data.checks import in_order, matched
+from kprune.data.tasks import TASKS, Task
 from kprune.data.tokens import tokenize
 from kprune.laboratory.evaluation import dev_set
 
@@ -52,6 +53,21 @@ def test_pairs_of_your_own(tokenizer):
         sample = kprune.sample([("one", "two"), ("three", "four")], tokenizer)
     assert sample.examples[0]["token_type_ids"] == [0, 0, 0, 1, 1]
     assert sample.length == 5
+
+
+def test_texts_are_drawn_apart_for_a_model_that_embeds_them_apart(tokenizer):
+    rows = {"a": [f"one {i}" for i in range(40)], "b": [f"two {i}" for i in range(40)]}
+    rows = Dataset.from_dict(rows | {"label": [0.5] * 40})
+    task = Task("apart", ("a", "b"), kind="embedding")
+    with pytest.warns(UserWarning, match="all of it"):
+        sample = kprune.sample(task, tokenizer, data=rows)
+    texts = [tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in sample.examples]
+    assert sorted(texts) == sorted([*rows["a"], *rows["b"]]) and sample.labels is None
+    assert texts[:2] != [rows["a"][0], rows["b"][0]] and texts[0][4:] == texts[1][4:]
+    assert len(kprune.sample(task, tokenizer, data=rows, sequences=7).examples) == 7
+    broken = Dataset.from_dict({"a": ["x", "y"], "b": ["z", None]})
+    with pytest.raises(ValueError, match=r"Row 1 .from 0. of 'b' of 'apart' holds None"):
+        kprune.sample(task, tokenizer, data=broken)
 
 
 def test_flops_length_of_a_benchmark_task_is_the_papers(tokenizer):
@@ -213,7 +229,19 @@ def test_off_the_cpu_batches_are_large_and_of_like_lengths():
     assert padded < 0.9 * sum(part.inputs["input_ids"].numel() for part in plain)
 
 
+def test_labels_of_a_multilabel_sample_are_yes_or_no_to_each_class(tokenizer):
+    sample = kprune.sample("topics", tokenizer, tokens=500)
+    assert sample.classes == TASKS["topics"].names
+    assert all(len(row) == 6 and sum(row[:5]) == 1 for row in sample.labels)
+    model = tiny("bert", "multilabel")
+    names = [*reversed(sample.classes)]
+    model.config.id2label = dict(enumerate(names))
+    order = matched(sample.classes, model.config, "the sample")
+    assert in_order(sample.labels, order, ticks=True) == [row[::-1] for row in sample.labels]
+
+
 def test_words_are_labelled_at_their_first_token(tokenizer):
+    """As transformers' own example does."""
     task = Task("names", ("tokens",), kind="tokens", labels=3, label="tags", max_length=12)
     rows = {"tokens": [["Eiffelturm", "in", "Paris"]], "tags": [[1, 0, 2]]}
     found = tokenize(task, tokenizer, rows, labels=True)

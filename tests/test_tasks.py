@@ -5,12 +5,12 @@ import json
 
 import pytest
 from conftest import shared
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 
 import kprune
-from kprune.data.hub import load_split
-from kprune.data.opinions import opinions, ratings
-from kprune.data.tasks import TASKS, get_task
+from kprune.data.hub import classes_of, load_split
+from kprune.data.opinions import TOPICS, opinions, ratings, topics, words
+from kprune.data.tasks import TASKS, Task, get_task
 
 PAPER = ("mrpc", "qqp", "sst2", "stsb", "mnli", "qnli", "squad", "squad_v2")
 
@@ -114,9 +114,66 @@ def test_opinions_cannot_be_told_by_their_words():
     assert model.score(words.transform(validation["sentence"][:]), validation["label"][:]) < 0.75
 
 
-@pytest.mark.parametrize("name", ["sst2", "mrpc", "stsb", "mnli", "squad", "squad_v2"])
+def test_topics_are_the_domain_and_the_verdict_of_the_same_sentences():
+    several, one = topics(300, 40), opinions(300, 40)
+    for split, rows in several.items():
+        assert rows["sentence"][:] == one[split]["sentence"][:]
+        for sentence, ticks, verdict in zip(*rows[:].values(), one[split]["label"], strict=True):
+            assert len(ticks) == len(TOPICS) == TASKS["topics"].labels and ticks[-1] == verdict
+            (domain,) = (n for n, tick in enumerate(ticks[:-1]) if tick)
+            things = words()["domains"][domain]["things"]
+            assert any(thing in sentence.lower() for thing in things)
+    for name, domain in zip(TOPICS, words()["domains"], strict=False):
+        assert any(name in thing for thing in domain["things"])
+    assert classes_of(several["train"], TASKS["topics"]) == TOPICS
+
+
+def test_names_of_labels_are_as_many_as_they():
+    with pytest.raises(ValueError, match=r"names of the task 'm' are 3, one for each label; got"):
+        Task("m", ("text",), kind="multilabel", labels=3, names=("a", "b"))
+
+
+QNLI = Features(question=Value("string"), sentence=Value("string"))
+ANSWERS = {"question": ["Who?"] * 3, "sentence": ["Ada did.", "Blue.", "Eve did."]}
+
+
+def with_labels(labels, feature):
+    return Dataset.from_dict(
+        ANSWERS | {"label": labels}, features=Features(QNLI | {"label": feature})
+    )
+
+
+def test_relevance_is_one_where_the_sentence_holds_the_answer():
+    for names in (["entailment", "not_entailment"], ["not_entailment", "entailment"]):
+        feature = ClassLabel(names=names)
+        rows = with_labels([names.index("entailment"), names.index("not_entailment"), -1], feature)
+        found = load_split("relevance", "train", rows)
+        assert found["label"][:] == [1.0, 0.0, -1.0], "a hidden label is not taken for a 0"
+        assert load_split("relevance", "train", found)["label"][:] == found["label"][:]
+        assert load_split("qnli", "train", rows)["label"][:] == rows["label"][:]
+    with pytest.raises(ValueError, match="no class 'entailment'; they are yes, no"):
+        load_split("relevance", "train", with_labels([0, 1, 1], ClassLabel(names=["yes", "no"])))
+    with pytest.raises(ValueError, match="which of them is 'entailment' is not known"):
+        load_split("relevance", "train", with_labels([0, 1, 1], Value("int64")))
+
+
+def test_a_data_set_that_is_a_script_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Dataset scripts are no longer supported, but found wnut_17.py")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(ValueError, match=r"cannot be loaded: Dataset scripts are .* in Parquet"):
+        load_split("wnut_17", "train")
+
+
+REAL = ["sst2", "mrpc", "stsb", "mnli", "squad", "squad_v2"]
+REAL += ["qqp", "qnli", "sts", "relevance", "wnut_17"]
+
+
+@pytest.mark.parametrize("name", REAL)
 def test_real_data_is_sampled(name, tokenizer):
-    folder = shared("data", name if name.startswith("squad") else "glue")
+    own = name.startswith("squad") or name == "wnut_17"
+    folder = shared("data", name if own else "glue")
     sample = kprune.sample(name, tokenizer, tokens=5000, data=folder)
     longest = TASKS[name].max_length
     assert 5000 - longest < sample.tokens <= 5000

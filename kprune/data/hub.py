@@ -59,7 +59,7 @@ def load_split(
             cache = _cache(folder, task.config) if folder.is_dir() else None
             with hub(source, "data set"):
                 found = load_dataset(source, task.config, cache_dir=cache)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # the last for a script of a data set
             raise _explained(error, source, task) from error
     if name not in found:
         raise ValueError(
@@ -72,15 +72,40 @@ def load_split(
             f"The data for {task.name!r} lacks the column {missing[0]!r}; it has "
             f"{', '.join(rows.column_names)}."
         )
-    return rows.with_format(None)  # plain values, where it was told to give tensors
+    rows = rows.with_format(None)  # plain values, where it was told to give tensors
+    return _yes_as_one(rows, task) if task.yes and task.label in rows.column_names else rows
 
 
 def classes_of(rows: Dataset, task: Task) -> tuple[str, ...] | None:
-    """The names of the classes that a task's labels number, where the data has them."""
-    if task.kind not in ("classification", "tokens"):
+    """The names of the classes that a task's labels number, or tick, where they are known."""
+    if task.kind not in ("classification", "tokens", "multilabel"):
         return None
     feature = rows.features.get(task.label)
-    return class_names(getattr(getattr(feature, "feature", feature), "names", None))
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return class_names((task.kind != "multilabel" and names) or task.names)
+
+
+def _yes_as_one(rows: Dataset, task: Task) -> Dataset:
+    """The rows with 1.0 for the class `task.yes` and 0.0 for the others, in place of classes."""
+    from datasets import ClassLabel, Value
+
+    feature = rows.features[task.label]
+    if not isinstance(feature, ClassLabel):
+        if str(getattr(feature, "dtype", "")).startswith("float"):
+            return rows
+        raise ValueError(
+            f"The labels of {task.name!r} are no classes with names, so which of them is "
+            f"{task.yes!r} is not known; name them (datasets' ClassLabel), or give numbers (float)."
+        )
+    if task.yes not in feature.names:
+        raise ValueError(
+            f"The labels of {task.name!r} have no class {task.yes!r}; they are "
+            f"{', '.join(feature.names)}."
+        )
+    yes, known = feature.str2int(task.yes), range(feature.num_classes)
+    # A label that is no class, such as a hidden one, stays what it is, and is refused where read.
+    labels = [float(one == yes) if one in known else one for one in rows[task.label][:]]
+    return rows.remove_columns(task.label).add_column(task.label, labels, feature=Value("float32"))
 
 
 def _cache(folder: Path, config: str | None) -> str:
@@ -107,6 +132,11 @@ def _explained(error: Exception, source: str, task: Task) -> Exception:
         return ValueError(
             f"The folder {source} does not hold {task.name!r}{layout if task.dataset else ''}: "
             f"{str(error).splitlines()[0]}"
+        )
+    if isinstance(error, RuntimeError):
+        return ValueError(
+            f"The data set {source!r} cannot be loaded: {str(error).splitlines()[0]}; pass "
+            "data=<folder laid out like the Hub repository, with its files in Parquet>."
         )
     return ConnectionError(
         f"The data set {source!r} ({task.config}) is not in a local folder of that name and the "

@@ -8,17 +8,21 @@ sentence is put together and single words say little about it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
 # Odds of an operator that keeps the sign. At even odds no word would say anything about the
 # label, and an encoder would take long to find a first hold.
 KEEP = 0.8
+# What the sentences are labelled with in the multi-label task: their domain, in the order of
+# `opinions.yaml`, and whether the verdict is positive.
+TOPICS = ("film", "phone", "restaurant", "book", "hotel", "positive")
 FRAMES = ("plain", "contrast", "contrast", "aside", "fact", "choice", "choice")
 
 
@@ -35,7 +39,8 @@ class _Writer:
 
     def __init__(self, rng: Random):
         self.rng, self.words = rng, words()
-        self.domain = rng.choice(self.words["domains"])
+        self.place = rng.randrange(len(self.words["domains"]))
+        self.domain = self.words["domains"][self.place]
         self.thing = rng.choice(self.domain["things"])
 
     def pick(self, operators: str, sign: int) -> tuple[str, int]:
@@ -117,26 +122,47 @@ class _Writer:
         return text[0].upper() + text[1:] + "."
 
 
-def _split(size: int, rng: Random, seen: set[str]) -> Dataset:
-    """Draw `size` sentences that are not in `seen`, and add them to it."""
-    from datasets import ClassLabel, Dataset, Features, Value
+def _draw(size: int, rng: Random, seen: set[str]) -> list[tuple[str, int, int]]:
+    """Draw `size` sentences that are not in `seen`, and add them to it.
 
-    labels = [i % 2 for i in range(size)]
-    rng.shuffle(labels)
-    sentences = []
-    for label in labels:
+    Each with its verdict, 0 or 1, and the place of its domain.
+    """
+    verdicts = [i % 2 for i in range(size)]
+    rng.shuffle(verdicts)
+    drawn = []
+    for verdict in verdicts:
         for _ in range(200):
-            sentence = _Writer(rng).sentence(1 if label else -1)
+            writer = _Writer(rng)
+            sentence = writer.sentence(1 if verdict else -1)
             if sentence not in seen:
                 break
         else:
             raise ValueError(f"The grammar ran out of new sentences after {len(seen)}.")
         seen.add(sentence)
-        sentences.append(sentence)
-    verdicts = ClassLabel(names=["negative", "positive"])
-    features = Features(sentence=Value("string"), label=verdicts, idx=Value("int32"))
-    columns = {"sentence": sentences, "label": labels, "idx": list(range(size))}
-    return Dataset.from_dict(columns, features=features)
+        drawn.append((sentence, verdict, writer.place))
+    return drawn
+
+
+def _splits(
+    train: int, validation: int, seed: int, feature: Any, label: Callable[[int, int], Any]
+) -> DatasetDict:
+    """Both splits; a row's label is made of its verdict and the place of its domain."""
+    from datasets import Dataset, DatasetDict, Features, Value
+
+    if train < 1 or validation < 1:
+        raise ValueError(f"Both sizes must be positive, got {train=} and {validation=}.")
+    seen: set[str] = set()
+    splits = DatasetDict(train=None, validation=None)
+    features = Features(sentence=Value("string"), label=feature)
+    # Validation comes first, so that it does not depend on the size of the training split.
+    for split, size in (("validation", validation), ("train", train)):
+        drawn = _draw(size, Random(f"opinions-{split}-{seed}"), seen)
+        columns = {
+            "sentence": [sentence for sentence, _, _ in drawn],
+            "label": [label(verdict, place) for _, verdict, place in drawn],
+        }
+        splits[split] = Dataset.from_dict(columns, features=features)
+    return splits
 
 
 def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
@@ -146,24 +172,29 @@ def opinions(train: int = 6000, validation: int = 1000, seed: int = 0) -> Datase
     and "validation" with the columns "sentence" (str), "label" (0 is negative, 1 is positive) and
     "idx" (int); ValueError if a size is not positive, or exceeds what the grammar can write.
     """
-    from datasets import DatasetDict
+    from datasets import ClassLabel, Value
 
-    if train < 1 or validation < 1:
-        raise ValueError(f"Both sizes must be positive, got {train=} and {validation=}.")
-    seen: set[str] = set()
-    # Validation comes first, so that it does not depend on the size of the training split.
-    held_out = _split(validation, Random(f"opinions-validation-{seed}"), seen)
-    drawn = _split(train, Random(f"opinions-train-{seed}"), seen)
-    return DatasetDict(train=drawn, validation=held_out)
+    verdicts = ClassLabel(names=["negative", "positive"])
+    splits = _splits(train, validation, seed, verdicts, lambda verdict, _: verdict)
+    for split, rows in splits.items():
+        splits[split] = rows.add_column("idx", range(len(rows)), feature=Value("int32"))
+    return splits
 
 
 def ratings(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
     """The opinions as a number to predict: 1 star for a negative verdict, 5 for a positive one."""
-    from datasets import Dataset, DatasetDict, Features, Value
+    from datasets import Value
 
-    features = Features(sentence=Value("string"), label=Value("float32"))
-    splits = DatasetDict()
-    for split, rows in opinions(train, validation, seed).items():
-        columns = {"sentence": rows["sentence"][:], "label": [1.0 + 4 * v for v in rows["label"]]}
-        splits[split] = Dataset.from_dict(columns, features=features)
-    return splits
+    return _splits(train, validation, seed, Value("float32"), lambda verdict, _: 1.0 + 4 * verdict)
+
+
+def topics(train: int = 6000, validation: int = 1000, seed: int = 0) -> DatasetDict:
+    """The opinions with several labels, 0 or 1 for each of `TOPICS`: what they are about, and
+    whether the verdict is positive.
+    """
+    from datasets import List, Value
+
+    def label(verdict: int, place: int) -> list[int]:
+        return [int(place == n) for n in range(len(TOPICS) - 1)] + [verdict]
+
+    return _splits(train, validation, seed, List(Value("int8")), label)

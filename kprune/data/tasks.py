@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from kprune.data.checks import number
-from kprune.data.opinions import opinions, ratings
+from kprune.data.opinions import TOPICS, opinions, ratings, topics
 
 Kind = Literal["classification", "regression", "multilabel", "span", "tokens", "embedding", ""]
 # Scores that `evaluate` gives for each kind, the usual one first.
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "matthews"),
-    "regression": ("spearman",),
-    "multilabel": ("f1_micro", "accuracy"),
+    "regression": ("spearman", "average_precision"),
+    "multilabel": ("f1_micro", "f1_macro", "accuracy"),
     "span": ("f1", "exact_match"),
     "tokens": ("accuracy", "f1"),
+    "embedding": ("spearman",),  # of the cosine of a pair of texts
 }
 
 
@@ -29,6 +30,7 @@ class Task:
     kind: Kind = "classification"  # what the head predicts; "" for texts that suit any model
     metric: str = ""  # the primary score in `evaluate`'s result; "" takes the kind's usual one
     labels: int = 2  # outputs of the head
+    names: tuple[str, ...] = ()  # of the labels, where the data does not give them
     dataset: str | None = None  # Hub id; None for a generated task
     config: str | None = None  # of the data set
     max_length: int = 128  # tokens per sequence at the most, special tokens included
@@ -39,6 +41,7 @@ class Task:
     unanswerable: bool = False  # whether a question may have no answer
     minibatch: int = 32  # samples per group whose gradients the faithful K-prune sums
     scale: tuple[float, float] = (-math.inf, math.inf)  # that the labels of a regression are on
+    yes: str = ""  # class that a regression takes as 1, all others as 0, where labels are classes
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):  # ("text") is no tuple
@@ -49,7 +52,7 @@ class Task:
         what = f"of the task {self.name!r}"
         if self.kind not in get_args(Kind):
             kinds = ", ".join(METRICS)
-            raise ValueError(f"The kind {what} is one of {kinds} or embedding; got {self.kind!r}.")
+            raise ValueError(f"The kind {what} is one of {kinds}; got {self.kind!r}.")
         known = METRICS.get(self.kind, ("",))
         if self.metric not in ("", *known):
             known = " or ".join(known) or "empty"
@@ -72,6 +75,10 @@ class Task:
         for name, bound in least.items():
             whole = number(f"The {name} {what}", getattr(self, name), bound)
             object.__setattr__(self, name, whole)
+        if self.names and len({*self.names}) != self.labels:
+            raise ValueError(
+                f"The names {what} are {self.labels}, one for each label; got {self.names!r}."
+            )
         least, most = self.scale if isinstance(self.scale, tuple) else (0, 0)
         if not least < most:
             raise ValueError(f"The scale {what} is a least and a greatest label; got {self.scale}.")
@@ -81,10 +88,9 @@ class Task:
             object.__setattr__(self, "average_length", length)
 
 
-def _glue(name: str, columns: tuple[str, ...], average_length: float, **fields) -> Task:
-    return Task(
-        name, columns, dataset="nyu-mll/glue", config=name, average_length=average_length, **fields
-    )
+def _glue(name: str, columns: tuple[str, ...], length: float | None, **fields) -> Task:
+    fields = {"config": name, "average_length": length} | fields
+    return Task(name, columns, dataset="nyu-mll/glue", **fields)
 
 
 def _squad(name: str, config: str) -> Task:
@@ -104,6 +110,7 @@ def _squad(name: str, config: str) -> Task:
 
 
 STARS = {"kind": "regression", "labels": 1}
+RELEVANCE = {**STARS, "scale": (0, 1), "metric": "average_precision", "yes": "entailment"}
 TASKS = {
     task.name: task
     for task in (
@@ -117,11 +124,33 @@ TASKS = {
         _squad("squad_v2", "squad_v2"),
         _glue("rte", ("sentence1", "sentence2"), 64.59),
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
+        # STS-B for models without a head, whose texts are embedded apart.
+        _glue("sts", ("sentence1", "sentence2"), None, config="stsb", kind="embedding"),
+        # QNLI for rerankers: how relevant a sentence is to a question.
+        _glue("relevance", ("question", "sentence"), 50.97, config="qnli", **RELEVANCE),
+        Task(
+            "wnut_17",
+            ("tokens",),
+            kind="tokens",
+            metric="f1",
+            labels=13,
+            dataset="leondz/wnut_17",
+            config="wnut_17",
+            label="ner_tags",
+        ),
         Task("opinions", ("sentence",), max_length=64),
         Task("ratings", ("sentence",), max_length=64, **STARS, scale=(1, 5)),
+        Task(
+            "topics",
+            ("sentence",),
+            kind="multilabel",
+            labels=len(TOPICS),
+            names=TOPICS,
+            max_length=64,
+        ),
     )
 }
-GENERATED = {"opinions": opinions, "ratings": ratings}
+GENERATED = {"opinions": opinions, "ratings": ratings, "topics": topics}
 
 
 def get_task(task: str | Task) -> Task:

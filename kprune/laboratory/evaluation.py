@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from scipy.stats import spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +24,7 @@ from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
 from kprune.families import names_of
 from kprune.inputs import check_inputs, check_match
-from kprune.laboratory.metrics import spans, squad_scores, token_scores
+from kprune.laboratory.metrics import of_entities, spans, squad_scores, token_scores
 from kprune.outputs import kind_of
 
 
@@ -64,19 +64,24 @@ def dev_set(
     wanted = {name: rows[name][:] for name in (*task.columns, task.label)}
     numbers = [n * every for n in range(len(rows))]
     columns = tokenize(task, tokenizer, wanted, task.kind == "tokens", numbers)
-    if task.kind != "embedding":
-        check_golds(task, rows, numbers)
+    check_golds(task, rows, numbers)
     return DevSet(task, rows, columns, tokenizer.pad_token_id, tokenizer)
 
 
 def check_golds(task: Task, rows: Dataset, numbers: Sequence[int]) -> None:
     """Raise ValueError for labels, named by their rows, that no score can be made of."""
+    if task.kind == "embedding":  # a pair's cosine is one number
+        task = replace(task, kind="regression", labels=1)
     labels = rows[task.label][:]
     check_labels(task, labels, numbers, rows[task.columns[-1]][:])
     if task.kind == "regression" and all(one == labels[0] for one in labels):
         raise ValueError(
             f"All labels of {task.name!r} are {labels[0]!r}, as where they are kept hidden, and no "
             "correlation can be made of them; take a split with labels."
+        )
+    if task.metric == "average_precision" and not {*np.ravel(labels).tolist()} <= {0, 1}:
+        raise ValueError(
+            f"An average precision is of labels that are 0 or 1, and {task.name!r} has others."
         )
 
 
@@ -87,20 +92,18 @@ def evaluate(
 
     In "bf16" the matrix products of the sublayers take low precision. Gives the task's metrics, all
     on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric` being the primary one:
-    `accuracy`, `spearman`, `matthews`; `f1` and `exact_match` of spans; `accuracy` and `f1` of
-    tokens (see `token_scores`); `f1_micro` and `accuracy`, of all labels at once, where there are
-    several. Classes are matched by name where model and data name theirs. ValueError when the
-    model's head or classes do not fit the task, or its outputs are not finite.
+    `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and `exact_match` of spans;
+    `accuracy` and `f1` of tokens (see `token_scores`); `f1_micro`, `f1_macro` and `accuracy`, of
+    all labels at once, where there are several. Classes are matched by name where model and data
+    name theirs. ValueError when the model's head or classes do not fit the task, or its outputs are
+    not finite.
     """
     names_of(model)
     if not isinstance(dev, DevSet):
         raise ValueError(f"evaluate takes what dev_set gives; got a {type(dev).__name__}.")
     if precision not in ("full", "bf16"):
         raise ValueError(f'precision is "full" or "bf16"; got {precision!r}.')
-    check_outputs(model, dev.task)
-    check_golds(dev.task, dev.rows, range(len(dev.rows)))
-    classes = classes_of(dev.rows, dev.task)
-    order = matched(classes, model.config, f"the data of {dev.task.name!r}")
+    order, names = check_dev(model, dev)
     predictions = predict(model, dev, precision, progress)
     if not all(bool(z.isfinite().all()) for z in predictions):
         check_model(model)  # names a broken weight
@@ -108,7 +111,29 @@ def evaluate(
             "The model's outputs are NaN or infinite; its weights are not, so its numbers outgrow "
             f"{model.dtype}: try model.float()."
         )
-    return scores(dev, predictions, order, class_names(model.config.id2label.values()) or classes)
+    return scores(dev, predictions, order, names)
+
+
+def check_dev(
+    model: PreTrainedModel, dev: DevSet
+) -> tuple[list[int] | None, tuple[str, ...] | None]:
+    """The model's outputs for a dev set's classes, and their names, as `scores` takes them.
+
+    ValueError where the model cannot be scored on it.
+    """
+    task = dev.task
+    check_outputs(model, task)
+    check_golds(task, dev.rows, range(len(dev.rows)))
+    classes = classes_of(dev.rows, task)
+    order = matched(classes, model.config, f"the data of {task.name!r}")
+    names = class_names(model.config.id2label.values()) or classes
+    if task.kind == "tokens" and task.metric == "f1" and not of_entities(names or ()):
+        raise ValueError(
+            f"The labels of {task.name!r} have no names of entities, such as B-person, I-person "
+            "and O, and f1 is of those; name them in the data or the model's config.id2label, or "
+            "take the metric accuracy."
+        )
+    return order, names
 
 
 def scores(
@@ -131,14 +156,20 @@ def scores(
         named = dict(enumerate(names or map(str, range(dev.task.labels))))
         return token_scores(chosen, in_order(dev.columns["labels"], order), named)
     predicted = torch.stack([*predictions]).float().cpu().numpy()
-    if dev.task.kind == "regression":
-        golds = np.array(labels).reshape(len(predicted), -1)
-        each = [spearmanr(*pair).statistic for pair in zip(predicted.T, golds.T, strict=True)]
-        return {"spearman": float(np.nan_to_num(each).mean())}
+    if dev.task.kind in ("regression", "embedding"):
+        pairs = zip(np.array(labels).reshape(len(predicted), -1).T, predicted.T, strict=True)
+        ranked = {
+            "spearman": lambda *pair: spearmanr(*pair).statistic,
+            "average_precision": average_precision_score,
+        }[dev.task.metric]
+        return {dev.task.metric: float(np.nan_to_num([ranked(*pair) for pair in pairs]).mean())}
     if dev.task.kind == "multilabel":
-        chosen, golds = predicted > 0, np.array(labels) > 0.5
-        f1 = float(f1_score(golds, chosen, average="micro", zero_division=0))
-        return {"f1_micro": f1, "accuracy": float(accuracy_score(golds, chosen))}
+        chosen, golds = predicted > 0, np.array(in_order(labels, order, ticks=True)) > 0.5
+        means = {
+            f"f1_{mean}": float(f1_score(golds, chosen, average=mean, zero_division=0))
+            for mean in ("micro", "macro")
+        }
+        return {**means, "accuracy": float(accuracy_score(golds, chosen))}
     chosen, golds = predicted.argmax(1), [int(label) for label in in_order(labels, order)]
     if dev.task.metric == "matthews":
         return {"matthews": float(matthews_corrcoef(golds, chosen))}

@@ -22,12 +22,13 @@ from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import as_examples, tokenize
 from kprune.engine.devices import device, native_bf16
-from kprune.engine.files import RECORD, check_target, write_json, written_whole
+from kprune.engine.files import check_target
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.progress import bar, quiet
 from kprune.inputs import check_inputs, check_match, longest
-from kprune.laboratory.evaluation import dev_set, evaluate
+from kprune.laboratory.evaluation import check_dev, dev_set, evaluate
 from kprune.laboratory.packaged import MINILM, PACKAGED, packaged_minilm, pour_into_distilbert
+from kprune.laboratory.records import save_teacher
 from kprune.options import WORDS
 
 CLASSES = {
@@ -127,6 +128,7 @@ def finetune(
     student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
     order = _named(student, task, classes_of(rows, task))
     dev = dev_set(task, tokenizer, data)
+    check_dev(student, dev)
     with quiet():
         training = training_set(task, tokenizer, rows, order)
     if getattr(student.config, "type_vocab_size", 2) < 2:  # as in RoBERTa: one type says nothing
@@ -176,17 +178,15 @@ def finetune(
         "seconds": outcome.metrics["train_runtime"],
         "scores": evaluate(student, dev, progress=progress),
     }
-    with quiet(), written_whole(folder) as part:
-        student.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        write_json(part / RECORD, record)
+    save_teacher(folder, student, tokenizer, record)
     return record
 
 
 def origin(task: Task, model: str, data: str | Path | None, recipe: Recipe) -> dict[str, Any]:
-    """What a teacher is made of, as its record says it."""
+    """What a teacher is made of, as its record says it; one that embeds is not trained."""
     data = str(data) if data else task.dataset
-    return {"task": task.name, "model": model, "data": data, "recipe": asdict(recipe)}
+    made = None if task.kind == "embedding" else asdict(recipe)
+    return {"task": task.name, "model": model, "data": data, "recipe": made}
 
 
 def training_set(
@@ -198,8 +198,8 @@ def training_set(
 
     def encode(chunk: dict[str, list], numbers: list[int]) -> dict[str, list]:
         found = tokenize(task, tokenizer, chunk, labels=True, numbers=numbers)
-        if task.kind in ("classification", "tokens"):
-            found["labels"] = in_order(found["labels"], order)
+        if task.kind in ("classification", "tokens", "multilabel"):
+            found["labels"] = in_order(found["labels"], order, task.kind == "multilabel")
         return {k: v for k, v in found.items() if k not in ("row", "offset_mapping")}
 
     return rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names)

@@ -7,10 +7,11 @@ import re
 import statistics
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from seqeval.metrics import f1_score
 from torch import Tensor
 
 from kprune.data.checks import UNLABELLED
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
     from kprune.laboratory.evaluation import DevSet
 
 
+def of_entities(names: Iterable[str]) -> bool:
+    """Whether labels are of entities: "O", and types with "B-", "I-" and the like before them."""
+    names = {*names} - {"O"}
+    return bool(names) and all(re.match("[BIES]-.", name) for name in names)
+
+
 def token_scores(
     predicted: Sequence[Sequence[int]], golds: Sequence[Sequence[int]], names: dict[int, str]
 ) -> dict[str, float]:
-    """Accuracy over labelled tokens and, where label names are BIO, `f1` of whole entities.
+    """Accuracy over labelled tokens and, where labels are of entities, `f1` of whole ones.
 
     Takes the predicted labels of each sequence, the right ones (`UNLABELLED` where there is none),
     and their names.
@@ -32,25 +39,10 @@ def token_scores(
         for row in zip(predicted, golds, strict=True)
     ]
     scores = {"accuracy": statistics.fmean(mine == gold for row in pairs for mine, gold in row)}
-    if any(name.startswith(("B-", "I-")) for name in names.values()):
-        found = [[_entities(labels) for labels in zip(*row, strict=True)] for row in pairs if row]
-        common = sum(len(mine & gold) for mine, gold in found)
-        total = sum(len(mine) + len(gold) for mine, gold in found)
-        scores["f1"] = 2 * common / max(1, total)
+    if of_entities(names.values()):
+        mine, gold = ([[label[side] for label in row] for row in pairs] for side in (0, 1))
+        scores["f1"] = float(f1_score(gold, mine, zero_division=0))
     return scores
-
-
-def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Type, first token and end of each entity; one may begin with "I-"."""
-    found, first, kind = set(), None, ""
-    for i, label in enumerate([*labels, "O"]):
-        tag, _, own = label.partition("-")
-        if first is not None and (tag, own) != ("I", kind):
-            found.add((kind, first, i))
-            first = None
-        if first is None and tag in ("B", "I"):
-            first, kind = i, own
-    return found
 
 
 def spans(dev: DevSet, logits: list[Tensor], longest: int = 30) -> list[str]:

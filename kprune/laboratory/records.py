@@ -18,8 +18,10 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.engine.files import plain
+from kprune.engine.files import RECORD, plain, write_json, written_whole
+from kprune.engine.progress import quiet
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
 RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
@@ -141,6 +143,16 @@ def state(run: Run) -> State:
         return "damaged"
     same = plain(record.parameters) == plain(run.wanted)
     return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
+
+
+def save_teacher(
+    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: dict
+) -> None:
+    """A teacher's folder, all at once: model, tokenizer and the record of how it was made."""
+    with quiet(), written_whole(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        write_json(part / RECORD, record)
 
 
 def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:

@@ -11,10 +11,17 @@ from kprune.engine.files import CONFIG, RECORD, WEIGHTS, check_target
 from kprune.engine.loading import load_model, load_tokenizer
 from kprune.engine.progress import quiet
 from kprune.inputs import check_match
-from kprune.laboratory.evaluation import check_outputs
-from kprune.laboratory.finetuning import Recipe, default_recipe, finetune, model_class, origin
+from kprune.laboratory.evaluation import check_outputs, dev_set, evaluate
+from kprune.laboratory.finetuning import (
+    Recipe,
+    default_recipe,
+    finetune,
+    model_class,
+    origin,
+    pretrained,
+)
 from kprune.laboratory.packaged import PACKAGED, packaged_minilm
-from kprune.laboratory.records import output_folder, read_json
+from kprune.laboratory.records import output_folder, read_json, save_teacher
 
 TOKENIZER = "tokenizer_config.json"
 
@@ -33,7 +40,8 @@ def teacher(
     In its default place, `outputs/teachers/<task>-<model>`, a teacher made for another task, model,
     data set or recipe, or one that is damaged, is made anew, with a warning. A model in a `folder`
     of your own is taken as it is, whoever made it, and its record may be empty; one that holds
-    anything else is refused before any work. Arguments as in `finetune`.
+    anything else is refused before any work. For a task of kind "embedding" it is the pretrained
+    encoder itself, without a head: nothing is trained. Arguments as in `finetune`.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
     if folder is not None and (Path(folder) / CONFIG).is_file():
@@ -41,12 +49,25 @@ def teacher(
     folder = Path(folder or teacher_folder(task.name, model))
     if fault := why_anew(folder, origin(task, model, data, recipe), stand_in):
         check_target(folder)
+        trained = task.kind != "embedding"
         if (folder / RECORD).is_file():
-            warnings.warn(f"The teacher in {folder} {fault}; fine-tuning it anew.", stacklevel=2)
-        record = finetune(folder, task, model, data, recipe, progress, stand_in)
+            how = "fine-tuning" if trained else "copying"
+            warnings.warn(f"The teacher in {folder} {fault}; {how} it anew.", stacklevel=2)
+        make = finetune if trained else _as_it_is
+        record = make(folder, task, model, data, recipe, progress, stand_in)
     else:
         record = read_record(folder)
     return *load_teacher(folder, task), record
+
+
+def _as_it_is(folder, task, model, data, recipe, progress, stand_in) -> dict:
+    """The pretrained encoder in a folder like a fine-tuned one's; arguments as in `finetune`."""
+    encoder, tokenizer, found = pretrained(model, task, stand_in=stand_in)
+    scores = evaluate(encoder.eval(), dev_set(task, tokenizer, data), progress=progress)
+    rest = {"weights": found, "sequences": 0, "seconds": 0.0, "scores": scores}
+    record = origin(task, model, data, recipe) | rest
+    save_teacher(folder, encoder, tokenizer, record)
+    return record
 
 
 def load_teacher(
