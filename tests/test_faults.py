@@ -46,6 +46,7 @@ from kprune.laboratory.evaluation import DevSet, scores
 from kprune.laboratory.experiments import expand
 from kprune.laboratory.finetuning import random_states_kept
 from kprune.laboratory.metrics import squad_scores
+from kprune.laboratory.pools import cluster
 from kprune.laboratory.processes import variables
 from kprune.laboratory.records import RESULT, state
 from kprune.laboratory.teachers import why_anew
@@ -935,3 +936,26 @@ def test_a_silent_hub_is_asked_once(what, answers, silent_hub):
         ask("no/such")
     assert 1 <= len(silent_hub.came) <= answers + 1 and "\n" not in str(error.value)
     assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{cluster: SLURM, jobs: 1}", "does not take these options: You must specify how much"),
+        ("{cluster: SLURM, jobs: 1, options: {cores: x, memory: 1GB}}", "not supported between"),
+        ("{cluster: PBS, jobs: 1, options: {cores: 1, memory: lots}}", "interpret 'lots'"),
+        ("{cluster: SLURM, jobs: 1, options: {cores: 1, memory: 1GB, colour: 1}}", "'colour'"),
+        ("{cluster: SLURM, jobs: 1, options: [cores, memory]}", "options in .* name: value"),
+        ("{cluster: SLURM, jobs: two}", "jobs in .* a whole number of at least 1; got 'two'"),
+        ("{cluster: SLURM, jobs: 0}", "jobs in .* a whole number of at least 1; got 0"),
+        ("{cluster: JobQueue, jobs: 1}", "has no cluster 'JobQueue'"),
+        ("{cluster: os, jobs: 1}", "has no cluster 'os'"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused_in_a_sentence(text, words, tmp_path):
+    """dask-jobqueue compared texts with numbers, and its TypeError came through."""
+    pytest.importorskip("dask_jobqueue")
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words) as error, cluster(tmp_path / "cluster.yaml"):
+        pass
+    assert "\n" not in str(error.value)

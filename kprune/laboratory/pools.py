@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kprune.data.checks import number
 from kprune.laboratory.processes import Outcome
 from kprune.laboratory.yaml_files import read_yaml
 
@@ -61,12 +62,21 @@ def cluster(path: Path) -> Iterator[str]:
     needed = {"cluster", "jobs"}
     if not isinstance(settings, dict) or not needed <= settings.keys() <= needed | {"options"}:
         raise ValueError(f"{path} must name cluster and jobs, and may give options.")
+    jobs = number(f"jobs in {path}", settings["jobs"], 1)
     known = {**vars(dask_jobqueue), "LocalCluster": LocalCluster}  # that one runs jobs right here
-    made = known.get(f"{settings['cluster']}Cluster")
-    if made is None:
+    name = f"{settings['cluster']}Cluster"
+    if name not in known or name == "JobQueueCluster":  # which is what they have in common
         raise ValueError(f"dask-jobqueue has no cluster {settings['cluster']!r}.")
-    with made(**(settings.get("options") or {})) as started:
-        started.scale(jobs=settings["jobs"])
+    options = settings.get("options") or {}
+    if not isinstance(options, dict):
+        raise ValueError(f"options in {path} are name: value, each on a line; got {options!r}.")
+    try:
+        started = known[name](**options)
+    except Exception as error:  # whatever it makes of a value, which it hands on unlooked at
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: {name} does not take these options: {reason}") from error
+    with started:
+        started.scale(jobs=jobs)
         yield started.scheduler_address
 
 
@@ -79,10 +89,10 @@ class Local(ThreadPoolExecutor):
             gpus = visible.split(",")[: len(gpus)]
         workers = workers or max(1, len(gpus))
         self.stop, self.slots = threading.Event(), queue.SimpleQueue()
-        for number in range(workers):
+        for worker in range(workers):
             own = {}
             if gpus:
-                own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+                own["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
             elif workers > 1:  # processes whose threads share cores wait for each other
                 own["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // workers))
             self.slots.put(own)
