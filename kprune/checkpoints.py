@@ -16,7 +16,7 @@ from kprune.data.reach import hub
 from kprune.encoders import Encoder
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
-from kprune.engine.loading import OwnCodeError, load_config
+from kprune.engine.loading import OwnCodeError, load_config, load_model
 from kprune.families import FAMILIES
 from kprune.sampling import find_tokenizer
 from kprune.surgery import keep_numbered
@@ -63,6 +63,11 @@ def load(folder: str | Path) -> PreTrainedModel:
     folder = _at_hand(folder)
     config, kept, name = _described(folder)
     try:
+        if kept is None:
+            model = load_model(getattr(transformers, name), folder).eval()
+            for weight in model.parameters():
+                weight.data = weight.data.clone()  # as below
+            return model
         paths = sorted(folder.glob("*.safetensors"))
         if config.hidden_size > sum(path.stat().st_size for path in paths):
             raise ValueError("hidden_size is more than its files can hold")
@@ -106,14 +111,15 @@ def _at_hand(source: str | Path) -> Path:
     return Path(source)
 
 
-def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
+def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]] | None, str]:
     """The dense configuration of a saved model, the units it kept, and its class."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:
         config = load_config(folder)
         name = config.architectures[0]
-        kept = config.kprune["kept"]
+        # A model that lost whole layers is a plain one.
+        kept = None if "layers" in config.kprune else config.kprune["kept"]
         known = config.model_type in FAMILIES and hasattr(transformers, name)
     except OwnCodeError:
         raise
@@ -124,6 +130,8 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
         raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
     if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
+    if kept is None:
+        return config, kept, name
     numbers = isinstance(kept, list) and all(
         isinstance(own, list) and all(type(unit) is int for unit in own) for own in kept
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kprune.competitors.floors import magnitude, random
 from kprune.competitors.kcm import kcm
 from kprune.competitors.kwon import kwon
+from kprune.competitors.layers import whole_layers
 from kprune.knowledge import Importance, Predictive, Representational, Weighted
 from kprune.mask_search import search
 from kprune.plus.method import WITHOUT as WITHOUT_PLUS
@@ -93,5 +94,8 @@ METHODS: dict[str, Callable[[Options, State, Budget], Iterator[Pruned]]] = {
     "kcm": lambda options, state, budget: kcm(state, budget),
     "magnitude": lambda options, state, budget: magnitude(state, budget),
     "random": lambda options, state, budget: random(state, budget),
+    "first-layers": lambda options, state, budget: whole_layers(state, budget, spaced=False),
+    "spaced-layers": lambda options, state, budget: whole_layers(state, budget, spaced=True),
 }
 LABELS_NEEDED = ("kwon",)
+WHOLE_LAYERS = ("first-layers", "spaced-layers")  # which leave a plain model

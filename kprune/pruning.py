@@ -21,7 +21,7 @@ from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
 from kprune.limits.table import LatencyTable, measure_latencies
-from kprune.methods import LABELS_NEEDED, METHODS
+from kprune.methods import LABELS_NEEDED, METHODS, WHOLE_LAYERS
 from kprune.options import Options, known_options
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
@@ -175,7 +175,8 @@ def prune(
         report = _report(job, done)
         _own_weights(pruned, model)
         pruned.tokenizer = tokenizer or job.state.sample.tokenizer
-        pruned.config.kprune = {"kept": report.kept}
+        if method not in WHOLE_LAYERS:
+            pruned.config.kprune = {"kept": report.kept}
     return pruned, report
 
 
@@ -206,10 +207,11 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         seconds=state.clock.seconds,
         notes=[*state.notes],
     )
-    if earlier := getattr(job.model.config, "kprune", None):  # units keep their first numbers
+    if earlier := (getattr(job.model.config, "kprune", None) or {}).get("kept"):
+        # Units keep their first numbers.
         report.kept = [
             [names[unit] for unit in units]
-            for names, units in zip(earlier["kept"], report.kept, strict=True)
+            for names, units in zip(earlier, report.kept, strict=True)
         ]
     if job.table:
         report.speed = _speed(job, report)
@@ -240,9 +242,10 @@ def _speed(job: Job, report: Report) -> dict[str, float]:
 def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
     """Weights that were not cut are copied; all can be trained where the model's can."""
     given = dict(model.named_parameters())
-    shared = {weight.data_ptr() for weight in given.values()}
+    shared = {weight.data_ptr(): weight for weight in given.values()}
     some = any(weight.requires_grad for weight in given.values())
     for name, weight in pruned.named_parameters():
+        source = shared.get(weight.data_ptr(), given.get(name))  # layers may have moved down
         if weight.data_ptr() in shared:
             weight.data = weight.data.clone()
-        weight.requires_grad_(given[name].requires_grad if name in given else some)
+        weight.requires_grad_(some if source is None else source.requires_grad)

@@ -18,6 +18,7 @@ from kprune.competitors import kwon as kwon_module
 from kprune.competitors.floors import squared_weights
 from kprune.competitors.kcm import data_driven, representative
 from kprune.competitors.kwon import fisher_search, label_gradients, rearrange, solve_scales
+from kprune.competitors.layers import spaced_out
 from kprune.data import batching
 from kprune.encoders import Encoder
 from kprune.engine.least_squares import NormalEquations
@@ -304,6 +305,68 @@ def test_random_depends_on_the_seed_only():
         for model, seed in itertools.product((0, 1), (0, 1))
     ]
     assert kept[0] == kept[2] and kept[1] == kept[3] and kept[0] != kept[1]
+
+
+# Whole layers
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"), [("first-layers", [0, 1, 2]), ("spaced-layers", [0, 3, 5])]
+)
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_whole_layers_leave_a_plain_model(family, method, chosen, tmp_path, tokenizer):
+    """To the bit the model that is built of these layers by hand; transformers opens it."""
+    depth = {"n_layers" if family == "distilbert" else "num_hidden_layers": 6}
+    groups = {"num_hidden_groups": 6} if family == "albert" else {}
+    model, sample = families.model_of(family, "span", **depth, **groups), tiny_sample("span")
+    smaller, report = kprune.prune(model, sample, 0.45, method, progress=False)
+    batch, encoder = batch_of(sample), Encoder(model)
+    found = logits(smaller, batch)
+    assert report.flops == report.dense_flops / 2 <= report.limit
+    assert report.heads == [families.HEADS * (n in chosen) for n in range(6)]
+    assert report.neurons == [families.NEURONS * (n in chosen) for n in range(6)]
+    assert report.parameters == smaller.num_parameters()
+    kprune.save(smaller, tmp_path / "saved", tokenizer)
+    assert torch.equal(logits(kprune.load(tmp_path / "saved"), batch), found)
+    opened = type(model).from_pretrained(tmp_path / "saved")
+    assert type(smaller) is type(opened) is type(model)
+    assert len(Encoder(opened).layers) == opened.config.num_hidden_layers == len(chosen)
+    own = {**smaller.state_dict()}
+    assert all(torch.equal(own.pop(name), w) for name, w in opened.state_dict().items()) and not own
+    layers = torch.nn.ModuleList(encoder.layers[n] for n in chosen)
+    encoder.model.base_model.set_submodule(encoder.names.layers, layers)
+    encoder.model.config.num_hidden_layers = len(chosen)
+    if family.startswith("albert"):
+        encoder.model.config.num_hidden_groups = len(chosen)
+    assert torch.equal(logits(encoder.model, batch), found)
+
+
+def test_layers_go_of_what_lost_layers_before_and_units_after_that():
+    model = families.model_of("bert", "classification", num_hidden_layers=6)
+    options, batch = {"sample": tiny_sample(), "progress": False}, batch_of(tiny_sample())
+    three, _ = kprune.prune(model, rate=0.5, method="spaced-layers", **options)
+    two, _ = kprune.prune(three, rate=0.3, method="spaced-layers", **options)
+    assert two.config.kprune == {"layers": [0, 5]}
+    at_once, _ = kprune.prune(model, rate=0.65, method="spaced-layers", **options)
+    assert torch.equal(logits(two, batch), logits(at_once, batch))
+    smaller, report = kprune.prune(two, rate=0.5, **options)
+    assert len(report.kept) == 4 and report.flops <= report.limit
+    for method in ("first-layers", "spaced-layers"):
+        with pytest.raises(ValueError, match="of a model that was not pruned"):
+            kprune.prune(smaller, rate=0.5, method=method, **options)
+        with pytest.raises(ValueError, match=r"Not one of 6 layers fits; .* at most 0\.833"):
+            kprune.prune(model, rate=0.9, method=method, **options)
+
+
+def test_spaced_layers_are_distinct_from_the_first_to_the_last():
+    assert [spaced_out(count, 6) for count in (1, 2, 4)] == [[0], [0, 5], [0, 2, 3, 5]]
+    for layers in range(1, 30):
+        for count in range(1, layers + 1):
+            chosen = spaced_out(count, layers)
+            assert chosen == sorted({*chosen}) and len(chosen) == count and chosen[0] == 0
+            assert count == 1 or chosen[-1] == layers - 1
+            gaps = np.diff(chosen)
+            assert count == 1 or gaps.max() - gaps.min() <= 1
 
 
 # K-prune's own ablation

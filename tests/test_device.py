@@ -50,6 +50,8 @@ SUITS = {  # method, device and options
     "kcm": {"rate": 0.15, "close": 1e-4},
     "magnitude": {},
     "random": {},
+    "first-layers": {},
+    "spaced-layers": {},
 }
 RUNS = [
     *zip(repeat("bert"), repeat("classification"), SUITS),

@@ -42,7 +42,8 @@ def load_model(
     `new_head` those of the head may be.
     """
     config = load_config(source, **changes)
-    if getattr(config, "kprune", None):
+    noted = getattr(config, "kprune", None)
+    if noted and not (isinstance(noted, dict) and "layers" in noted):
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
     if Path(source).is_dir():
         _check_size(auto, config, Path(source))

@@ -24,6 +24,7 @@ MEASURED = [  # the columns of `collect` that are no parameters
 # Of columns, methods and tasks, where they are called something else.
 HEADINGS = {"label": "method", "parameter": "hyperparameter"}
 NAMES = {"kprune": "K-prune", "kprune+": "K-prune+", "kwon": "Kwon et al.", "kcm": "KCM"}
+NAMES |= {"first-layers": "first layers", "spaced-layers": "spaced layers"}
 TASK_NAMES = {name: name.upper() for name in ("mrpc", "mnli", "qqp", "qnli")}
 TASK_NAMES |= {"sst2": "SST-2", "stsb": "STS-B", "squad": "SQuAD v1.1", "squad_v2": "SQuAD v2.0"}
 LATEX = {
