@@ -342,6 +342,15 @@ def test_a_giant_header_is_refused(pruned_folder):
         kprune.load(pruned_folder)
 
 
+@pytest.mark.parametrize("size", [0, 7, 1000, -1000])
+def test_a_truncated_file_of_weights_is_refused(size, folder):
+    """A copy that broke off gave the error of a library (R7)."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"damaged|more weights than its files"):
+        load_model(AutoModelForSequenceClassification, folder)
+
+
 def test_weights_of_other_formats_are_not_opened(folder):
     """A pickle beside the model could run code; there is no other file of weights here."""
     state = safetensors.torch.load_file(folder / "model.safetensors")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -47,15 +48,18 @@ def load_model(
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
     if Path(source).is_dir():
         _check_size(auto, config, Path(source))
-    with hub(source, "model"):
-        model, found = auto.from_pretrained(
-            source,
-            config=config,
-            trust_remote_code=False,
-            use_safetensors=True,  # other formats can run code
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
+    try:
+        with hub(source, "model"):
+            model, found = auto.from_pretrained(
+                source,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,  # other formats can run code
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{source} is damaged, its files of weights: {error}.") from error
     missing, others, shapes = (
         {key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"]}
         for what in ("missing", "unexpected", "mismatched")
