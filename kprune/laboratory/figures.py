@@ -19,7 +19,14 @@ BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
 GREY = "0.6"
 MARKERS = "osD^vPX*"
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
-METRIC_NAMES = {"f1": "F1", "spearman": "Spearman's ρ", "matthews": "Matthews' φ"}
+METRIC_NAMES = {
+    "f1": "F1",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
+    "spearman": "Spearman's ρ",
+    "matthews": "Matthews' φ",
+    "average_precision": "average precision",
+}
 WIDTH = 7.0  # inches: one column of a notebook
 
 
