@@ -107,7 +107,8 @@ def threshold(scores, costs, kinds: Sequence[str], budget: float, nu: float) -> 
     for kind, size, marker, above in (("neurons", 5, "o", 2), ("heads", 30, "s", 3)):
         here = kinds == kind
         x, y = 100 * kept[here] / kept[-1], np.maximum(scores[here], 1e-30)
-        axes.scatter(x, y, size, COLOURS[kind], marker, label=kind, linewidths=0, zorder=above)
+        style = {"color": COLOURS[kind], "marker": marker, "linewidths": 0, "zorder": above}
+        axes.scatter(x, y, size, label=kind, **style)
     share = 100 * budget / kept[-1]
     axes.axvspan(0, share, color=GREEN, alpha=0.12, label="budget")
     if np.isfinite(nu):
