@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+import kprune.engine.opener  # noqa: F401  (transformers knows pruned models from here on)
+
 __version__ = "0.1.0"
 
 # Rooms open when they are first asked for: loading a model's code takes transformers seconds, and

@@ -12,14 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
+from kprune.classes import as_pruned, cut_as
 from kprune.data.reach import hub
-from kprune.encoders import Encoder
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
 from kprune.engine.loading import OwnCodeError, load_config, load_model
-from kprune.families import FAMILIES
+from kprune.families import FAMILIES, family_of
 from kprune.sampling import find_tokenizer
-from kprune.surgery import keep_numbered
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -76,13 +75,13 @@ def load(folder: str | Path) -> PreTrainedModel:
         held = {k: f for k, f in held.items() if 0 not in f.get_slice(k).get_shape()}
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):
-                wanted = _cut_as(getattr(transformers, name)(config), kept).state_dict()
+                wanted = cut_as(getattr(transformers, name)(config), kept).state_dict()
             given = {key: tuple(file.get_slice(key).get_shape()) for key, file in held.items()}
             if other := given.items() ^ {(k, tuple(w.shape)) for k, w in wanted.items()}:
                 raise ValueError(f"{min(other)[0]} is missing, left over, or of another shape")
             with accelerate.init_empty_weights():  # but for what files do not hold
                 model = getattr(transformers, name)(config).eval()
-        model = _cut_as(model, kept)
+        model = cut_as(model, kept)
         # A file's tensors start anywhere, and products of such ones may round otherwise.
         state = {key: file.get_tensor(key).clone() for key, file in held.items()}
         model.load_state_dict(state, assign=True)
@@ -92,8 +91,7 @@ def load(folder: str | Path) -> PreTrainedModel:
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
-    model.config.kprune = {"kept": kept}
-    return model.requires_grad_(True)
+    return as_pruned(model, kept).requires_grad_(True)
 
 
 def _at_hand(source: str | Path) -> Path:
@@ -120,7 +118,7 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]] | None, 
         name = config.architectures[0]
         # A model that lost whole layers is a plain one.
         kept = None if "layers" in config.kprune else config.kprune["kept"]
-        known = config.model_type in FAMILIES and hasattr(transformers, name)
+        known = family_of(config) in FAMILIES and hasattr(transformers, name)
     except OwnCodeError:
         raise
     except (AttributeError, KeyError, TypeError, IndexError) as error:
@@ -130,22 +128,4 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]] | None, 
         raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
     if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
-    if kept is None:
-        return config, kept, name
-    numbers = isinstance(kept, list) and all(
-        isinstance(own, list) and all(type(unit) is int for unit in own) for own in kept
-    )
-    if not (numbers and len(kept) == 2 * getattr(config, "num_hidden_layers", 0)):
-        raise ValueError(f"{folder}/config.json lists no units for each sublayer; it is damaged.")
-    del config.kprune
     return config, kept, name
-
-
-def _cut_as(model: PreTrainedModel, kept: list[list[int]]) -> PreTrainedModel:
-    """A whole model, cut in place to the units of each sublayer."""
-    for sublayer, units in zip(Encoder(model).sublayers, kept, strict=True):
-        if units != sorted({*units}) or not all(0 <= unit < sublayer.units for unit in units):
-            raise ValueError(f"the units of the {sublayer.name} are not numbers of its units")
-        with torch.device("cpu"):
-            keep_numbered(sublayer, torch.tensor(units, dtype=torch.int64))
-    return model

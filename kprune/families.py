@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from kprune.engine.empty import home
 from kprune.engine.sharing import sharing_weights
@@ -61,18 +61,22 @@ DISTILBERT = Names(
 def _slice_position_bias(attention: nn.Module, arguments: tuple, named: dict) -> tuple:
     """MPNet hands each layer the position bias of all heads; a pruned one has fewer."""
     hidden, mask, bias, *rest = arguments
-    return (hidden, mask, None if bias is None else bias[:, attention.kept_heads], *rest), named
+    if bias is not None:
+        attention.kept_heads = attention.kept_heads.to(bias.device)
+        bias = bias[:, attention.kept_heads]
+    return (hidden, mask, bias, *rest), named
 
 
 def _after_mpnet(layer: nn.Module, heads: Tensor, features: int) -> None:
     attention = layer.attention.attn
     attention.all_head_size = features
-    numbers = heads.to(home(attention.q.weight))
+    # No buffer: from_pretrained would leave what no file holds empty. So `to` does not move it.
+    heads = heads.to(home(attention.q.weight))
     if (earlier := getattr(attention, "kept_heads", None)) is None:
         attention.register_forward_pre_hook(_slice_position_bias, with_kwargs=True)
-        attention.register_buffer("kept_heads", numbers, persistent=False)
+        attention.kept_heads = heads
     else:
-        attention.kept_heads = earlier[numbers]
+        attention.kept_heads = earlier[heads.to(earlier.device)]
 
 
 MPNET = replace(
@@ -144,6 +148,12 @@ FAMILIES = {
 }
 
 
+def family_of(config: PreTrainedConfig) -> str | None:
+    """The family that a configuration is of; a pruned model's notes it."""
+    noted = getattr(config, "kprune", None)
+    return (noted or {}).get("family", getattr(config, "model_type", None))
+
+
 def names_of(model: PreTrainedModel) -> Names:
     """The names of a model's family; ValueError for one that is not known, or cannot be pruned."""
     name = type(model).__name__
@@ -152,7 +162,7 @@ def names_of(model: PreTrainedModel) -> Names:
             f"kprune takes a loaded transformers model; got a {name} in place of the model."
         )
     config = model.config
-    family = getattr(config, "model_type", None)
+    family = family_of(config)
     if family not in FAMILIES:
         raise ValueError(
             f"kprune cannot open a {name}: it knows the families {', '.join(FAMILIES)}, and this "

@@ -254,7 +254,7 @@ def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
 
 def squared_sum(features: Tensor, batch: Batch) -> Tensor:
     """Σ f² over the real tokens of a batch, in float32 or wider: [features]."""
-    squares = features.detach().to(wide(features.dtype), copy=True).square_().flatten(0, 1)
+    squares = features.detach().to(wide(features.dtype)).square().flatten(0, 1)
     if batch.mask is None:
         return squares.sum(0)
     return (batch.mask.flatten()[None].to(squares) @ squares)[0]

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
+from kprune.classes import as_pruned
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import check_tokenizer
 from kprune.encoders import Encoder
@@ -176,7 +177,7 @@ def prune(
         _own_weights(pruned, model)
         pruned.tokenizer = tokenizer or job.state.sample.tokenizer
         if method not in WHOLE_LAYERS:
-            pruned.config.kprune = {"kept": report.kept}
+            as_pruned(pruned, report.kept)
     return pruned, report
 
 

@@ -1,0 +1,120 @@
+"""The classes of pruned models: transformers' own, cut to the units that a configuration names.
+
+After `import kprune`, `AutoModel….from_pretrained`, pipelines, the Trainer and
+sentence-transformers open a pruned model's folder, and `save_pretrained` writes one.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from kprune.encoders import Encoder
+from kprune.engine.opener import MODEL_TYPE
+from kprune.families import FAMILIES, family_of
+from kprune.surgery import keep_numbered
+
+AUTO = {
+    transformers.AutoModel: modeling_auto.MODEL_MAPPING,
+    transformers.AutoModelForSequenceClassification: (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    ),
+    transformers.AutoModelForQuestionAnswering: modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    transformers.AutoModelForTokenClassification: (
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    ),
+}
+ALIGNED = 64  # bytes: a file's tensors start anywhere, and products of such ones round otherwise
+Kept = list[list[int]]  # numbers of the units that are left of each sublayer, in order
+
+
+def as_pruned(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
+    """A model that was cut takes the class that opens it again; gives the same object."""
+    family, config = family_of(model.config), model.config
+    config.__class__ = _pruned_config(_dense(type(config)))
+    config.kprune = {"family": family, "kept": kept}
+    model.__class__ = _pruned_class(_dense(type(model)), type(config))
+    return model
+
+
+def cut_as(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
+    """A whole model, cut in place to the units of each sublayer; ValueError where it has others."""
+    for sublayer, units in zip(
+        Encoder(model).sublayers, checked_kept(kept, model.config), strict=True
+    ):
+        if units != sorted({*units}) or not all(0 <= unit < sublayer.units for unit in units):
+            raise ValueError(f"the units of the {sublayer.name} are not numbers of its units")
+        with torch.device("cpu"):
+            keep_numbered(sublayer, torch.tensor(units, dtype=torch.int64))
+    return model
+
+
+def checked_kept(kept: Any, config: PreTrainedConfig) -> Kept:
+    """What a configuration names, when it is a list of numbers for each sublayer."""
+    if not (
+        isinstance(kept, list)
+        and len(kept) == 2 * getattr(config, "num_hidden_layers", 0)
+        and all(isinstance(own, list) and {type(unit) for unit in own} <= {int} for own in kept)
+    ):
+        raise ValueError("config.json lists no units for each sublayer; it is damaged")
+    return kept
+
+
+def config_class(saved: dict[str, Any]) -> type[PreTrainedConfig]:
+    """The class of a pruned model's configuration, as saved; ValueError without a known family."""
+    noted = saved.get("kprune")
+    family = noted.get("family") if isinstance(noted, dict) else None
+    if family not in FAMILIES:
+        raise ValueError(
+            f"config.json is of a model pruned by kprune, and its family is {family!r}, not one "
+            f"of {', '.join(FAMILIES)}; the folder is damaged, or a later kprune wrote it."
+        )
+    return _pruned_config(CONFIG_MAPPING[family])
+
+
+@cache
+def _pruned_config(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+    made = type(base.__name__, (base,), {"model_type": MODEL_TYPE, "__module__": __name__})
+    for auto, classes in AUTO.items():
+        if base in classes:
+            auto.register(made, _pruned_class(classes[base], made), exist_ok=True)
+    return made
+
+
+@cache
+def _pruned_class(
+    base: type[PreTrainedModel], config: type[PreTrainedConfig]
+) -> type[PreTrainedModel]:
+    def __init__(self, config: PreTrainedConfig, *given, **named):
+        base.__init__(self, config, *given, **named)
+        cut_as(self, config.kprune["kept"])
+
+    def from_pretrained(cls, *given, **named) -> PreTrainedModel | tuple[PreTrainedModel, dict]:
+        found = super(made, cls).from_pretrained(*given, **named)
+        for weight in (found[0] if isinstance(found, tuple) else found).parameters():
+            if weight.data_ptr() % ALIGNED:
+                weight.data = weight.data.clone()
+        return found
+
+    own = {"config_class": config, "__init__": __init__, "__module__": __name__}
+    made = type(base.__name__, (base,), own | {"from_pretrained": classmethod(from_pretrained)})
+    return made
+
+
+def _dense(kind: type) -> type:
+    """The class that was made smaller, or the class itself."""
+    return kind.__mro__[1] if kind.__module__ == __name__ else kind
+
+
+def __getattr__(name: str) -> type:
+    """A class by its name, as pickle asks for it in another process."""
+    base = getattr(transformers, name, None)
+    if not isinstance(base, type) or not issubclass(base, (PreTrainedModel, PreTrainedConfig)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if issubclass(base, PreTrainedConfig):
+        return _pruned_config(base)
+    return _pruned_class(base, _pruned_config(base.config_class))
