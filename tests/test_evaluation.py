@@ -217,6 +217,9 @@ def test_embeddings_are_scored_by_the_cosine_of_a_pair(minilm, tokenizer):
     wrong = rows.remove_columns("label").add_column("label", ["x", "y", "z"])
     with pytest.raises(ValueError, match=r"Row 0 .* has the label 'x'; .* finite"):
         dev_set(apart, tokenizer, wrong)
+    hidden = {"sentence1": ["a"], "sentence2": ["b"], "label": [-1.0]}
+    with pytest.raises(ValueError, match=r"Row 0 .* of 'sts' has the label -1.0; .* task's scale"):
+        dev_set("sts", tokenizer, Dataset.from_dict(hidden))
     with pytest.raises(ValueError, match=r"no head, .* 'pairs' is of kind 'classification'"):
         evaluate(model, replace(dev, task=Task("pairs", ("a", "b"))))
 

@@ -125,7 +125,15 @@ TASKS = {
         _glue("rte", ("sentence1", "sentence2"), 64.59),
         _glue("cola", ("sentence",), 11.67, max_length=64, metric="matthews"),
         # STS-B for models without a head, whose texts are embedded apart.
-        _glue("sts", ("sentence1", "sentence2"), None, config="stsb", kind="embedding"),
+        _glue(
+            "sts",
+            ("sentence1", "sentence2"),
+            None,
+            config="stsb",
+            kind="embedding",
+            labels=1,
+            scale=(0, 5),
+        ),
         # QNLI for rerankers: how relevant a sentence is to a question.
         _glue("relevance", ("question", "sentence"), 50.97, config="qnli", **RELEVANCE),
         Task(
