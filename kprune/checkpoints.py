@@ -12,11 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
-from kprune.classes import as_pruned, cut_as
+from kprune.classes import as_pruned, checked_kept, cut_as
 from kprune.data.reach import hub
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
-from kprune.engine.loading import OwnCodeError, load_config, load_model
+from kprune.engine.loading import OwnCodeError, load_config
 from kprune.families import FAMILIES, family_of
 from kprune.sampling import find_tokenizer
 
@@ -62,11 +62,6 @@ def load(folder: str | Path) -> PreTrainedModel:
     folder = _at_hand(folder)
     config, kept, name = _described(folder)
     try:
-        if kept is None:
-            model = load_model(getattr(transformers, name), folder).eval()
-            for weight in model.parameters():
-                weight.data = weight.data.clone()  # as below
-            return model
         paths = sorted(folder.glob("*.safetensors"))
         if config.hidden_size > sum(path.stat().st_size for path in paths):
             raise ValueError("hidden_size is more than its files can hold")
@@ -109,15 +104,14 @@ def _at_hand(source: str | Path) -> Path:
     return Path(source)
 
 
-def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]] | None, str]:
+def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
     """The dense configuration of a saved model, the units it kept, and its class."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:
         config = load_config(folder)
         name = config.architectures[0]
-        # A model that lost whole layers is a plain one.
-        kept = None if "layers" in config.kprune else config.kprune["kept"]
+        kept = config.kprune["kept"]
         known = family_of(config) in FAMILIES and hasattr(transformers, name)
     except OwnCodeError:
         raise
@@ -128,4 +122,7 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]] | None, 
         raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
     if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
-    return config, kept, name
+    try:
+        return config, checked_kept(kept, config), name
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error

@@ -42,10 +42,8 @@ def as_pruned(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
 
 
 def cut_as(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
-    """A whole model, cut in place to the units of each sublayer; ValueError where it has others."""
-    for sublayer, units in zip(
-        Encoder(model).sublayers, checked_kept(kept, model.config), strict=True
-    ):
+    """A whole model, cut in place to the units of each sublayer; ValueError for others' numbers."""
+    for sublayer, units in zip(Encoder(model).sublayers, kept, strict=True):
         if units != sorted({*units}) or not all(0 <= unit < sublayer.units for unit in units):
             raise ValueError(f"the units of the {sublayer.name} are not numbers of its units")
         with torch.device("cpu"):
@@ -60,7 +58,7 @@ def checked_kept(kept: Any, config: PreTrainedConfig) -> Kept:
         and len(kept) == 2 * getattr(config, "num_hidden_layers", 0)
         and all(isinstance(own, list) and {type(unit) for unit in own} <= {int} for own in kept)
     ):
-        raise ValueError("config.json lists no units for each sublayer; it is damaged")
+        raise ValueError("config.json lists no units for each sublayer; it is damaged.")
     return kept
 
 
@@ -90,8 +88,9 @@ def _pruned_class(
     base: type[PreTrainedModel], config: type[PreTrainedConfig]
 ) -> type[PreTrainedModel]:
     def __init__(self, config: PreTrainedConfig, *given, **named):
+        kept = checked_kept(config.kprune.get("kept"), config)
         base.__init__(self, config, *given, **named)
-        cut_as(self, config.kprune["kept"])
+        cut_as(self, kept)
 
     def from_pretrained(cls, *given, **named) -> PreTrainedModel | tuple[PreTrainedModel, dict]:
         found = super(made, cls).from_pretrained(*given, **named)

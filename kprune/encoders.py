@@ -112,7 +112,7 @@ class Encoder:
 
     Args:
         model: a fine-tuned model of a known family; its modules are shared, not copied.
-        pooling: of a model without a head: "mean" over real tokens, or "first".
+        pooling: of a model without a head: "mean" over real tokens, or "cls", the first.
         normalize: whether such a model's output is scaled to length 1.
 
     Its `kind` is what the head predicts (`outputs`), its `sublayers` are 2L.

@@ -99,6 +99,7 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
 
     Products are in the state's ranking precision. On a CPU the loss is called from several threads.
     """
+    state.check_place(t)
     student = state.student.copy(state.dtype)
     stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
     work = (BACK_TOO if loss else FORWARD) * (len(student.sublayers) - t)

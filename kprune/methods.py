@@ -98,4 +98,3 @@ METHODS: dict[str, Callable[[Options, State, Budget], Iterator[Pruned]]] = {
     "spaced-layers": lambda options, state, budget: whole_layers(state, budget, spaced=True),
 }
 LABELS_NEEDED = ("kwon",)
-WHOLE_LAYERS = ("first-layers", "spaced-layers")  # which leave a plain model

@@ -14,7 +14,7 @@ from kprune.methods import INGREDIENTS, METHODS
 
 LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
 MOST = 2**32 - 1  # of these, and what numpy takes as a seed
-WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "first")}
+WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "cls")}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Options:
         tokens: size of the draw, likewise.
         precision: of the passes that only rank units: "bf16", "full" (the model's own), or "auto",
             bf16 where the hardware multiplies it natively.
-        pooling: of a model without a head, an embedding model: "mean" or "first".
+        pooling: of a model without a head, an embedding model: "mean" over tokens, or the first,
+            "cls".
         normalize: whether such a model's output is scaled to length 1.
     """
 

@@ -110,7 +110,7 @@ class Embedding(Regression):
     name, loss = "embedding", None
 
     def __init__(self, outputs: int, pooling: str, normalize: bool):
-        super().__init__(outputs, first_only=pooling == "first")
+        super().__init__(outputs, first_only=pooling == "cls")
         self.normalize = normalize
 
     def read(self, out, mask):
@@ -190,8 +190,8 @@ HEADS: dict[str, Callable[[Any], Kind]] = {
 def kind_of(model: PreTrainedModel, pooling: str = "mean", normalize: bool = True) -> Kind:
     """What a model predicts, by its class and configuration; ValueError for an unknown head.
 
-    `pooling` ("mean" over real tokens, or "first") and `normalize` (to length 1) are of the output
-    of a backbone without a head, an embedding model.
+    `pooling` ("mean" over real tokens, or "cls", the first one) and `normalize` (to length 1) are
+    of the output of a backbone without a head, an embedding model.
     """
     known = {name for one in type(model).__mro__ for name in HEADS if one.__name__.endswith(name)}
     if known:

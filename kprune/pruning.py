@@ -22,11 +22,12 @@ from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
 from kprune.limits.table import LatencyTable, measure_latencies
-from kprune.methods import LABELS_NEEDED, METHODS, WHOLE_LAYERS
+from kprune.methods import LABELS_NEEDED, METHODS
 from kprune.options import Options, known_options
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
 from kprune.sampling import sample as draw
+from kprune.sentences import opened
 from kprune.state import Pruned, State
 
 Drawn = Sample | Task | str | Sequence[str] | Sequence[tuple[str, str]]
@@ -132,6 +133,9 @@ def steps(
     Yields what happened at each sublayer; `step.state.student` is the half-pruned encoder.
     """
     known_options(options)
+    if inside := opened(model, options):
+        model, sample = inside.model, inside.texts(sample)
+        tokenizer, options = tokenizer or inside.tokenizer, options | inside.options
     yield from prepared(model, sample, Options(**options), tokenizer, progress).run()
 
 
@@ -151,7 +155,8 @@ def prune(
     The work happens on the device that the model is on.
 
     Args:
-        model: the fine-tuned model (the teacher); it is not changed.
+        model: the fine-tuned model (the teacher), or a SentenceTransformer or CrossEncoder with one
+            inside; it is not changed.
         sample: a `Sample`, or what `kprune.sample` draws one from: a task, its name, or texts.
         rate: compression rate, the share of FLOPs to remove, in (0, 1).
         method: name of the method, one of `METHODS`.
@@ -160,12 +165,17 @@ def prune(
         options: the other fields of `Options`.
 
     Returns:
-        The pruned model and a report.
+        The pruned model, an object like the one given, and a report.
 
     Raises:
         ValueError: for what cannot be pruned, or not like this; the message says why.
     """
     known_options(options)
+    if inside := opened(model, options):
+        options, tokenizer = options | inside.options, tokenizer or inside.tokenizer
+        given = inside.model, inside.texts(sample), rate, method
+        pruned, report = prune(*given, tokenizer=tokenizer, progress=progress, **options)
+        return inside.around(pruned), report
     chosen = Options(rate=rate, method=method, **options)
     with torch.inference_mode(False):  # whose tensors could not be trained
         job = prepared(model, sample, chosen, tokenizer, progress)
@@ -176,8 +186,8 @@ def prune(
         report = _report(job, done)
         _own_weights(pruned, model)
         pruned.tokenizer = tokenizer or job.state.sample.tokenizer
-        if method not in WHOLE_LAYERS:
-            as_pruned(pruned, report.kept)
+        gone = 2 * pruned.config.num_hidden_layers < len(report.kept)  # whole layers
+        as_pruned(pruned, [own for own in report.kept if own or not gone])
     return pruned, report
 
 

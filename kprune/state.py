@@ -53,6 +53,7 @@ class State:
         self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
         self.batches = on_device(sample, student.device)
         self._teachers = [teacher.copy(dtype)]  # those that run: one for each worker
+        self.place = 0  # number of the sublayer at whose input the hidden states are
         self.teacher_moved = False  # on to the next sublayer already, while it was looked at
         d, own = student.model.config.hidden_size, student.model.dtype
         self.teacher_hidden, self.student_hidden = (  # [batch, length, d] for each batch
@@ -82,7 +83,8 @@ class State:
                 self.clock.tick(PASSING)
 
     def advance(self, t: int) -> None:
-        """Go on from sublayer `t` to the next."""
+        """Go on from sublayer `t` to the next; ValueError where the states are at another one."""
+        self.check_place(t)
         behind = [self.student_hidden, self.teacher_hidden][: 1 if self.teacher_moved else 2]
 
         def on(encoders: tuple[Encoder, Encoder], number: int) -> list[Tensor]:
@@ -94,5 +96,13 @@ class State:
         for number, found in enumerate(self.each(on)):
             for hidden, ahead in zip(behind, found, strict=True):
                 hidden[number] = ahead
-        self.teacher_moved = False
+        self.place, self.teacher_moved = t + 1, False
         give_back_memory()
+
+    def check_place(self, t: int) -> None:
+        """Raise ValueError unless the hidden states are at the input of sublayer `t`."""
+        if t != self.place:
+            raise ValueError(
+                f"The hidden states are at the input of sublayer {self.place}, not {t}; advance "
+                "through those between."
+            )

@@ -127,6 +127,7 @@ def gather_output(
     b stays as it is (equations 10 and 11 of the paper). With `move` the teacher goes on to the next
     sublayer in the same pass.
     """
+    state.check_place(t)
     output = state.student.sublayers[t].output
     ahead: dict[int, Tensor] = {}  # the teacher's hidden states, until they are stored
 

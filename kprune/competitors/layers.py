@@ -1,6 +1,6 @@
 """Fewer layers: what a model gives without its other layers, untrained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -13,10 +13,12 @@ from kprune.surgery import keep_units
 def whole_layers(state: State, budget: Budget, spaced: bool) -> Iterator[Pruned]:
     """Keep as many layers as the budget pays for, the lowest ones or evenly spaced ones.
 
-    The others go wholly, norms and all: what is left is a plain model. Nothing is tuned.
+    The others go wholly, norms and all. Nothing is tuned.
     """
-    student, noted = state.student, getattr(state.student.model.config, "kprune", None) or {}
-    if "kept" in noted:
+    student = state.student
+    if len({sub.units for sub in student.sublayers[::2]}) > 1 or (
+        len({sub.units for sub in student.sublayers[1::2]}) > 1
+    ):
         raise ValueError("Whole layers are kept of a model that was not pruned; give that one.")
     layers, (heads, neurons) = len(student.layers), student.sublayers[:2]
     price = heads.units * budget.price(heads) + neurons.units * budget.price(neurons)
@@ -36,8 +38,6 @@ def whole_layers(state: State, budget: Budget, spaced: bool) -> Iterator[Pruned]
         config.layer_types = [config.layer_types[i] for i in chosen]
     if hasattr(config, "num_hidden_groups"):  # ALBERT's layers have weights of their own here
         config.num_hidden_groups = count
-    earlier: Sequence[int] = noted.get("layers", range(layers))
-    config.kprune = {"layers": [earlier[i] for i in chosen]}
     yield from state.steps
 
 

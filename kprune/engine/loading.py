@@ -1,5 +1,6 @@
 """Open models, configurations and tokenizers without running anything that comes with them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,11 @@ def load_model(
     `new_head` those of the head may be.
     """
     config = load_config(source, **changes)
-    noted = getattr(config, "kprune", None)
-    if noted and not (isinstance(noted, dict) and "layers" in noted):
+    if getattr(config, "kprune", None):
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
-    if Path(source).is_dir():
-        _check_size(auto, config, Path(source))
     try:
+        if Path(source).is_dir():
+            _check_size(auto, config, Path(source))
         with hub(source, "model"):
             model, found = auto.from_pretrained(
                 source,
@@ -91,14 +91,18 @@ def _check_size(auto: type, config: PreTrainedConfig, folder: Path) -> None:
     files = [*folder.glob("*.safetensors")]
     if not files:
         raise ValueError(f"{folder} holds no weights in safetensors files, the only ones opened.")
-    room = sum(file.stat().st_size for file in files)
-    size = config.num_hidden_layers * config.hidden_size
-    if size <= room:
+    room, size = sum(file.stat().st_size for file in files), math.inf
+    if config.num_hidden_layers <= sum(map(_tensors, files)) and config.hidden_size <= room:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             # A model's own class is called; code of the folder's own is refused above.
             size = getattr(auto, "from_config", auto)(config).num_parameters()
     if size > room + NEW_HEAD:
         raise ValueError(f"{folder}/config.json asks for more weights than its files can hold.")
+
+
+def _tensors(file: Path) -> int:
+    with safetensors.safe_open(file, "pt") as opened:
+        return len(opened.keys())
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:

@@ -1,0 +1,66 @@
+"""Objects of sentence-transformers: the model inside to prune, and the same object around it."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kprune.options import WORDS
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a SentenceTransformer or a CrossEncoder is made of."""
+
+    whole: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    options: dict[str, Any]  # how the object makes an embedding of what the model gives
+    prompt: str = ""  # that it puts before each text
+
+    def texts(self, sample: Any) -> Any:
+        """The sample, where it is texts, as the object would read them."""
+        if not self.prompt or isinstance(sample, str) or not isinstance(sample, Sequence):
+            return sample
+        return [self.prompt + one if isinstance(one, str) else one for one in sample]
+
+    def around(self, pruned: PreTrainedModel) -> Any:
+        """The same object with the pruned model in the place of its own, which it keeps."""
+        return copy.deepcopy(self.whole, {id(self.model): pruned})
+
+
+def opened(model: Any, given: dict[str, Any]) -> Inside | None:
+    """What is inside an object of sentence-transformers; None for what is none.
+
+    ValueError for one that does more than a pruned model could stand for, or where `given` options
+    contradict it.
+    """
+    name = type(model).__name__
+    mro = [one for one in type(model).__mro__ if one.__module__.startswith("sentence_transformers")]
+    if isinstance(model, PreTrainedModel) or not mro:
+        return None
+    first, *others = list(model)
+    inner = getattr(first, "auto_model", None)
+    steps = [type(one).__name__ for one in others]
+    prompt = (model.prompts or {}).get(model.default_prompt_name) or ""
+    options: dict[str, Any] = {}
+    if mro[0].__name__ == "SentenceTransformer" and steps[:1] == ["Pooling"]:
+        mode = others[0].pooling_mode
+        known = mode in WORDS["pooling"] and steps[1:] in ([], ["Normalize"])
+        known = known and (others[0].include_prompt or not prompt)
+        options = {"pooling": mode, "normalize": len(steps) == 2}
+        steps[0] += f" of {mode!r}"
+    else:
+        known = mro[0].__name__ == "CrossEncoder" and not steps and not prompt
+    if not known or not isinstance(inner, PreTrainedModel):
+        raise ValueError(
+            f"kprune prunes a SentenceTransformer of Transformer, Pooling (mean or cls, prompts "
+            f"included) and Normalize, and a CrossEncoder of a Transformer alone; this {name} is "
+            f"{', '.join([type(first).__name__, *steps])}. Prune the model inside, "
+            "`[0].auto_model`, and see what its output then is good for."
+        )
+    if other := [f"{k}={given[k]!r}" for k in options if given.get(k, options[k]) != options[k]]:
+        raise ValueError(f"This {name} itself says how it pools; leave out {', '.join(other)}.")
+    return Inside(model, inner, first.tokenizer, options, prompt)
