@@ -26,9 +26,9 @@ OURS = {
 }
 NOTE = """# A model pruned by kprune
 
-Open it with `kprune.load("this folder")`. `from_pretrained` cannot: the layers are smaller than
-config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with random ones.
-`config.json` lists the surviving units of each sublayer under `kprune`.
+Open it with `kprune.load("this folder")`, or after `import kprune` with transformers' own
+`AutoModel….from_pretrained`. `config.json` lists the surviving units of each sublayer under
+`kprune`; its sizes are those of the model before.
 """
 
 

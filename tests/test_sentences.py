@@ -1,0 +1,201 @@
+"""What people hold goes in and comes out: the README's scripts, run on small models."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import torch
+from conftest import TASKS, tiny, word_tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    pipeline,
+)
+
+import kprune
+from kprune.encoders import Encoder
+from kprune.sentences import opened
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"```python\n(.*?)```", README.split("### By kind of model")[1], re.S)
+TEXTS = [" ".join(f"w{(7 * i + k) % 80}" for k in range(3 + i % 9)) for i in range(300)]
+PAIRS = list(itertools.pairwise(TEXTS))
+KIND = {0: "embedding", 1: "regression", 2: "tokens", 3: "multilabel", 4: "classification"}
+pytestmark = pytest.mark.filterwarnings("ignore:The data of 'texts'")
+
+
+def folder_of(model, where: Path) -> Path:
+    model.save_pretrained(where)
+    word_tokenizer().save_pretrained(where)
+    return where
+
+
+def sentence_model(folder: Path, **modules):
+    parts = sentence_transformers.sentence_transformer.modules
+    inner = sentence_transformers.base.modules.Transformer(str(folder))
+    pooling = parts.Pooling(families.D, **{"pooling_mode": "mean"} | modules)
+    return [inner, pooling]
+
+
+@pytest.fixture
+def embedder(tmp_path):
+    def make(*more, family: str = "bert", **modules):
+        folder = folder_of(tiny(family, "embedding"), tmp_path / family)
+        parts = [*sentence_model(folder, **modules), *more]
+        return sentence_transformers.SentenceTransformer(modules=parts, device="cpu")
+
+    return make
+
+
+def test_the_readme_has_a_script_of_ten_lines_for_each_kind():
+    own = SCRIPTS[: len(KIND)]
+    assert len(own) == 5 and all("kprune.prune(" in script for script in own)
+    assert all(len([line for line in s.splitlines() if line]) <= 10 for s in own)
+
+
+@pytest.mark.parametrize("number", KIND, ids=KIND.values())
+def test_a_script_of_the_readme_runs_as_it_stands(number, tmp_path, monkeypatch):
+    """Save and reload included; what is loaded gives what was saved, to the bit."""
+    monkeypatch.chdir(tmp_path)
+    family = "roberta" if number == 4 else "bert"
+    place = folder_of(tiny(family, KIND[number]), tmp_path / "given")
+    name = r'"(path/to/your/model|[\w-]+/[\w-]+L6[\w-]*|roberta-base)"'
+    script = re.sub(name, repr(str(place)), SCRIPTS[number])
+    found = {"texts": TEXTS, "pairs": PAIRS}
+    exec(compile(script, "README.md", "exec"), found)
+    assert found["report"].flops <= found["report"].limit
+    pruned = found["pruned"]
+    if number == 0:
+        assert type(pruned) is type(found["model"])
+        assert np.array_equal(pruned.encode(TEXTS[:8]), found["embeddings"])
+    elif number == 1:
+        assert np.array_equal(pruned.predict(PAIRS[:8]), found["scores"])
+    elif number == 2:
+        again = pipeline("token-classification", model=pruned, tokenizer=word_tokenizer())
+        assert again(TEXTS[:8]) == found["entities"] != []
+    else:
+        inputs = word_tokenizer()(TEXTS[:8], padding=True, return_tensors="pt")
+        inputs.pop("token_type_ids" if number == 4 else "", None)
+        with torch.no_grad():
+            assert torch.equal(found["model"].eval()(**inputs).logits, pruned(**inputs).logits)
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls"])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_an_embedding_model_is_pruned_as_its_backbone_with_its_pooling(embedder, mode, normalized):
+    more = [sentence_transformers.base.modules.Normalize()] if normalized else []
+    model = embedder(*more, pooling_mode=mode)
+    options = {"rate": 0.5, "tokens": 1000, "progress": False}
+    smaller, report = kprune.prune(model, TEXTS, **options)
+    inner, own = kprune.prune(
+        model[0].auto_model,
+        TEXTS,
+        tokenizer=model.tokenizer,
+        pooling=mode,
+        normalize=normalized,
+        **options,
+    )
+    assert report.kept == own.kept
+    assert all(
+        weight.equal(inner.state_dict()[name])
+        for name, weight in smaller[0].auto_model.state_dict().items()
+    )
+    assert model[0].auto_model.config.model_type == "bert", "the given object is as it was"
+    with pytest.raises(ValueError, match="itself says how it pools; leave out normalize="):
+        kprune.prune(model, TEXTS, normalize=not normalized, **options)
+
+
+def test_what_an_object_puts_before_texts_is_sampled_with_them(embedder):
+    model = embedder()
+    model.prompts, model.default_prompt_name = {"query": "w1 w2 "}, "query"
+    inside = opened(model, {})
+    assert inside.texts(["w3", "w4 w5"]) == ["w1 w2 w3", "w1 w2 w4 w5"]
+    assert inside.texts("sts") == "sts"
+    first = next(kprune.steps(model, TEXTS, tokens=500)).state.sample.examples[0]["input_ids"]
+    assert first[:3] == word_tokenizer()("w1 w2")["input_ids"][:3]
+
+
+def test_objects_that_do_more_are_refused_in_a_sentence(embedder):
+    options = {"rate": 0.5, "progress": False}
+    modules = sentence_transformers.base.modules
+    for model, named in {
+        embedder(pooling_mode="max"): "Pooling of 'max'",
+        embedder(modules.Dense(families.D, 8)): "Dense",
+        embedder(pooling_mode=("mean", "cls")): r"\('mean', 'cls'\)",
+    }.items():
+        with pytest.raises(ValueError, match=f"kprune prunes a SentenceTransformer of .*{named}"):
+            kprune.prune(model, TEXTS, **options)
+
+
+AUTO = {
+    "embedding": AutoModel,
+    "span": AutoModelForQuestionAnswering,
+    "tokens": AutoModelForTokenClassification,
+}
+
+
+@pytest.mark.parametrize("kind", families.KINDS)
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_from_pretrained_opens_what_save_pretrained_wrote(family, kind, tmp_path):
+    """Every family and kind, with units in each sublayer and with none in most, to the bit."""
+    auto = AUTO.get(kind, AutoModelForSequenceClassification)
+    sample = kprune.Sample(families.examples(20), TASKS[kind], word_tokenizer())
+    batch = families.batch_of(sample.examples)
+    for rate in (0.6, 0.98):
+        smaller, _ = kprune.prune(tiny(family, kind), sample, rate, "magnitude", progress=False)
+        smaller.save_pretrained(tmp_path)
+        again = auto.from_pretrained(tmp_path, dtype="auto").eval()
+        assert type(again) is type(smaller) and isinstance(again, type(tiny(family, kind)))
+        assert families.outputs(again, batch).equal(families.outputs(smaller, batch))
+        assert families.outputs(kprune.load(tmp_path), batch).equal(
+            families.outputs(smaller, batch)
+        )
+        units = [sub.units for sub in Encoder(smaller).sublayers]
+        assert [sub.units for sub in Encoder(again).sublayers] == units
+
+
+def test_a_damaged_description_is_one_sentence(tmp_path):
+    sample = kprune.Sample(families.examples(20), TASKS["classification"], word_tokenizer())
+    smaller, _ = kprune.prune(
+        tiny("bert", "classification"), sample, 0.5, "magnitude", progress=False
+    )
+    for noted, said in {
+        None: "its family is None",
+        "family": "its family is 'gpt'",
+        "kept": "lists no units for each sublayer",
+    }.items():
+        smaller.save_pretrained(tmp_path)
+        change(tmp_path / "config.json", noted)
+        with pytest.raises(ValueError, match=said):
+            AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def change(path: Path, what: str | None) -> None:
+    found = json.loads(path.read_text())
+    if what is None:
+        del found["kprune"]
+    else:
+        found["kprune"][what] = {"family": "gpt", "kept": [[0]]}[what]
+    path.write_text(json.dumps(found))
+
+
+def test_without_kprune_the_folder_names_what_is_missing(tmp_path):
+    sample = kprune.Sample(families.examples(20), TASKS["classification"], word_tokenizer())
+    smaller, _ = kprune.prune(
+        tiny("bert", "classification"), sample, 0.5, "magnitude", progress=False
+    )
+    smaller.save_pretrained(tmp_path)
+    code = f"from transformers import AutoModel; AutoModel.from_pretrained({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and "model type `kprune`" in done.stderr
+    assert AutoConfig.from_pretrained(tmp_path).kprune["family"] == "bert"
