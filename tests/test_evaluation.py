@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from kprune.data.tasks import TASKS, Task
 from kprune.encoders import Encoder
-from kprune.laboratory.evaluation import DevSet, check_dev, dev_set, evaluate, scores
+from kprune.laboratory.evaluation import DevSet, check_dev, dev_set, evaluate, predict, scores
 from kprune.laboratory.metrics import normalise, spans, squad_scores, token_scores
 from kprune.limits.latency import latency, pass_seconds
 from kprune.surgery import keep_units
@@ -212,6 +212,13 @@ def test_embeddings_are_scored_by_the_cosine_of_a_pair(minilm, tokenizer):
     rows = Dataset.from_dict(columns)
     dev = dev_set(task, tokenizer, rows)
     assert evaluate(model, dev) == {"spearman": 1.0}
+    ids = [[tokenizer(t, return_tensors="pt") for t in columns[side]] for side in "ab"]
+    with torch.no_grad():
+        first = [torch.cat([model(**i).last_hidden_state[:, 0] for i in side]) for side in ids]
+    found = torch.cat(predict(model, dev, pooling="cls"))
+    torch.testing.assert_close(found, torch.cosine_similarity(*first), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="pooling is"):
+        evaluate(model, dev, pooling="max")
     apart = Task("pairs", ("a", "b"), kind="embedding")  # which says so, and nothing else
     assert evaluate(model, dev_set(apart, tokenizer, rows)) == {"spearman": 1.0}
     wrong = rows.remove_columns("label").add_column("label", ["x", "y", "z"])

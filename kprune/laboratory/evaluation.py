@@ -25,6 +25,7 @@ from kprune.engine.sharing import sharing_weights
 from kprune.families import names_of
 from kprune.inputs import check_inputs, check_match
 from kprune.laboratory.metrics import of_entities, spans, squad_scores, token_scores
+from kprune.options import Options
 from kprune.outputs import kind_of
 
 
@@ -86,11 +87,16 @@ def check_golds(task: Task, rows: Dataset, numbers: Sequence[int]) -> None:
 
 
 def evaluate(
-    model: PreTrainedModel, dev: DevSet, precision: str = "full", progress: bool = False
+    model: PreTrainedModel,
+    dev: DevSet,
+    precision: str = "full",
+    progress: bool = False,
+    pooling: str = Options.pooling,
 ) -> dict[str, float]:
     """Score a model on a dev set, on the device and in the mode that the model is in.
 
-    In "bf16" the matrix products of the sublayers take low precision. Gives the task's metrics, all
+    In "bf16" the matrix products of the sublayers take low precision; `pooling`, "mean" or "cls",
+    is of a model without a head. Gives the task's metrics, all
     on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric` being the primary one:
     `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and `exact_match` of spans;
     `accuracy` and `f1` of tokens (see `token_scores`); `f1_micro`, `f1_macro` and `accuracy`, of
@@ -103,8 +109,9 @@ def evaluate(
         raise ValueError(f"evaluate takes what dev_set gives; got a {type(dev).__name__}.")
     if precision not in ("full", "bf16"):
         raise ValueError(f'precision is "full" or "bf16"; got {precision!r}.')
+    Options(pooling=pooling)  # whose check says what it can be
     order, names = check_dev(model, dev)
-    predictions = predict(model, dev, precision, progress)
+    predictions = predict(model, dev, precision, progress, pooling)
     if not all(bool(z.isfinite().all()) for z in predictions):
         check_model(model)  # names a broken weight
         raise ValueError(
@@ -200,7 +207,11 @@ def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") 
 
 @torch.inference_mode()
 def predict(
-    model: PreTrainedModel, dev: DevSet, precision: str = "full", progress: bool = False
+    model: PreTrainedModel,
+    dev: DevSet,
+    precision: str = "full",
+    progress: bool = False,
+    pooling: str = Options.pooling,
 ) -> list[Tensor]:
     """Logits of each sequence of a dev set, in its order, without padding.
 
@@ -209,7 +220,7 @@ def predict(
     """
     check_match(model, dev.tokenizer)
     dtype = torch.bfloat16 if precision == "bf16" else None
-    encoder = Encoder(sharing_weights(model)).copy(dtype)
+    encoder = Encoder(sharing_weights(model), pooling).copy(dtype)
     if encoder.kind.name != "embedding":
         return _outputs(encoder, dev.columns, dev.pad, progress)
     sides = []
