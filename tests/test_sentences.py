@@ -1,7 +1,9 @@
 """What people hold goes in and comes out: the README's scripts, run on small models."""
 
+import copy
 import itertools
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -14,8 +16,6 @@ import torch
 from conftest import TASKS, tiny, word_tokenizer
 from transformers import (
     AutoConfig,
-    AutoModel,
-    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     pipeline,
@@ -137,31 +137,25 @@ def test_objects_that_do_more_are_refused_in_a_sentence(embedder):
             kprune.prune(model, TEXTS, **options)
 
 
-AUTO = {
-    "embedding": AutoModel,
-    "span": AutoModelForQuestionAnswering,
-    "tokens": AutoModelForTokenClassification,
-}
-
-
-@pytest.mark.parametrize("kind", families.KINDS)
-@pytest.mark.parametrize("family", families.FAMILIES)
-def test_from_pretrained_opens_what_save_pretrained_wrote(family, kind, tmp_path):
-    """Every family and kind, with units in each sublayer and with none in most, to the bit."""
-    auto = AUTO.get(kind, AutoModelForSequenceClassification)
-    sample = kprune.Sample(families.examples(20), TASKS[kind], word_tokenizer())
-    batch = families.batch_of(sample.examples)
-    for rate in (0.6, 0.98):
-        smaller, _ = kprune.prune(tiny(family, kind), sample, rate, "magnitude", progress=False)
-        smaller.save_pretrained(tmp_path)
-        again = auto.from_pretrained(tmp_path, dtype="auto").eval()
-        assert type(again) is type(smaller) and isinstance(again, type(tiny(family, kind)))
-        assert families.outputs(again, batch).equal(families.outputs(smaller, batch))
-        assert families.outputs(kprune.load(tmp_path), batch).equal(
-            families.outputs(smaller, batch)
-        )
-        units = [sub.units for sub in Encoder(smaller).sublayers]
-        assert [sub.units for sub in Encoder(again).sublayers] == units
+@pytest.mark.parametrize("family", ["bert", "mpnet", "albert, tied", "modernbert"])
+def test_save_pretrained_writes_what_from_pretrained_opens(family, tmp_path):
+    """To the bit, again and again; `test_checkpoints` opens every family and kind."""
+    sample = kprune.Sample(families.examples(20), TASKS["tokens"], word_tokenizer())
+    batch, options = families.batch_of(sample.examples), {"method": "magnitude", "progress": False}
+    smaller, _ = kprune.prune(tiny(family, "tokens"), sample, 0.6, **options)
+    for model in (smaller, copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller))):
+        model.save_pretrained(tmp_path)
+        again = AutoModelForTokenClassification.from_pretrained(tmp_path, dtype="auto").eval()
+        assert type(again) is type(smaller) and isinstance(again, type(tiny(family, "tokens")))
+        found = families.outputs(again, batch)
+        assert found.equal(families.outputs(smaller, batch))
+        assert families.outputs(kprune.load(tmp_path), batch).equal(found)
+    least, _ = kprune.prune(again, sample, 0.5, **options)
+    least.save_pretrained(tmp_path)
+    last = AutoModelForTokenClassification.from_pretrained(tmp_path, dtype="auto").eval()
+    assert families.outputs(last, batch).equal(families.outputs(least, batch))
+    units = [sub.units for sub in Encoder(least).sublayers]
+    assert [sub.units for sub in Encoder(last).sublayers] == units
 
 
 def test_a_damaged_description_is_one_sentence(tmp_path):
