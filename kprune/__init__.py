@@ -6,8 +6,8 @@ import kprune.engine.opener  # noqa: F401  (transformers knows pruned models fro
 
 __version__ = "0.1.0"
 
-# Rooms open when they are first asked for: loading a model's code takes transformers seconds, and
-# the laboratory, which scores, fine-tunes and reports, is slower still.
+# Rooms open when they are first asked for: `kprune.engine.opener` costs little beyond torch, but
+# loading a model's code takes transformers seconds, and the laboratory is slower still.
 ROOMS = {
     "checkpoints": ("load", "save"),
     "data.tasks": ("TASKS", "Task"),

@@ -98,6 +98,11 @@ def prune(
     try:
         options = vars(read_options(option or []))
         check_target(folder)
+        if (Path(model) / "modules.json").is_file():
+            raise ValueError(
+                f"{model} is a folder of sentence-transformers, which says itself how it pools; "
+                "prune it from Python: kprune.prune(SentenceTransformer(folder), texts, rate=…)."
+            )
         auto = getattr(transformers, load_config(model).architectures[0])
         lines = (
             Path(sample).read_text(encoding="utf-8").splitlines() if Path(sample).is_file() else []

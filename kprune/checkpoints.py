@@ -39,9 +39,12 @@ def save(
     check_model(model)
     if getattr(model.config, "kprune", None) is None:
         raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
+    name = type(model).__name__
+    if not _is_class(name):
+        raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     check_target(folder)
     tokenizer = tokenizer or find_tokenizer(model)
-    model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
+    model.config.architectures, model.config.dtype = [name], model.dtype
     with written_whole(folder) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -89,6 +92,12 @@ def load(folder: str | Path) -> PreTrainedModel:
     return as_pruned(model, kept).requires_grad_(True)
 
 
+def _is_class(name: str) -> bool:
+    """Whether transformers has a model's class of this name."""
+    found = getattr(transformers, name, None)
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)
+
+
 def _at_hand(source: str | Path) -> Path:
     """The folder itself, or that of the copy of a Hub repository."""
     if not isinstance(source, (str, Path)):
@@ -112,17 +121,18 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
         config = load_config(folder)
         name = config.architectures[0]
         kept = config.kprune["kept"]
-        known = family_of(config) in FAMILIES and hasattr(transformers, name)
+        known = family_of(config) in FAMILIES and _is_class(name)
     except OwnCodeError:
         raise
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         reason = "which kprune did not prune; load it with from_pretrained"
         raise ValueError(f"{folder} holds a model {reason}.") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}/config.json cannot be read; the folder is damaged.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder} is damaged, its config.json: {reason}") from error
     if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")
     try:
         return config, checked_kept(kept, config), name
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
+        raise ValueError(f"{folder} is damaged: {error}.") from error

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder
 from kprune.engine.empty import NoUnits
-from kprune.families import names_of
+from kprune.families import names_of, noted
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -43,8 +43,8 @@ def check_model(model: PreTrainedModel) -> None:
 
 def check_kept(model: PreTrainedModel, units: list[int]) -> None:
     """Raise ValueError where a configuration names other units than the model has."""
-    noted = (getattr(model.config, "kprune", None) or {}).get("kept")
-    if noted is not None and [len(own) for own in noted] != units:
+    kept = noted(model.config).get("kept")
+    if kept is not None and [len(own) for own in kept] != units:
         raise ValueError(
             "The configuration says that the model was pruned, and its layers are of other sizes: "
             "from_pretrained with ignore_mismatched_sizes draws them at random; use kprune.load."

@@ -5,6 +5,7 @@ sentence-transformers open a pruned model's folder, and `save_pretrained` writes
 """
 
 from functools import cache
+from threading import RLock
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kprune.encoders import Encoder
 from kprune.engine.opener import MODEL_TYPE
-from kprune.families import FAMILIES, family_of
+from kprune.families import FAMILIES, family_of, noted
 from kprune.surgery import keep_numbered
 
 AUTO = {
@@ -29,15 +30,17 @@ AUTO = {
     ),
 }
 ALIGNED = 64  # bytes: a file's tensors start anywhere, and products of such ones round otherwise
+MAKING = RLock()  # one class of a name
 Kept = list[list[int]]  # numbers of the units that are left of each sublayer, in order
 
 
 def as_pruned(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     """A model that was cut takes the class that opens it again; gives the same object."""
     family, config = family_of(model.config), model.config
-    config.__class__ = _pruned_config(_dense(type(config)))
+    with MAKING:
+        config.__class__ = _pruned_config(_dense(type(config)))
+        model.__class__ = _pruned_class(_dense(type(model)), type(config))
     config.kprune = {"family": family, "kept": kept}
-    model.__class__ = _pruned_class(_dense(type(model)), type(config))
     return model
 
 
@@ -58,20 +61,21 @@ def checked_kept(kept: Any, config: PreTrainedConfig) -> Kept:
         and len(kept) == 2 * getattr(config, "num_hidden_layers", 0)
         and all(isinstance(own, list) and {type(unit) for unit in own} <= {int} for own in kept)
     ):
-        raise ValueError("config.json lists no units for each sublayer; it is damaged.")
+        raise ValueError("the configuration lists no units for each sublayer")
     return kept
 
 
 def config_class(saved: dict[str, Any]) -> type[PreTrainedConfig]:
     """The class of a pruned model's configuration, as saved; ValueError without a known family."""
-    noted = saved.get("kprune")
-    family = noted.get("family") if isinstance(noted, dict) else None
-    if family not in FAMILIES:
+    found = saved.get("kprune")
+    family = found.get("family") if isinstance(found, dict) else None
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
             f"config.json is of a model pruned by kprune, and its family is {family!r}, not one "
             f"of {', '.join(FAMILIES)}; the folder is damaged, or a later kprune wrote it."
         )
-    return _pruned_config(CONFIG_MAPPING[family])
+    with MAKING:
+        return _pruned_config(CONFIG_MAPPING[family])
 
 
 @cache
@@ -88,7 +92,7 @@ def _pruned_class(
     base: type[PreTrainedModel], config: type[PreTrainedConfig]
 ) -> type[PreTrainedModel]:
     def __init__(self, config: PreTrainedConfig, *given, **named):
-        kept = checked_kept(config.kprune.get("kept"), config)
+        kept = checked_kept(noted(config).get("kept"), config)
         base.__init__(self, config, *given, **named)
         cut_as(self, kept)
 
@@ -114,6 +118,7 @@ def __getattr__(name: str) -> type:
     base = getattr(transformers, name, None)
     if not isinstance(base, type) or not issubclass(base, (PreTrainedModel, PreTrainedConfig)):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if issubclass(base, PreTrainedConfig):
-        return _pruned_config(base)
-    return _pruned_class(base, _pruned_config(base.config_class))
+    with MAKING:
+        if issubclass(base, PreTrainedConfig):
+            return _pruned_config(base)
+        return _pruned_class(base, _pruned_config(base.config_class))

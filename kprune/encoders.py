@@ -70,7 +70,8 @@ class Sublayer:
 
     def silence(self) -> None:
         """Take its units' part out of X + Sub(X): in a copy whose features alone are wanted."""
-        self.part.set_submodule(self.output_path, NoUnits(self.output))
+        if not isinstance(self.output, NoUnits):
+            self.part.set_submodule(self.output_path, NoUnits(self.output))
 
     def total(self, take: Callable[[Tensor], object]) -> Handle:
         """Within the block, hands X + Sub(X), [batch, length, d], to a function."""

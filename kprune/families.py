@@ -5,7 +5,9 @@ To add one: its names, and if its attention counts heads by itself, what to do `
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -62,7 +64,8 @@ def _slice_position_bias(attention: nn.Module, arguments: tuple, named: dict) ->
     """MPNet hands each layer the position bias of all heads; a pruned one has fewer."""
     hidden, mask, bias, *rest = arguments
     if bias is not None:
-        attention.kept_heads = attention.kept_heads.to(bias.device)
+        with torch.inference_mode(False):  # what stays here must serve training, too
+            attention.kept_heads = attention.kept_heads.to(bias.device)
         bias = bias[:, attention.kept_heads]
     return (hidden, mask, bias, *rest), named
 
@@ -150,8 +153,13 @@ FAMILIES = {
 
 def family_of(config: PreTrainedConfig) -> str | None:
     """The family that a configuration is of; a pruned model's notes it."""
-    noted = getattr(config, "kprune", None)
-    return (noted or {}).get("family", getattr(config, "model_type", None))
+    return noted(config).get("family", getattr(config, "model_type", None))
+
+
+def noted(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration says of a pruning: the `family` and the units `kept`; or nothing."""
+    found = getattr(config, "kprune", None)
+    return found if isinstance(found, dict) else {}
 
 
 def names_of(model: PreTrainedModel) -> Names:
@@ -159,7 +167,8 @@ def names_of(model: PreTrainedModel) -> Names:
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
-            f"kprune takes a loaded transformers model; got a {name} in place of the model."
+            f"kprune takes a loaded transformers model; got a {name} in place of the model"
+            + ("; its model is `[0].auto_model`." if hasattr(model, "encode") else ".")
         )
     config = model.config
     family = family_of(config)

@@ -99,5 +99,4 @@ def checked(sample: Sample, model: PreTrainedModel, kind: Kind, labels: bool) ->
     ids = [example["input_ids"] for example in sample.examples]
     check_labels(sample.task, sample.labels, range(count), ids)
     order = matched(sample.classes, model.config, "the sample")
-    ticks = sample.task.kind == "multilabel"
-    return replace(sample, labels=in_order(sample.labels, order, ticks))
+    return replace(sample, labels=in_order(sample.labels, order, sample.task.kind))

@@ -17,6 +17,7 @@ from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
+from kprune.families import noted
 from kprune.inputs import checked, longest
 from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
@@ -186,8 +187,10 @@ def prune(
         report = _report(job, done)
         _own_weights(pruned, model)
         pruned.tokenizer = tokenizer or job.state.sample.tokenizer
-        gone = 2 * pruned.config.num_hidden_layers < len(report.kept)  # whole layers
-        as_pruned(pruned, [own for own in report.kept if own or not gone])
+        layers = [report.kept[t : t + 2] for t in range(0, len(report.kept), 2)]
+        if pruned.config.num_hidden_layers < len(layers):  # whole ones are gone
+            layers = [both for both in layers if any(both)]
+        as_pruned(pruned, [own for both in layers for own in both])
     return pruned, report
 
 
@@ -218,7 +221,7 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         seconds=state.clock.seconds,
         notes=[*state.notes],
     )
-    if earlier := (getattr(job.model.config, "kprune", None) or {}).get("kept"):
+    if earlier := noted(job.model.config).get("kept"):
         # Units keep their first numbers.
         report.kept = [
             [names[unit] for unit in units]

@@ -1,13 +1,16 @@
 """Objects of sentence-transformers: the model inside to prune, and the same object around it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.data.tasks import Task
 from kprune.options import WORDS
+from kprune.sampling import Sample
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,12 @@ class Inside:
     prompt: str = ""  # that it puts before each text
 
     def texts(self, sample: Any) -> Any:
-        """The sample, where it is texts, as the object would read them."""
-        if not self.prompt or isinstance(sample, str) or not isinstance(sample, Sequence):
+        """The sample as the object would read it; ValueError where its prompt would be left out."""
+        if not self.prompt:
             return sample
+        if isinstance(sample, (str, Task, Sample)) or not isinstance(sample, Iterable):
+            name = type(self.whole).__name__
+            raise ValueError(f"This {name} puts {self.prompt!r} before each text; pass the texts.")
         return [self.prompt + one if isinstance(one, str) else one for one in sample]
 
     def around(self, pruned: PreTrainedModel) -> Any:
@@ -41,10 +47,11 @@ def opened(model: Any, given: dict[str, Any]) -> Inside | None:
     mro = [one for one in type(model).__mro__ if one.__module__.startswith("sentence_transformers")]
     if isinstance(model, PreTrainedModel) or not mro:
         return None
-    first, *others = list(model)
+    first, *others = model if isinstance(model, nn.Sequential) else [model]
     inner = getattr(first, "auto_model", None)
     steps = [type(one).__name__ for one in others]
-    prompt = (model.prompts or {}).get(model.default_prompt_name) or ""
+    prompts = getattr(model, "prompts", None) or {}
+    prompt = prompts.get(getattr(model, "default_prompt_name", None)) or ""
     options: dict[str, Any] = {}
     if mro[0].__name__ == "SentenceTransformer" and steps[:1] == ["Pooling"]:
         mode = others[0].pooling_mode

@@ -120,7 +120,6 @@ def test_what_an_object_puts_before_texts_is_sampled_with_them(embedder):
     model.prompts, model.default_prompt_name = {"query": "w1 w2 "}, "query"
     inside = opened(model, {})
     assert inside.texts(["w3", "w4 w5"]) == ["w1 w2 w3", "w1 w2 w4 w5"]
-    assert inside.texts("sts") == "sts"
     first = next(kprune.steps(model, TEXTS, tokens=500)).state.sample.examples[0]["input_ids"]
     assert first[:3] == word_tokenizer()("w1 w2")["input_ids"][:3]
 
@@ -193,3 +192,15 @@ def test_without_kprune_the_folder_names_what_is_missing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode and "model type `kprune`" in done.stderr
     assert AutoConfig.from_pretrained(tmp_path).kprune["family"] == "bert"
+
+
+def test_a_bare_module_and_a_prompt_that_would_be_left_out_are_refused(embedder):
+    model = embedder()
+    for part in model:
+        if not hasattr(part, "auto_model"):
+            with pytest.raises(ValueError, match="this Pooling is Pooling"):
+                kprune.prune(part, TEXTS, rate=0.5)
+    model.prompts, model.default_prompt_name = {"query": "w1 w2 "}, "query"
+    for sample in ("sts", kprune.TASKS["sts"]):
+        with pytest.raises(ValueError, match="puts 'w1 w2 ' before each text; pass the texts"):
+            kprune.prune(model, sample, rate=0.5)

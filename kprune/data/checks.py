@@ -153,14 +153,14 @@ def matched(names: tuple[str, ...] | None, config: Any, what: str) -> list[int] 
     return [ours.index(name) for name in theirs]
 
 
-def in_order(labels: Labels, order: list[int] | None, ticks: bool = False) -> Labels:
+def in_order(labels: Labels, order: list[int] | None, kind: str = "") -> Labels:
     """Classes as numbers of the model's outputs; lists of them (of tokens) likewise.
 
-    With `ticks` each label says yes or no to every class, and these change places.
+    Of the kind "multilabel" each says yes or no to every class, and these change places.
     """
     if order is None:
         return labels
-    if ticks:
+    if kind == "multilabel":
         return [[row[order.index(place)] for place in range(len(order))] for row in labels]
 
     def place(label: Any) -> Any:

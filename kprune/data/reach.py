@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from huggingface_hub import constants, get_session
 
 STEPS = ("connect", "read", "write", "pool")  # of a request, each with a time limit
+ONE = RLock()  # the Hub's client is one for all threads
 GONE = {"TimeoutException", "ConnectError"}  # httpx's or httpx2's, whichever the client is of
 
 
@@ -22,6 +24,11 @@ def hub(source: str | Path, what: str) -> Iterator[None]:
     if Path(source).is_dir():
         yield
         return
+    with ONE:
+        yield from _asked_once(source, what)
+
+
+def _asked_once(source: str | Path, what: str) -> Iterator[None]:
     offline = constants.HF_HUB_OFFLINE
     try:
         with _asked_while_it_answers():

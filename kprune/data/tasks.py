@@ -50,6 +50,19 @@ class Task:
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise ValueError(f"A task's {name} is a text; got {getattr(self, name)!r}.")
         what = f"of the task {self.name!r}"
+        names = tuple(self.names) if isinstance(self.names, (list, tuple)) else (None,)
+        if not {type(one) for one in names} <= {str}:
+            raise ValueError(f"The names {what}'s labels are texts; got {self.names!r}.")
+        object.__setattr__(self, "names", names)
+        for name in ("dataset", "config", "validation", "yes"):
+            value = getattr(self, name)
+            if value != getattr(type(self), name) and not (isinstance(value, str) and value):
+                raise ValueError(f"The {name} {what} is a text; got {value!r}.")
+        if self.yes and (self.kind, self.labels, self.scale) != ("regression", 1, (0, 1)):
+            raise ValueError(
+                f"With yes, 0 and 1 are made of the classes {what}: its kind is 'regression', its "
+                "labels are 1 and its scale is (0, 1)."
+            )
         if self.kind not in get_args(Kind):
             kinds = ", ".join(METRICS)
             raise ValueError(f"The kind {what} is one of {kinds}; got {self.kind!r}.")

@@ -85,7 +85,9 @@ def tokenize(
     else:
         several = [row if isinstance(row, (list, tuple)) else [row] for row in given]
         given = [[float(label) for label in row] for row in several]
-        given = [row[0] for row in given] if task.labels == 1 else given
+        given = (
+            [row[0] for row in given] if task.labels == 1 and task.kind == "regression" else given
+        )
     return {**found, "labels": given}
 
 

@@ -24,12 +24,20 @@ OURS = {
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
     *("spm.model", "bpe.codes", "chat_template.jinja"),
 }
+EARLIER_NOTE = """# A model pruned by kprune
+
+Open it with `kprune.load("this folder")`. `from_pretrained` cannot: the layers are smaller than
+config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with random ones.
+`config.json` lists the surviving units of each sublayer under `kprune`.
+"""
 NOTE = """# A model pruned by kprune
 
 Open it with `kprune.load("this folder")`, or after `import kprune` with transformers' own
 `AutoModel….from_pretrained`. `config.json` lists the surviving units of each sublayer under
 `kprune`; its sizes are those of the model before.
 """
+
+NOTES = (NOTE, EARLIER_NOTE)  # folders of either are ours
 
 
 def check_target(path: str | Path) -> None:
@@ -46,10 +54,10 @@ def check_target(path: str | Path) -> None:
         raise ValueError(f"{path} is a {what}, and a model needs a folder; choose another place.")
     entries = sorted(path.iterdir()) if path.is_dir() else []
     made = _is_json(path / RECORD, "task", "recipe")
-    pruned = _is_json(path / CONFIG, "kprune") and _text(path / CARD) == NOTE
+    pruned = _is_json(path / CONFIG, "kprune") and _text(path / CARD) in NOTES
     for entry in entries:
         known = (made or pruned) and entry.name in OURS and entry.is_file()
-        edited = entry.name == CARD and _text(entry) != NOTE
+        edited = entry.name == CARD and _text(entry) not in NOTES
         if not known or edited or entry.is_symlink():
             what = f"{entry.name}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")

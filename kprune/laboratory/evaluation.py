@@ -171,7 +171,7 @@ def scores(
         }[dev.task.metric]
         return {dev.task.metric: float(np.nan_to_num([ranked(*pair) for pair in pairs]).mean())}
     if dev.task.kind == "multilabel":
-        chosen, golds = predicted > 0, np.array(in_order(labels, order, ticks=True)) > 0.5
+        chosen, golds = predicted > 0, np.array(in_order(labels, order, dev.task.kind)) > 0.5
         means = {
             f"f1_{mean}": float(f1_score(golds, chosen, average=mean, zero_division=0))
             for mean in ("micro", "macro")

@@ -199,7 +199,7 @@ def training_set(
     def encode(chunk: dict[str, list], numbers: list[int]) -> dict[str, list]:
         found = tokenize(task, tokenizer, chunk, labels=True, numbers=numbers)
         if task.kind in ("classification", "tokens", "multilabel"):
-            found["labels"] = in_order(found["labels"], order, task.kind == "multilabel")
+            found["labels"] = in_order(found["labels"], order, task.kind)
         return {k: v for k, v in found.items() if k not in ("row", "offset_mapping")}
 
     return rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names)

