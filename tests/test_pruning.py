@@ -504,7 +504,7 @@ def test_half_precision_on_the_cpu(family, dtype, method):
     assert {weight.dtype for weight in smaller.parameters()} == {dtype}
     assert report.flops <= report.limit
     same = sum(len(set(a) & set(b)) for a, b in zip(full.kept, report.kept, strict=True))
-    assert same > 0.8 * sum(map(len, full.kept))
+    assert same > 0.7 * sum(map(len, full.kept))
     batch = batch_of(sample)
     ours, theirs, dense = (logits(m, batch).float() for m in (smaller, expected, model))
     assert ours.isfinite().all()

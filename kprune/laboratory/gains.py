@@ -108,6 +108,8 @@ def _workers(encoder: Encoder, dtype: torch.dtype | None, attention: str = "") -
 
 def _tuning(state: State, t: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:
     """Tuning of a sublayer by least squares on explicit matrices, and by normal equations."""
+    for below in range(t):
+        state.advance(below)
     weight = state.student.sublayers[t].output.weight.T
 
     def rows(encoders: tuple[Encoder, Encoder], number: int) -> tuple[Tensor, Tensor]:
