@@ -14,6 +14,7 @@ from kprune.methods import INGREDIENTS, METHODS
 
 LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
 MOST = 2**32 - 1  # of these, and what numpy takes as a seed
+FASTEST = 1000  # a speed-up that no limit could give; its table would be measured for nothing
 WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "cls")}
 
 
@@ -100,10 +101,10 @@ class Options:
             )
         if self.speedup and self.rate != Options.rate:
             yield "rate is a limit in FLOPs and speedup one in time; give one of them."
-        if self.speedup and not (1 < self.speedup < math.inf and known):
+        if self.speedup and not (1 < self.speedup <= FASTEST and known):
             yield (
-                f"speedup is how many times as fast the pruned model shall be, above 1, for the "
-                f"methods {names}; got {self.speedup} for {method!r}."
+                f"speedup is how many times as fast the pruned model shall be, above 1 and at most "
+                f"{FASTEST:,}, for the methods {names}; got {self.speedup} for {method!r}."
             )
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:

@@ -175,7 +175,8 @@ def _own_texts(
     """A task without a kind: what it is for, the pruned model will tell (`fitted`)."""
     from datasets import Dataset
 
-    table = hasattr(texts, "column_names") or hasattr(texts, "columns")
+    # Tables, and loaders, whose batches could be taken for pairs.
+    table = any(hasattr(texts, name) for name in ("column_names", "columns", "batch_size"))
     if table or isinstance(texts, (Mapping, Set, bytes)) or not isinstance(texts, Iterable):
         kind = type(texts).__name__
         raise ValueError(

@@ -140,6 +140,20 @@ def test_a_pruned_folder_is_no_teacher_of_the_usual_loader(pruned_folder):
         kprune.load_teacher(pruned_folder, TASKS["classification"])
 
 
+def test_a_loader_whose_batches_could_be_pairs_is_refused():
+    """Two texts in a batch are no pair of texts (P3)."""
+    loader = torch.utils.data.DataLoader(["w1 w2", "w3", "w4", "w5"], batch_size=2)
+    with pytest.raises(ValueError, match=r"Texts are a list .* not a DataLoader"):
+        kprune.sample(loader, word_tokenizer())
+
+
+@pytest.mark.parametrize("speedup", [1e6, math.inf, 1.0])
+def test_a_speed_up_that_nothing_can_give_is_refused_before_any_timing(speedup):
+    """A table of latencies would be measured for minutes first (R12)."""
+    with pytest.raises(ValueError, match="above 1 and at most 1,000"):
+        kprune.Options(speedup=speedup)
+
+
 def test_a_pruned_model_with_layers_drawn_at_random_is_refused(pruned_folder, tmp_path, tokenizer):
     """ignore_mismatched_sizes gives whole layers of noise, which were pruned and saved (P10).
 
