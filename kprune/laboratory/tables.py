@@ -172,8 +172,8 @@ def wide(summary: pd.DataFrame, rows: Sequence[str], column: str, digits: int = 
         if not row["seeds"]:
             return GAP
         spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.{digits}f}"
-        missing = "" if row["seeds"] == row["expected"] else f" of {row['expected']}"
-        return f"{row['mean']:.{digits}f}{spread} ({row['seeds']}{missing})"
+        missing = "" if row["seeds"] == row["expected"] else f" of {row['expected']:.0f}"
+        return f"{row['mean']:.{digits}f}{spread} ({row['seeds']:.0f}{missing})"
 
     cells = summary.assign(cell=summary.apply(cell, axis=1))
     order = list(dict.fromkeys(cells[column]))

@@ -1,0 +1,61 @@
+"""`19_embeddings`: what is left of the dense score, beside whole layers at the same FLOPs."""
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH
+
+LAYERS = ("first-layers", "spaced-layers")
+
+
+def kept(runs: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs with `kept`, the share of the dense score, and `gone`, that of FLOPs, in
+    per cent.
+    """
+    done = runs[runs["state"] == "done"]
+    shares = {"kept": done["score"] / done["dense"], "gone": done["achieved"]}
+    return done.assign(**{name: 100 * share.astype(float) for name, share in shares.items()})
+
+
+def beside_layers(runs: pd.DataFrame, method: str) -> pd.DataFrame:
+    """For each number of layers that were left, the best score of any, and what a method keeps of
+    the same FLOPs or fewer.
+
+    Columns `layers`, `gone` and `kept` (per cent), and of the method `its gone` and `its kept`: its
+    mean at the least rate that is no lower; empty where none is.
+    """
+    shares = kept(runs)
+    ours = shares[shares["method"] == method].groupby("rate")[["gone", "kept"]].mean()
+    rows = []
+    whole = shares[shares["method"].isin(LAYERS)]
+    whole = whole.assign(layers=whole["neurons"].map(lambda widths: sum(map(bool, widths))))
+    means = whole.groupby(["layers", "label"])[["gone", "kept"]].mean().reset_index()
+    for layers, some in reversed([*means.groupby("layers")]):
+        best = some.loc[some["kept"].idxmax()]
+        row = {"layers": layers, "which": best["label"], "gone": best["gone"], "kept": best["kept"]}
+        harder = ours[ours["gone"] >= best["gone"] - 1e-6]
+        its = harder.iloc[0] if len(harder) else {}
+        rows.append(row | {f"its {name}": its.get(name) for name in ("gone", "kept")})
+    return pd.DataFrame(rows)
+
+
+def draw_kept(runs: pd.DataFrame, least: float = 0.0) -> Figure:
+    """Share of the dense score against the share of FLOPs gone, a line for each method.
+
+    Bars are one standard deviation over seeds; what keeps less than `least` per cent is below the
+    axis.
+    """
+    shares = kept(runs).assign(
+        gone=lambda table: table.groupby(["label", "rate"])["gone"].transform("mean")
+    )
+    labels = list(dict.fromkeys(shares["label"]))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
+    style = {"hue": "label", "style": "label", "markers": [*MARKERS[: len(labels)]]}
+    style |= {"dashes": False, "errorbar": "sd", "err_style": "bars", "err_kws": {"capsize": 2}}
+    sns.lineplot(shares, x="gone", y="kept", ax=axes, **style)
+    axes.axhline(100, color=GREY, linestyle="--")
+    axes.set(xlabel="FLOPs gone (%)", ylabel="of the dense score (%)", ylim=(least, None))
+    axes.legend(title=None, fontsize="small", loc="lower left")
+    return figure
