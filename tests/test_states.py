@@ -61,11 +61,11 @@ def test_freed_memory_is_kept_within_the_block_and_given_back_after():
         return psutil.Process().memory_info().rss / 2**20
 
     with keep_memory():
-        piece = torch.ones(6 * 2**20)  # 24 MB
+        pieces = [torch.ones(6 * 2**20) for _ in range(5)]  # 24 MB each
         full = resident()
-        del piece
+        del pieces
         assert resident() > full - 8
-    assert resident() < full - 16
+    assert resident() < full - 16  # some may lie among what others hold
     with pytest.raises(RuntimeError), keep_memory():
         raise RuntimeError
 

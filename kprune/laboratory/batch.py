@@ -41,6 +41,8 @@ from kprune.laboratory.records import (
 )
 from kprune.laboratory.teachers import teacher_folder, why_anew
 
+# What a kernel's end sounds like when another took its ports.
+CLASHES = ("Address already in use", "Kernel died before replying to kernel_info")
 LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
 EXECUTED, LOCK = "run.ipynb", ".lock"
 
@@ -189,7 +191,7 @@ def make_run(
         out, env = run.folder / EXECUTED, variables(run.folder.parents[1], own)
         for _ in range(2):
             error = run_notebook(run.notebook, out, values, cwd, env, lock, stop)
-            if "Address already in use" not in error:
+            if not any(clash in error for clash in CLASHES):
                 break
         found = state(run)
         if found == "done":  # whatever became of its process afterwards

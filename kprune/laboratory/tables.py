@@ -27,6 +27,7 @@ NAMES = {"kprune": "K-prune", "kprune+": "K-prune+", "kwon": "Kwon et al.", "kcm
 NAMES |= {"first-layers": "first layers", "spaced-layers": "spaced layers"}
 TASK_NAMES = {name: name.upper() for name in ("mrpc", "mnli", "qqp", "qnli")}
 TASK_NAMES |= {"sst2": "SST-2", "stsb": "STS-B", "squad": "SQuAD v1.1", "squad_v2": "SQuAD v2.0"}
+TASK_NAMES |= {"wnut_17": "WNUT 17"}
 LATEX = {
     **{sign: rf"\{sign}" for sign in "%_&#${}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
