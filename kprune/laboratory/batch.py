@@ -19,6 +19,7 @@ from kprune.laboratory.experiments import expand, find_notebook, read_experiment
 from kprune.laboratory.finetuning import origin, wanted_recipe
 from kprune.laboratory.pools import executor
 from kprune.laboratory.processes import (
+    CLASH,
     FAILED,
     GIVEN,
     PART,
@@ -41,8 +42,6 @@ from kprune.laboratory.records import (
 )
 from kprune.laboratory.teachers import teacher_folder, why_anew
 
-# What a kernel's end sounds like when another took its ports.
-CLASHES = ("Address already in use", "Kernel died before replying to kernel_info")
 LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
 EXECUTED, LOCK = "run.ipynb", ".lock"
 
@@ -191,7 +190,7 @@ def make_run(
         out, env = run.folder / EXECUTED, variables(run.folder.parents[1], own)
         for _ in range(2):
             error = run_notebook(run.notebook, out, values, cwd, env, lock, stop)
-            if not any(clash in error for clash in CLASHES):
+            if CLASH not in error:
                 break
         found = state(run)
         if found == "done":  # whatever became of its process afterwards

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 FAILED = "failed.ipynb"
+CLASH = "Address already in use"  # of a kernel whose ports another took meanwhile
 PART, GIVEN = ".part.ipynb", ".parameters.yaml"  # of a notebook that is being run
 CHILD = Path(__file__).with_name("child.py")
 
@@ -50,6 +51,8 @@ def run_notebook(
     given.unlink(missing_ok=True)
     killed = f"ended by {signal.Signals(-code).name}." if code < 0 else ""
     error = "" if code == 0 else _notebook_error(part) or killed or last_line(log)
+    if error and CLASH in log.read_text(encoding="utf-8", errors="replace") and CLASH not in error:
+        error += f" ({CLASH})"  # what the kernel said before it ended
     if part.is_file():
         part.replace(out.with_name(FAILED) if error else out)
     return error
