@@ -135,8 +135,7 @@ def steps(
     """
     known_options(options)
     if inside := opened(model, options):
-        model, sample = inside.model, inside.texts(sample)
-        tokenizer, options = tokenizer or inside.tokenizer, options | inside.options
+        model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
     yield from prepared(model, sample, Options(**options), tokenizer, progress).run()
 
 
@@ -173,10 +172,7 @@ def prune(
     """
     known_options(options)
     if inside := opened(model, options):
-        options, tokenizer = options | inside.options, tokenizer or inside.tokenizer
-        given = inside.model, inside.texts(sample), rate, method
-        pruned, report = prune(*given, tokenizer=tokenizer, progress=progress, **options)
-        return inside.around(pruned), report
+        model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
     chosen = Options(rate=rate, method=method, **options)
     with torch.inference_mode(False):  # whose tensors could not be trained
         job = prepared(model, sample, chosen, tokenizer, progress)
@@ -191,7 +187,7 @@ def prune(
         if pruned.config.num_hidden_layers < len(layers):  # whole ones are gone
             layers = [both for both in layers if any(both)]
         as_pruned(pruned, [own for both in layers for own in both])
-    return pruned, report
+    return inside.around(pruned) if inside else pruned, report
 
 
 def _report(job: Job, done: Sequence[Pruned]) -> Report:

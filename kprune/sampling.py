@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kprune.data.checks import LabelError, check_texts, number
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import Example, Label, as_examples, check_tokenizer, tokenize
+from kprune.data.tokens import Example, Label, apart, as_examples, check_tokenizer, tokenize
 from kprune.engine.loading import OwnCodeError, load_tokenizer
 
 if TYPE_CHECKING:
@@ -213,12 +213,8 @@ def _in_order(
 ) -> Iterator[tuple[Example, Label | None]]:
     """Sequences and labels; what is wrong with a label is noted, and asked by who reads labels."""
     if task.kind == "embedding" and len(task.columns) > 1:
-        sides = [replace(task, columns=(column,)) for column in task.columns]
         while numbers := list(islice(order, CHUNK)):
-            chunk = rows[numbers]
-            texts = [
-                as_examples(tokenize(side, tokenizer, chunk, False, numbers)) for side in sides
-            ]
+            texts = apart(task, tokenizer, rows[numbers], numbers)
             yield from ((text, None) for pair in zip(*texts, strict=True) for text in pair)
         return
     while numbers := list(islice(order, CHUNK)):

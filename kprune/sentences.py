@@ -32,6 +32,13 @@ class Inside:
             raise ValueError(f"This {name} puts {self.prompt!r} before each text; pass the texts.")
         return [self.prompt + one if isinstance(one, str) else one for one in sample]
 
+    def given(
+        self, sample: Any, tokenizer: PreTrainedTokenizerBase | None, options: dict[str, Any]
+    ) -> tuple:
+        """Model, sample, tokenizer and options as pruning takes them."""
+        texts, tokenizer = self.texts(sample), tokenizer or self.tokenizer
+        return self.model, texts, tokenizer, options | self.options
+
     def around(self, pruned: PreTrainedModel) -> Any:
         """The same object with the pruned model in the place of its own, which it keeps."""
         return copy.deepcopy(self.whole, {id(self.model): pruned})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kprune.data.checks import UNLABELLED, check_labels, check_texts
@@ -149,6 +150,17 @@ def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tupl
     if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
         return 0, 0
     return inside[0], inside[-1]
+
+
+def apart(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset | dict[str, Sequence],
+    numbers: Sequence[int] | None = None,
+) -> list[list[Example]]:
+    """The texts of each column by themselves, as models without a head embed them."""
+    sides = [replace(task, columns=(column,)) for column in task.columns]
+    return [as_examples(tokenize(side, tokenizer, rows, numbers=numbers)) for side in sides]
 
 
 def as_examples(columns: dict[str, list]) -> list[Example]:

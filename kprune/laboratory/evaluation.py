@@ -18,7 +18,7 @@ from kprune.data.batching import suited
 from kprune.data.checks import check_labels, class_names, in_order, matched, number
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import as_examples, tokenize
+from kprune.data.tokens import Example, apart, as_examples, tokenize
 from kprune.encoders import Encoder
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
@@ -96,13 +96,14 @@ def evaluate(
     """Score a model on a dev set, on the device and in the mode that the model is in.
 
     In "bf16" the matrix products of the sublayers take low precision; `pooling`, "mean" or "cls",
-    is of a model without a head. Gives the task's metrics, all
-    on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric` being the primary one:
-    `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and `exact_match` of spans;
-    `accuracy` and `f1` of tokens (see `token_scores`); `f1_micro`, `f1_macro` and `accuracy`, of
-    all labels at once, where there are several. Classes are matched by name where model and data
-    name theirs. ValueError when the model's head or classes do not fit the task, or its outputs are
-    not finite.
+    is of a model without a head.
+
+    Gives the task's metrics, all on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric`
+    being the primary one: `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and
+    `exact_match` of spans; `accuracy` and `f1` of tokens (see `token_scores`); `f1_micro`,
+    `f1_macro` and `accuracy`, of all labels at once, where there are several. Classes are matched
+    by name where model and data name theirs. ValueError when the model's head or classes do not fit
+    the task, or its outputs are not finite.
     """
     names_of(model)
     if not isinstance(dev, DevSet):
@@ -222,17 +223,16 @@ def predict(
     dtype = torch.bfloat16 if precision == "bf16" else None
     encoder = Encoder(sharing_weights(model), pooling).copy(dtype)
     if encoder.kind.name != "embedding":
-        return _outputs(encoder, dev.columns, dev.pad, progress)
-    sides = []
-    for column in dev.task.columns:
-        one = replace(dev.task, columns=(column,))
-        found = tokenize(one, dev.tokenizer, {column: dev.rows[column][:]})
-        sides.append(torch.stack(_outputs(encoder, found, dev.pad, progress)))
+        return _outputs(encoder, as_examples(dev.columns), dev.pad, progress)
+    texts = {column: dev.rows[column][:] for column in dev.task.columns}
+    sides = [
+        torch.stack(_outputs(encoder, examples, dev.pad, progress))
+        for examples in apart(dev.task, dev.tokenizer, texts)
+    ]
     return list(F.cosine_similarity(*sides)[:, None])
 
 
-def _outputs(encoder: Encoder, columns: dict, pad: int, progress: bool) -> list[Tensor]:
-    examples = as_examples(columns)
+def _outputs(encoder: Encoder, examples: list[Example], pad: int, progress: bool) -> list[Tensor]:
     check_inputs(encoder.model, examples, "the dev set")
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     batches = suited(examples, pad, encoder.device)
