@@ -1,13 +1,17 @@
 """K-prune: accurate retraining-free pruning for pretrained encoder-based language models."""
 
+import sys
 from importlib import import_module
-
-import kprune.engine.opener  # noqa: F401  (transformers knows pruned models from here on)
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-# Rooms open when they are first asked for: `kprune.engine.opener` costs little beyond torch, but
-# loading a model's code takes transformers seconds, and the laboratory is slower still.
+# Transformers knows pruned models from here on; but a command says its --help without it.
+if sys.orig_argv[1:3] != ["-m", "kprune"] and Path("".join(sys.argv[:1])).stem != "kprune":
+    import_module("kprune.engine.opener")
+
+# Rooms open when they are first asked for: a model's code takes transformers seconds to load, and
+# the laboratory is slower still.
 ROOMS = {
     "checkpoints": ("load", "save"),
     "data.tasks": ("TASKS", "Task"),

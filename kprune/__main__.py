@@ -50,7 +50,7 @@ def reproduce(
     from kprune.laboratory import batch, experiments, records
 
     if outputs:
-        os.environ["KPRUNE_OUTPUTS"] = str(Path(outputs).resolve())
+        os.environ["KPRUNE_OUTPUTS"] = str(Path(outputs).expanduser().resolve())
     try:
         if show:
             runs = experiments.expand(experiment)
@@ -90,6 +90,7 @@ def prune(
     import transformers
 
     import kprune
+    from kprune.data.reach import local
     from kprune.data.tasks import get_task
     from kprune.engine.files import check_target
     from kprune.engine.loading import load_config, load_model, load_tokenizer
@@ -98,7 +99,7 @@ def prune(
     try:
         options = vars(read_options(option or []))
         check_target(folder)
-        if (Path(model) / "modules.json").is_file():
+        if (local(model) / "modules.json").is_file():
             raise ValueError(
                 f"{model} is a folder of sentence-transformers, which says itself how it pools; "
                 "prune it from Python: kprune.prune(SentenceTransformer(folder), texts, rate=…)."

@@ -13,10 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kprune.checks import check_model
 from kprune.classes import as_pruned, checked_kept, cut_as
-from kprune.data.reach import hub
+from kprune.data.reach import hub, local
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
-from kprune.engine.loading import OwnCodeError, load_config
+from kprune.engine.loading import OwnCodeError, check_stored, load_config
 from kprune.families import FAMILIES, family_of
 from kprune.sampling import find_tokenizer
 
@@ -52,7 +52,7 @@ def save(
         (part / CARD).write_text(NOTE, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
-    return Path(folder)
+    return local(folder)
 
 
 def load(folder: str | Path) -> PreTrainedModel:
@@ -69,6 +69,8 @@ def load(folder: str | Path) -> PreTrainedModel:
         if config.hidden_size > sum(path.stat().st_size for path in paths):
             raise ValueError("hidden_size is more than its files can hold")
         files = [safetensors.safe_open(path, "pt") for path in paths]
+        for file in files:
+            check_stored(file)
         held = {key: file for file in files for key in file.keys()}  # noqa: SIM118
         held = {k: f for k, f in held.items() if 0 not in f.get_slice(k).get_shape()}
         with torch.random.fork_rng(devices=[]):
@@ -102,7 +104,7 @@ def _at_hand(source: str | Path) -> Path:
     """The folder itself, or that of the copy of a Hub repository."""
     if not isinstance(source, (str, Path)):
         raise ValueError(f"A model is loaded from a folder; got {source!r}.")
-    if not Path(source).exists() and HUB_ID.fullmatch(str(source)):
+    if not (folder := local(source)).exists() and HUB_ID.fullmatch(str(source)):
         try:
             with hub(source, "model"):
                 found = snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"])
@@ -110,7 +112,7 @@ def _at_hand(source: str | Path) -> Path:
         except (OSError, ValueError, HfHubHTTPError) as error:
             reason = "is neither a folder nor a repository that the Hub gives"
             raise ValueError(f"{source} {reason}; check the name and the network.") from error
-    return Path(source)
+    return folder
 
 
 def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:

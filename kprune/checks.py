@@ -38,6 +38,13 @@ def check_model(model: PreTrainedModel) -> None:
                     "need modules of their own; copy it (copy.deepcopy)."
                 )
             seen[id(linear)] = where
+        wide = {linear.out_features for linear in sub.inputs}
+        if wide != {sub.output.in_features * sub.blocks}:
+            raise ValueError(
+                f"The {sub.name} does not fit together: its projections to units give "
+                f"{', '.join(map(str, sorted(wide)))} features, and the one behind them takes "
+                f"{sub.output.in_features}."
+            )
     check_kept(model, [sub.units for sub in sublayers])
 
 

@@ -42,9 +42,9 @@ from kprune.engine.files import write_json
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.states import reserve
 from kprune.laboratory import drawing, tables
-from kprune.laboratory.evaluation import DevSet, scores
+from kprune.laboratory.evaluation import DevSet, check_golds, scores
 from kprune.laboratory.experiments import expand
-from kprune.laboratory.finetuning import random_states_kept
+from kprune.laboratory.finetuning import pretrained, random_states_kept
 from kprune.laboratory.metrics import squad_scores
 from kprune.laboratory.pools import cluster
 from kprune.laboratory.processes import variables
@@ -112,6 +112,22 @@ def test_loading_is_strict(change, words, folder):
     rewritten(folder, change)
     with pytest.raises(ValueError, match=words):
         kprune.load_teacher(folder, TASKS["classification"])
+
+
+def in_whole_numbers(state):
+    return {k: w.to(torch.int8) if k == "classifier.weight" else w for k, w in state.items()}
+
+
+def test_weights_that_are_stored_quantized_are_refused(folder, pruned_folder):
+    """They were read as weights: SST-2 fell to 0.52 without a word (4's sibling)."""
+    for path, load in ((folder, load_here), (pruned_folder, kprune.load)):
+        rewritten(path, in_whole_numbers)
+        with pytest.raises(ValueError, match=r"classifier\.weight is stored quantized, as I8"):
+            load(path)
+
+
+def load_here(folder):
+    return kprune.load_teacher(folder, TASKS["classification"])[0]
 
 
 def test_poolers_and_positions_that_nothing_reads_do_not_matter(tmp_path, tokenizer):
@@ -197,6 +213,15 @@ def test_layers_that_share_a_module_are_refused():
     model = tiny("bert", "classification")
     model.bert.encoder.layer[1].output = model.bert.encoder.layer[0].output
     with pytest.raises(ValueError, match=r"output\.dense of layer 2 is the same module as"):
+        kprune.prune(model, tiny_sample(), progress=False)
+
+
+@pytest.mark.parametrize("path", ["intermediate.dense", "attention.self.key"])
+def test_layers_that_do_not_fit_together_are_refused(path):
+    """Torch's own words came out of the first pass (P10's sibling)."""
+    model = tiny("bert", "classification")
+    model.bert.encoder.layer[1].set_submodule(path, nn.Linear(16, 7))
+    with pytest.raises(ValueError, match=r"of layer 2 does not fit together.* features"):
         kprune.prune(model, tiny_sample(), progress=False)
 
 
@@ -631,6 +656,14 @@ def test_names_may_differ_in_case_only(names, same):
             matched(VERDICTS, config, "it")
 
 
+def test_shares_of_labels_cannot_be_scored():
+    """A half was counted as no (14's sibling)."""
+    task = Task("case", ("text",), "multilabel", labels=2)
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [[1, 0], [0.5, 1]]})
+    with pytest.raises(ValueError, match="f1_micro is of labels that are 0 or 1, and 'case' has"):
+        check_golds(task, rows, range(2))
+
+
 def test_k_prune_does_not_mind_bad_labels():
     """Hidden labels are −1 in test sets: only a method that reads them refuses (7)."""
     rows = Dataset.from_dict(ROWS | {"label": [-1] * 30})
@@ -740,6 +773,20 @@ def test_a_folder_may_begin_with_a_tilde(tmp_path, monkeypatch):
     verdicts().to_csv(tmp_path / "mine" / "train.csv")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_split(THREE, "train", "~/mine")["text"][:] == ROWS["text"]
+
+
+@pytest.mark.filterwarnings("ignore:The tokenizer has")  # 30,522 words for a tiny model
+def test_a_models_folder_may_begin_with_a_tilde(tmp_path, monkeypatch, folder, pruned_folder):
+    """`save` made a folder called ~, and `load` found none (26's sibling)."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert load_here("~/model").config.num_labels == 3
+    assert kprune.teacher(TASKS["classification"], folder="~/model")[0].config.num_labels == 3
+    assert pretrained("~/model", TASKS["classification"])[2] == str(folder)
+    pruned = kprune.load("~/pruned")
+    assert kprune.save(pruned, "~/again") == tmp_path / "again"
+    assert kprune.load("~/again").num_parameters() == pruned.num_parameters()
+    assert not Path("~").exists()
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_to_prune_is_not_to_import_the_laboratory(code, without):
     assert "kprune.laboratory" not in done.stdout
 
 
+def test_a_command_says_its_help_without_torch():
+    """Which takes seconds to load (P15)."""
+    code = "import sys, runpy; sys.argv = ['kprune', '--help']; sys.modules['torch'] = None; "
+    code += "runpy.run_module('kprune', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "reproduce" in done.stdout
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_file_is_too_long(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300

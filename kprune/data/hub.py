@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kprune.data.checks import class_names
-from kprune.data.reach import hub
+from kprune.data.reach import hub, local
 from kprune.data.tasks import GENERATED, Task, get_task
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_split(
         found = GENERATED[task.name]()
     else:
         source = str(data or task.dataset)
-        folder = Path(source).expanduser()
+        folder = local(source)
         if data and not folder.is_dir() and (folder.is_absolute() or folder.exists()):
             raise ValueError(f"There is no data folder {source}.")
         if folder.is_dir() and glob.has_magic(str(folder.resolve())):

@@ -13,6 +13,11 @@ ONE = RLock()  # the Hub's client is one for all threads
 GONE = {"TimeoutException", "ConnectError"}  # httpx's or httpx2's, whichever the client is of
 
 
+def local(path: str | Path) -> Path:
+    """A path of the user's, ~ being the home folder; a Hub id stays what it is."""
+    return Path(path).expanduser()
+
+
 @contextmanager
 def hub(source: str | Path, what: str) -> Iterator[None]:
     """Within the block a Hub that once gives no answer in HF_HUB_ETAG_TIMEOUT seconds is not asked.
@@ -21,7 +26,7 @@ def hub(source: str | Path, what: str) -> Iterator[None]:
     with HF_HUB_OFFLINE. ConnectionError where the block then lacks `what` (such as "model") is
     called `source`; a local folder is none of the Hub's.
     """
-    if Path(source).is_dir():
+    if local(source).is_dir():
         yield
         return
     with ONE:

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from kprune.data.reach import local
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
 # What a model's folder of ours may hold: these, and what tokenizers save of theirs.
@@ -48,7 +50,7 @@ def check_target(path: str | Path) -> None:
     """
     if not isinstance(path, (str, Path)):
         raise ValueError(f"A model is saved in a folder; got {path!r} in place of its path.")
-    path = Path(path)
+    path = local(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         what = "link" if path.is_symlink() else "file"
         raise ValueError(f"{path} is a {what}, and a model needs a folder; choose another place.")
@@ -77,7 +79,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     What was there is exchanged for it in one step, where the system can; folders that a killed
     process of this machine has left beside it go.
     """
-    path = Path(path)
+    path = local(path)
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     ours = f".{path.name}-{platform.node()}-"

@@ -10,9 +10,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from kprune.data.reach import hub
+import kprune.engine.opener  # noqa: F401  (a pruned folder's configuration is known)
+from kprune.data.reach import hub, local
 
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
+STORED = ("F16", "BF16", "F32", "F64")  # types of numbers that are weights as they stand
 
 
 class OwnCodeError(ValueError):
@@ -24,12 +26,12 @@ def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
 
     ValueError where a path holds none, or one that names code.
     """
-    place = Path(source)
+    place = local(source)
     if (place.exists() or place.is_absolute()) and not (place / "config.json").is_file():
         raise ValueError(f"{source} is no folder of a model: it has no config.json.")
     with hub(source, "model"):
-        _refuse_code(PreTrainedConfig.get_config_dict(source)[0], source)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+        _refuse_code(PreTrainedConfig.get_config_dict(str(place))[0], source)
+        config = AutoConfig.from_pretrained(str(place), trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.
     config._attn_implementation = config._experts_implementation = None
     return config
@@ -47,11 +49,11 @@ def load_model(
     if getattr(config, "kprune", None):
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
     try:
-        if Path(source).is_dir():
-            _check_size(auto, config, Path(source))
+        if (place := local(source)).is_dir():
+            _check_files(auto, config, place)
         with hub(source, "model"):
             model, found = auto.from_pretrained(
-                source,
+                str(place),
                 config=config,
                 trust_remote_code=False,
                 use_safetensors=True,  # other formats can run code
@@ -86,13 +88,13 @@ def load_model(
     return model
 
 
-def _check_size(auto: type, config: PreTrainedConfig, folder: Path) -> None:
-    """Raise ValueError, before memory is taken, where files cannot hold what the sizes ask for."""
+def _check_files(auto: type, config: PreTrainedConfig, folder: Path) -> None:
+    """Raise ValueError, before memory is taken, where files cannot hold what a model needs."""
     files = [*folder.glob("*.safetensors")]
     if not files:
         raise ValueError(f"{folder} holds no weights in safetensors files, the only ones opened.")
     room, size = sum(file.stat().st_size for file in files), math.inf
-    if config.num_hidden_layers <= sum(map(_tensors, files)) and config.hidden_size <= room:
+    if config.num_hidden_layers <= sum(map(_weights, files)) and config.hidden_size <= room:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             # A model's own class is called; code of the folder's own is refused above.
             size = getattr(auto, "from_config", auto)(config).num_parameters()
@@ -100,16 +102,31 @@ def _check_size(auto: type, config: PreTrainedConfig, folder: Path) -> None:
         raise ValueError(f"{folder}/config.json asks for more weights than its files can hold.")
 
 
-def _tensors(file: Path) -> int:
+def _weights(file: Path) -> int:
     with safetensors.safe_open(file, "pt") as opened:
+        check_stored(opened)
         return len(opened.keys())
+
+
+def check_stored(file: safetensors.safe_open) -> None:
+    """Raise ValueError for weights that a file holds quantized: read as numbers, they mean others.
+
+    Whole numbers that are no weights, such as positions, may be there.
+    """
+    for name in file.keys():  # noqa: SIM118
+        stored = file.get_slice(name).get_dtype()
+        if name.endswith((".weight", ".bias")) and stored not in STORED:
+            raise ValueError(
+                f"The weight {name} is stored quantized, as {stored}; take the model before that."
+            )
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """A model's tokenizer, likewise."""
+    place = str(local(source))
     with hub(source, "tokenizer"):
-        _refuse_code(get_tokenizer_config(source), source)
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        _refuse_code(get_tokenizer_config(place), source)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 def _refuse_code(settings: dict, source: str | Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from kprune.data.reach import local
 from kprune.data.tasks import get_task
 from kprune.engine.files import CONFIG, plain, write_json
 from kprune.engine.progress import bar
@@ -124,12 +125,12 @@ def check_folders(runs: Sequence[Run]) -> None:
     for run in runs:
         teacher, model, data = (run.parameters.get(n, "") for n in ("teacher", "model", "data"))
         for folder in filter(None, (teacher, model if model.startswith(LOCAL) else "")):
-            if not (Path(folder) / CONFIG).is_file():
+            if not (local(folder) / CONFIG).is_file():
                 raise ValueError(
                     f"{run.name}: there is no model in the folder {folder} {here}; leave `teacher` "
                     "out to have one fine-tuned."
                 )
-        if data.startswith(LOCAL) and not Path(data).expanduser().is_dir():
+        if data.startswith(LOCAL) and not local(data).is_dir():
             raise ValueError(f"{run.name}: there is no data folder {data} {here}.")
 
 

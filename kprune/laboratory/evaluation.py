@@ -80,9 +80,10 @@ def check_golds(task: Task, rows: Dataset, numbers: Sequence[int]) -> None:
             f"All labels of {task.name!r} are {labels[0]!r}, as where they are kept hidden, and no "
             "correlation can be made of them; take a split with labels."
         )
-    if task.metric == "average_precision" and not {*np.ravel(labels).tolist()} <= {0, 1}:
+    decided = task.metric == "average_precision" or task.kind == "multilabel"
+    if decided and not {*np.ravel(labels).tolist()} <= {0, 1}:
         raise ValueError(
-            f"An average precision is of labels that are 0 or 1, and {task.name!r} has others."
+            f"An {task.metric} is of labels that are 0 or 1, and {task.name!r} has others."
         )
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.checks import in_order, matched, number
 from kprune.data.hub import classes_of, load_split
+from kprune.data.reach import local
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import as_examples, tokenize
 from kprune.engine.devices import device, native_bf16
@@ -250,15 +251,13 @@ def find_model(model: str, stand_in: bool = True) -> str:
     if not isinstance(model, (str, Path)):
         kind = type(model).__name__
         raise ValueError(f"The model is a Hub id, a folder, 'minilm' or 'mpnet'; got a {kind}.")
-    if Path(model).is_dir():
-        return str(model)
+    if (folder := local(model)).is_dir():
+        return str(folder)
     if model in PACKAGED:
         if (folder := PACKAGED[model]()) is None:
             extra = model.partition("-")[0]
-            raise ConnectionError(
-                f"The model {model!r} comes with an optional package: "
-                f"pip install 'kprune[{extra}]'."
-            )
+            install = f"pip install 'kprune[{extra}]'"
+            raise ConnectionError(f"The model {model!r} is an optional package: {install}.")
         return folder
     try:
         load_config(model)

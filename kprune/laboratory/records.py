@@ -20,6 +20,7 @@ from pydantic import (
 )
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.data.reach import local
 from kprune.engine.files import RECORD, plain, write_json, written_whole
 from kprune.engine.progress import quiet
 
@@ -164,7 +165,7 @@ def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
     """
     outputs = outputs or os.environ.get("KPRUNE_OUTPUTS")
     if outputs:
-        return Path(outputs).expanduser().resolve() / name
+        return local(outputs).resolve() / name
     home = CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
     return home / "outputs" / name
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.data.reach import local
 from kprune.data.tasks import Task, get_task
 from kprune.engine.files import CONFIG, RECORD, WEIGHTS, check_target
 from kprune.engine.loading import load_model, load_tokenizer
@@ -44,9 +45,9 @@ def teacher(
     encoder itself, without a head: nothing is trained. Arguments as in `finetune`.
     """
     task, recipe = get_task(task), recipe or default_recipe(model)
-    if folder is not None and (Path(folder) / CONFIG).is_file():
+    folder, own = local(folder or teacher_folder(task.name, model)), folder is not None
+    if own and (folder / CONFIG).is_file():
         return *load_teacher(folder, task), read_record(folder) or {}
-    folder = Path(folder or teacher_folder(task.name, model))
     if fault := why_anew(folder, origin(task, model, data, recipe), stand_in):
         check_target(folder)
         trained = task.kind != "embedding"
@@ -85,7 +86,7 @@ def load_teacher(
 
 def read_record(folder: str | Path) -> dict | None:
     """The record of the teacher in a folder; None when there is none that can be read."""
-    found = read_json(Path(folder) / RECORD)
+    found = read_json(local(folder) / RECORD)
     return found if isinstance(found, dict) else None
 
 
