@@ -20,6 +20,7 @@ from kprune.engine.loading import OwnCodeError, check_stored, load_config
 from kprune.families import FAMILIES, family_of
 from kprune.sampling import find_tokenizer
 
+BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -88,7 +89,7 @@ def load(folder: str | Path) -> PreTrainedModel:
         for part in model.modules():
             if isinstance(part, NoUnits):
                 part.weight = part.weight.to(model.dtype)
-    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError, TypeError) as error:
+    except (*BROKEN, safetensors.SafetensorError, RuntimeError, KeyError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
     return as_pruned(model, kept).requires_grad_(True)
@@ -129,7 +130,7 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         reason = "which kprune did not prune; load it with from_pretrained"
         raise ValueError(f"{folder} holds a model {reason}.") from error
-    except (OSError, ValueError) as error:
+    except BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its config.json: {reason}") from error
     if not known:

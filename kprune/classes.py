@@ -14,7 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from kprune.data.reach import local
 from kprune.encoders import Encoder
+from kprune.engine.loading import check_files
 from kprune.engine.opener import MODEL_TYPE
 from kprune.families import FAMILIES, family_of, noted
 from kprune.surgery import keep_numbered
@@ -96,12 +98,29 @@ def _pruned_class(
         base.__init__(self, config, *given, **named)
         cut_as(self, kept)
 
-    def from_pretrained(cls, *given, **named) -> PreTrainedModel | tuple[PreTrainedModel, dict]:
-        found = super(made, cls).from_pretrained(*given, **named)
-        for weight in (found[0] if isinstance(found, tuple) else found).parameters():
+    def from_pretrained(
+        cls, source, *given, **named
+    ) -> PreTrainedModel | tuple[PreTrainedModel, dict]:
+        folder = local(source or "") / named.get("subfolder", "")
+        if source and folder.is_dir():
+            config = named.get("config")
+            if not isinstance(config, PreTrainedConfig):
+                config = cls.config_class.from_pretrained(config or folder)
+            check_files(cls, config, folder)
+        told = named.pop("output_loading_info", False)
+        named["output_loading_info"] = True
+        model, info = super(made, cls).from_pretrained(source, *given, **named)
+        inside = "" if model.base_model is model else f"{model.base_model_prefix}."
+        missing = {key for key in info["missing_keys"] if key.startswith(inside)}
+        if missing := {key for key in missing if "pooler." not in key}:
+            raise ValueError(
+                f"{source} lacks {len(missing)} weights of the encoder ({min(missing)}, …), which "
+                "would be random: the folder is damaged, or of another model."
+            )
+        for weight in model.parameters():
             if weight.data_ptr() % ALIGNED:
                 weight.data = weight.data.clone()
-        return found
+        return (model, info) if told else model
 
     own = {"config_class": config, "__init__": __init__, "__module__": __name__}
     made = type(base.__name__, (base,), own | {"from_pretrained": classmethod(from_pretrained)})

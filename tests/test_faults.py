@@ -376,6 +376,41 @@ def test_a_folder_gets_no_more_memory_than_its_files_hold(name, which, request, 
             kprune.load(place)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_nor_does_transformers_own_way_to_open_a_pruned_folder(name, pruned_folder, little_memory):
+    """`from_pretrained` ended the process, out of memory, at a hidden_size of 40,000."""
+    changed(pruned_folder, **{name: 4 * 10**8})
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(pruned_folder)
+    except ValueError as error:
+        assert "more weights than its files can hold" in str(error)
+    else:  # sizes that the units which are left stand in for
+        assert name == "intermediate_size" and Encoder(model).kind.name == "classification"
+
+
+def test_a_pruned_folder_never_gets_random_layers(pruned_folder):
+    rewritten(pruned_folder, lambda state: {k: w for k, w in state.items() if "layer.1" not in k})
+    for load in (kprune.load, AutoModelForSequenceClassification.from_pretrained):
+        with pytest.raises(ValueError, match=r"layer\.1.*(missing|random)"):
+            load(pruned_folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_act": "exec"},
+        {"num_labels": 10**8},
+        {"num_labels": "3"},
+        {"kprune": {"family": "distilbert", "kept": [[0], [0], [0], [0]]}},
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused_in_a_sentence(values, pruned_folder):
+    """Errors of libraries came out, and 10⁸ labels took minutes and gigabytes (R14)."""
+    changed(pruned_folder, **values)
+    with pytest.raises(ValueError, match="damaged"):
+        kprune.load(pruned_folder)
+
+
 def test_a_giant_header_is_refused(pruned_folder):
     """The first eight bytes of a file of weights say how long its description is."""
     (pruned_folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")

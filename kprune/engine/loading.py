@@ -14,6 +14,7 @@ import kprune.engine.opener  # noqa: F401  (a pruned folder's configuration is k
 from kprune.data.reach import hub, local
 
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
+MOST_LABELS = 10**6
 STORED = ("F16", "BF16", "F32", "F64")  # types of numbers that are weights as they stand
 
 
@@ -30,7 +31,11 @@ def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
     if (place.exists() or place.is_absolute()) and not (place / "config.json").is_file():
         raise ValueError(f"{source} is no folder of a model: it has no config.json.")
     with hub(source, "model"):
-        _refuse_code(PreTrainedConfig.get_config_dict(str(place))[0], source)
+        settings = PreTrainedConfig.get_config_dict(str(place))[0]
+        _refuse_code(settings, source)
+        labels = settings.get("num_labels", 0)
+        if not isinstance(labels, int) or labels > MOST_LABELS:  # each would get a name
+            raise ValueError(f"{source} asks for {labels!r} labels; {MOST_LABELS:,} is the most.")
         config = AutoConfig.from_pretrained(str(place), trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.
     config._attn_implementation = config._experts_implementation = None
@@ -50,7 +55,7 @@ def load_model(
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
     try:
         if (place := local(source)).is_dir():
-            _check_files(auto, config, place)
+            check_files(auto, config, place)
         with hub(source, "model"):
             model, found = auto.from_pretrained(
                 str(place),
@@ -88,8 +93,11 @@ def load_model(
     return model
 
 
-def _check_files(auto: type, config: PreTrainedConfig, folder: Path) -> None:
-    """Raise ValueError, before memory is taken, where files cannot hold what a model needs."""
+def check_files(auto: type, config: PreTrainedConfig, folder: Path) -> None:
+    """Raise ValueError, before memory is taken, where files cannot hold what a model needs.
+
+    `auto` is a class of models, or one of transformers' that choose it.
+    """
     files = [*folder.glob("*.safetensors")]
     if not files:
         raise ValueError(f"{folder} holds no weights in safetensors files, the only ones opened.")
