@@ -82,11 +82,15 @@ def prune(
     model: Annotated[str, typer.Argument(help="folder or Hub id of a fine-tuned encoder")],
     folder: Annotated[Path, typer.Argument(help="where the pruned model goes")],
     sample: Annotated[str, typer.Option(help="a task's name, or a file with a text in each line")],
+    rate: Annotated[float, typer.Option(help="share of FLOPs to remove")] = 0.6,
+    method: Annotated[str, typer.Option(help="one of kprune.METHODS")] = "kprune",
+    data: Annotated[str, typer.Option(help="Hub id or folder of the task's data")] = "",
     option: Annotated[
-        list[str] | None, typer.Option("-o", help="name=value of kprune.Options, such as rate=0.6")
+        list[str] | None,
+        typer.Option("-o", help="name=value of kprune.Options, such as tokens=50000 or seed=1"),
     ] = None,
 ) -> None:
-    """Prune a model and save it."""
+    """Prune a model and save it; a model that kprune saved there before is replaced."""
     import transformers
 
     import kprune
@@ -94,10 +98,12 @@ def prune(
     from kprune.data.tasks import get_task
     from kprune.engine.files import check_target
     from kprune.engine.loading import load_config, load_model, load_tokenizer
+    from kprune.inputs import longest
     from kprune.options import read_options
 
     try:
-        options = vars(read_options(option or []))
+        chosen = [f"rate={rate}", f"method={method}", *(option or [])]
+        options = vars(read_options(chosen))
         check_target(folder)
         if (local(model) / "modules.json").is_file():
             raise ValueError(
@@ -105,17 +111,25 @@ def prune(
                 "prune it from Python: kprune.prune(SentenceTransformer(folder), texts, rate=…)."
             )
         auto = getattr(transformers, load_config(model).architectures[0])
-        lines = (
-            Path(sample).read_text(encoding="utf-8").splitlines() if Path(sample).is_file() else []
-        )
-        texts = [line for line in lines if line.strip()] or get_task(sample)
+        texts = _texts(Path(sample)) if Path(sample).is_file() else get_task(sample)
         dense, tokenizer = load_model(auto, model), load_tokenizer(model)
+        if data:
+            texts = kprune.sample(
+                texts, tokenizer, options["tokens"], options["seed"], data, longest=longest(dense)
+            )
         pruned, report = kprune.prune(dense, texts, tokenizer=tokenizer, **options)
         kprune.save(pruned, folder)
     except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"{report}\nOpen it with kprune.load({str(folder)!r}).")
+
+
+def _texts(file: Path) -> list[str]:
+    """The texts of a file, one in each line that is not blank."""
+    if not (texts := [line for line in file.read_text("utf-8").splitlines() if line.strip()]):
+        raise ValueError(f"The file {file} holds no text.")
+    return texts
 
 
 @app.command()

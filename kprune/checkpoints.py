@@ -39,7 +39,10 @@ def save(
     """
     check_model(model)
     if getattr(model.config, "kprune", None) is None:
-        raise ValueError("kprune.save takes a pruned model; use save_pretrained for a dense one.")
+        raise ValueError(
+            "kprune.save takes what kprune.prune gave; use save_pretrained for a dense model. One "
+            "out of kprune.steps is to be looked at."
+        )
     name = type(model).__name__
     if not _is_class(name):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")

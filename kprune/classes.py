@@ -74,7 +74,8 @@ def config_class(saved: dict[str, Any]) -> type[PreTrainedConfig]:
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
             f"config.json is of a model pruned by kprune, and its family is {family!r}, not one "
-            f"of {', '.join(FAMILIES)}; the folder is damaged, or a later kprune wrote it."
+            f"of {', '.join(FAMILIES)}; a family of your own is to be put in FAMILIES first; else "
+            "the folder is damaged, or a later kprune wrote it."
         )
     with MAKING:
         return _pruned_config(CONFIG_MAPPING[family])

@@ -24,6 +24,11 @@ from kprune.families import Names, names_of
 from kprune.outputs import Kind, kind_of
 
 
+def name_of(place: int) -> str:
+    """What a sublayer is called, by its number from 0 at the embedding."""
+    return f"{'FFN' if place % 2 else 'MHA'} of layer {place // 2 + 1}"
+
+
 @dataclass(frozen=True)
 class Sublayer:
     """One MHA or FFN sublayer. A *unit* is a head (d_h features) or a neuron (one feature)."""
@@ -89,7 +94,7 @@ class Sublayer:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return f"{self.kind} of layer {self.layer + 1}"
+        return name_of(self.place)
 
     @property
     def units(self) -> int:
@@ -132,6 +137,10 @@ class Encoder:
             for number, layer in enumerate(self.layers)
             for kind, unit_size in enumerate((d_h, 1))
         ]
+
+    def __repr__(self) -> str:
+        heads, neurons = self.units("MHA"), self.units("FFN")
+        return f"Encoder({type(self.model).__name__}, heads {heads}, neurons {neurons})"
 
     def run(
         self, batch: Batch, hidden: Tensor | None = None, start: int = 0, stop: int | None = None

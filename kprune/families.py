@@ -1,10 +1,12 @@
 """Families of encoders: where each keeps its parts, by name, and what few of them need besides.
 
-To add one: its names, and if its attention counts heads by itself, what to do `after` a cut.
+To add one: its names, and if its attention counts heads by itself, what to do `after` a cut;
+`family_check.check_family` says whether they are right.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -166,9 +168,11 @@ def names_of(model: PreTrainedModel) -> Names:
     """The names of a model's family; ValueError for one that is not known, or cannot be pruned."""
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
+        advice = "; its model is `[0].auto_model`" if hasattr(model, "encode") else ""
+        if isinstance(model, (str, Path)):
+            advice = ", a path; load it first, by AutoModelFor….from_pretrained"
         raise ValueError(
-            f"kprune takes a loaded transformers model; got a {name} in place of the model"
-            + ("; its model is `[0].auto_model`." if hasattr(model, "encode") else ".")
+            f"kprune takes a loaded transformers model; got a {name} in place of the model{advice}."
         )
     config = model.config
     family = family_of(config)

@@ -92,7 +92,7 @@ def checked(sample: Sample, model: PreTrainedModel, kind: Kind, labels: bool) ->
         return sample
     count = len(sample.examples)
     if kind.loss is None or sample.labels is None:
-        why = "These methods need labels, and there are none; draw a sample from a task."
+        why = "A method that needs labels finds none; draw a sample from a task, such as 'sst2'."
         raise ValueError(sample.unlabelled or why)
     if len(sample.labels) != count:
         raise ValueError(f"The sample has {len(sample.labels)} labels for {count} sequences.")

@@ -202,8 +202,8 @@ class Weighted:
         representational: list[Tensor],
     ) -> list[Tensor]:
         return [
-            (ours + self.lam * theirs) / sub.unit_size * (self.mu if sub.kind == "MHA" else 1.0)
-            for sub, ours, theirs in zip(sublayers, predictive, representational, strict=True)
+            (pred + self.lam * rep) / sub.unit_size * (self.mu if sub.kind == "MHA" else 1.0)
+            for sub, pred, rep in zip(sublayers, predictive, representational, strict=True)
         ]
 
 

@@ -146,7 +146,8 @@ def read_options(words: Sequence[str]) -> Options:
         name, _, value = word.partition("=")
         known_options([name])
         try:
-            chosen[name] = value if types[name] is str else json.loads(value)
-        except json.JSONDecodeError as error:
+            read = {str: str, float: float}.get(types[name], json.loads)
+            chosen[name] = read(value)
+        except ValueError as error:
             raise ValueError(f"{name} is of type {types[name].__name__}; got {value!r}.") from error
     return Options(**chosen)

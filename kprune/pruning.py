@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -107,6 +108,12 @@ def prepared(
     if options.speedup:
         table = measure_latencies(model, options.batch_size, options.length, progress=progress)
         budget = Seconds(table, options.speedup, multiple)
+    if model.device.type == "cpu" and model.dtype == torch.float16:
+        warnings.warn(
+            "The model is in float16, which a CPU works in ten times as slowly; load it with "
+            "dtype=torch.float32, or bfloat16.",
+            stacklevel=2,
+        )
     dtype = ranking_dtype(options.precision, teacher.model)
     state = State(teacher, teacher.copy(), sample, dtype)
     count = len(teacher.sublayers)

@@ -24,7 +24,10 @@ class Inside:
     prompt: str = ""  # that it puts before each text
 
     def texts(self, sample: Any) -> Any:
-        """The sample as the object would read it; ValueError where its prompt would be left out."""
+        """The sample as the object would read it; ValueError where it would read others."""
+        pairs = type(self.whole).__name__ == "CrossEncoder"
+        if pairs and isinstance(sample, list) and sample and isinstance(sample[0], str):
+            raise ValueError("A CrossEncoder reads pairs of texts, and the sample has single ones.")
         if not self.prompt:
             return sample
         if isinstance(sample, (str, Task, Sample)) or not isinstance(sample, Iterable):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import on_device
-from kprune.encoders import Encoder
+from kprune.encoders import Encoder, name_of
 from kprune.engine.memory import give_back_memory
 from kprune.engine.progress import Clock
 from kprune.engine.states import HiddenStates
@@ -32,7 +32,12 @@ class Pruned:
     # Of the units of this sublayer and of those above, [units] each.
     importance: list[Tensor] = field(repr=False, default_factory=list)
     tuned: list = field(default_factory=list)  # what each tuner did, a `Tuning` or None
-    state: State | None = field(repr=False, default=None)  # as it is now
+    state: State | None = field(repr=False, default=None)  # as it is now, one for all steps
+
+    @property
+    def name(self) -> str:
+        """What its sublayer is called."""
+        return name_of(self.t)
 
 
 class State:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -326,6 +327,17 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
     assert bad.exit_code == 2 and "There is no option 'rat'; did you mean 'rate'?" in bad.output
     bad = CliRunner().invoke(app, [*words, "-o", "rate=half"])
     assert bad.exit_code == 2 and "rate is of type float; got 'half'" in bad.output
-    done = CliRunner().invoke(app, [*words, "-o", "rate=0.5", "-o", "tokens=150"])
+    for sample, said in {
+        "no.txt": "'no.txt' is not the name of a task",
+        "empty.txt": "no text",
+    }.items():
+        (tmp_path / "empty.txt").write_text("\n \n")
+        sample = str(tmp_path / sample) if sample == "empty.txt" else sample
+        bad = CliRunner().invoke(app, [*words[:3], "--sample", sample])
+        assert bad.exit_code == 2 and said in bad.output
+    own = [*words[:3], "--sample", "sst2", "--data", str(tmp_path / "nowhere")]
+    assert "There is no data folder" in CliRunner().invoke(app, own).output
+    done = CliRunner().invoke(app, [*words, "--rate", ".5", "-o", "tokens=150"])
     assert done.exit_code == 0, done.output
     assert kprune.load(tmp_path / "out").config.kprune
+    assert re.search(r"5\d\.\d% gone", done.output)

@@ -184,6 +184,14 @@ def test_what_is_not_known_is_refused():
         Encoder(BertForMaskedLM(config))
     with pytest.raises(ValueError, match="cannot open a GPT2LMHeadModel"):
         kprune.prune(model, ["a text"])
+    with pytest.raises(ValueError, match=r"got a str .*a path; load it first"):
+        kprune.prune("some/folder", ["a text"])
+
+
+def test_an_encoder_and_a_step_say_what_they_are():
+    model = model_of("bert", "classification")
+    assert repr(Encoder(model)).startswith("Encoder(BertForSequenceClassification, heads [4, 4")
+    assert Encoder(model).sublayers[3].name == "FFN of layer 2"
 
 
 def test_a_tied_albert_stays_tied_in_the_users_hands():

@@ -278,6 +278,7 @@ def test_every_activation(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.filterwarnings("ignore:The model is in float16")
 def test_a_result_is_saved_in_the_type_of_the_original(dtype, tmp_path, tokenizer):
     """It was float32, twice the size (P7)."""
     model = tiny("bert", "classification", dtype=dtype)
@@ -290,6 +291,13 @@ def test_a_result_is_saved_in_the_type_of_the_original(dtype, tmp_path, tokenize
     assert {weight.dtype for weight in again.parameters()} == {dtype}
     more, _ = kprune.prune(again, tiny_sample(), 0.5, progress=False)
     assert {weight.dtype for weight in more.parameters()} == {dtype}
+
+
+def test_float16_on_a_cpu_is_said_to_be_slow():
+    """It took ten times as long without a word (1's sibling)."""
+    model = tiny("bert", "classification", dtype=torch.float16)
+    with pytest.warns(UserWarning, match=r"float16, which a CPU .* dtype=torch\.float32"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
 
 
 def test_models_of_mixed_types_are_pruned():

@@ -1,5 +1,6 @@
 """pyproject.toml is the one source of dependencies; what repeats it must agree with it."""
 
+import dataclasses
 import inspect
 import re
 import tomllib
@@ -28,6 +29,16 @@ def test_readme_follows_pyproject():
     assert f"Python {PROJECT['requires-python'].removeprefix('>=')}" in readme
     for dependency in (d for d in PROJECT["dependencies"] if "==" in d):
         assert dependency in readme
+
+
+def test_readme_lists_every_option_with_its_default():
+    table = (ROOT / "README.md").read_text().split("**What can be chosen**")[1].split("- **In")[0]
+    for option in dataclasses.fields(kprune.Options):
+        name, default = f"`{option.name}`", option.default
+        shown = f'"{default}"' if isinstance(default, str) else f"{default:,}"
+        shown = str(default) if isinstance(default, bool) else shown
+        line = next(line for line in table.splitlines() if name in line)
+        assert shown in line, f"{name}: {shown}"
 
 
 def test_version_is_said_once():

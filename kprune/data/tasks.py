@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from kprune.data.checks import number
@@ -182,9 +183,10 @@ def get_task(task: str | Task) -> Task:
         kind = type(task).__name__
         raise ValueError(f"A task is a Task or the name of one, such as 'sst2'; got a {kind}.")
     if task not in TASKS:
-        if " " in task:
+        if " " in task or Path(task).suffix:
             raise ValueError(
-                f"{task!r} is not the name of a task; pass texts of your own as a list."
+                f"{task!r} is not the name of a task; pass texts of your own as a list, as "
+                "open(file).read().splitlines() gives them."
             )
         raise ValueError(f"There is no task {task!r}; {nearest(task, TASKS)}")
     return TASKS[task]
