@@ -119,8 +119,8 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
 class GradientSums:
     """Mask gradients of a mean loss over minibatches *in sampling order*, however batches fall.
 
-    A sample's is Σ_tokens feature · ∂loss/∂feature; `sums` are [minibatches, features] of
-    sublayers.
+    A sample's is Σ_tokens feature · ∂loss/∂feature: the mask variable multiplies the feature, and
+    is 1. `sums` are [minibatches, features] of sublayers.
     """
 
     def __init__(self, state: State, t: int):

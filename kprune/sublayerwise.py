@@ -1,4 +1,7 @@
-"""Sublayer-wise pruning (Algorithm 2 of the paper): measure, search, cut, tune, advance."""
+"""Sublayer-wise pruning (Algorithm 2 of the paper): measure, search, cut, tune, advance.
+
+What K-prune and K-prune+ put in the places of `Method`, `kprune.methods` says.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +40,7 @@ def sublayerwise(state: State, budget: Budget, method: Method) -> Iterator[Prune
         keep_units(target, keep)  # cut
         budget.spend(target)
         tuned = [tune(state, t, keep) for tune in method.tuners]  # tune
-        state.advance(t)  # advance
+        state.advance(t)  # advance, where tuning has not taken the teacher along already
         step = Pruned(t, keep, threshold, importance, tuned, state)
         state.steps.append(step)
         yield step

@@ -37,7 +37,6 @@ def test_the_names_of_every_family_are_right(family):
         ("modernbert", replace(MODERNBERT, blocks=(1, 1)), "does not fit together"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
 def test_a_wrong_name_is_found_and_its_field_said(family, wrong, field, monkeypatch):
     model = model_of(family, "classification")
     monkeypatch.setitem(FAMILIES, model.config.model_type, wrong)

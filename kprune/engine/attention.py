@@ -30,7 +30,7 @@ class Products(torch.autograd.Function):
         batch, heads, length, d_h = query.shape
         scaled, key = (query * scaling).flatten(0, 1), key.flatten(0, 1)
         # One more column of V, of ones: weights @ value then ends in the sum of each row.
-        wider = value.new_empty(batch, heads, length, d_h + 1)
+        wider = value.new_empty(*value.shape[:-1], d_h + 1)
         if mask is None:
             wider[..., :d_h], wider[..., d_h] = value, 1.0
         else:
