@@ -82,8 +82,10 @@ def prune(
     model: Annotated[str, typer.Argument(help="folder or Hub id of a fine-tuned encoder")],
     folder: Annotated[Path, typer.Argument(help="where the pruned model goes")],
     sample: Annotated[str, typer.Option(help="a task's name, or a file with a text in each line")],
-    rate: Annotated[float, typer.Option(help="share of FLOPs to remove")] = 0.6,
-    method: Annotated[str, typer.Option(help="one of kprune.METHODS")] = "kprune",
+    rate: Annotated[
+        float | None, typer.Option(help="share of FLOPs to remove; 0.6 if it is not given")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="one of kprune.METHODS; kprune")] = None,
     data: Annotated[str, typer.Option(help="Hub id or folder of the task's data")] = "",
     option: Annotated[
         list[str] | None,
@@ -94,6 +96,7 @@ def prune(
     import transformers
 
     import kprune
+    from kprune.checkpoints import is_class
     from kprune.data.reach import local
     from kprune.data.tasks import get_task
     from kprune.engine.files import check_target
@@ -102,15 +105,23 @@ def prune(
     from kprune.options import read_options
 
     try:
-        chosen = [f"rate={rate}", f"method={method}", *(option or [])]
-        options = vars(read_options(chosen))
+        given = {"rate": rate, "method": method}
+        own = [f"{name}={value}" for name, value in given.items() if value is not None]
+        options = vars(read_options([*own, *(option or [])]))
         check_target(folder)
         if (local(model) / "modules.json").is_file():
             raise ValueError(
                 f"{model} is a folder of sentence-transformers, which says itself how it pools; "
                 "prune it from Python: kprune.prune(SentenceTransformer(folder), texts, rate=…)."
             )
-        auto = getattr(transformers, load_config(model).architectures[0])
+        name = (load_config(model).architectures or [""])[0]
+        if not is_class(name):
+            raise ValueError(
+                f"The configuration of {model} names no model of transformers: {name!r}."
+            )
+        auto = getattr(transformers, name)
+        if data and Path(sample).is_file():
+            raise ValueError("data is of a task, and the sample is a file of texts; give one.")
         texts = _texts(Path(sample)) if Path(sample).is_file() else get_task(sample)
         dense, tokenizer = load_model(auto, model), load_tokenizer(model)
         if data:

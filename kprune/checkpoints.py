@@ -18,6 +18,7 @@ from kprune.engine.empty import NoUnits
 from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
 from kprune.engine.loading import OwnCodeError, check_stored, load_config
 from kprune.families import FAMILIES, family_of
+from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
 
 BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
@@ -44,19 +45,32 @@ def save(
             "out of kprune.steps is to be looked at."
         )
     name = type(model).__name__
-    if not _is_class(name):
+    if not is_class(name):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     check_target(folder)
-    tokenizer = tokenizer or find_tokenizer(model)
+    check_match(model, tokenizer := tokenizer or find_tokenizer(model))
     model.config.architectures, model.config.dtype = [name], model.dtype
+    state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    _check_reload(model, state)
     with written_whole(folder) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
         (part / CARD).write_text(NOTE, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
     return local(folder)
+
+
+def _check_reload(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError for a model that its configuration does not describe, so none could load."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        wanted = type(model)(model.config).state_dict()
+    shapes = [{(key, tuple(w.shape)) for key, w in one.items()} for one in (state, wanted)]
+    if other := shapes[0] ^ shapes[1]:
+        raise ValueError(
+            f"The model is not what its configuration says: {min(other)[0]} is missing, left over "
+            "or of another shape, so nothing could open it again; change the configuration with it."
+        )
 
 
 def load(folder: str | Path) -> PreTrainedModel:
@@ -75,6 +89,9 @@ def load(folder: str | Path) -> PreTrainedModel:
         files = [safetensors.safe_open(path, "pt") for path in paths]
         for file in files:
             check_stored(file)
+        keys = [key for file in files for key in file.keys()]  # noqa: SIM118
+        if len({*keys}) < len(keys):
+            raise ValueError("several files of weights hold the same one; leave the model's own")
         held = {key: file for file in files for key in file.keys()}  # noqa: SIM118
         held = {k: f for k, f in held.items() if 0 not in f.get_slice(k).get_shape()}
         with torch.random.fork_rng(devices=[]):
@@ -98,9 +115,9 @@ def load(folder: str | Path) -> PreTrainedModel:
     return as_pruned(model, kept).requires_grad_(True)
 
 
-def _is_class(name: str) -> bool:
+def is_class(name: str) -> bool:
     """Whether transformers has a model's class of this name."""
-    found = getattr(transformers, name, None)
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
     return isinstance(found, type) and issubclass(found, PreTrainedModel)
 
 
@@ -127,7 +144,7 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
         config = load_config(folder)
         name = config.architectures[0]
         kept = config.kprune["kept"]
-        known = family_of(config) in FAMILIES and _is_class(name)
+        known = family_of(config) in FAMILIES and is_class(name)
     except OwnCodeError:
         raise
     except (AttributeError, KeyError, TypeError, IndexError) as error:

@@ -22,12 +22,30 @@ def check_model(model: PreTrainedModel) -> None:
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
     for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
         raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")
-    sublayers = Encoder(model).sublayers
+    for name, part in model.named_modules():
+        own = vars(part)  # a bf16 Trainer's own wrapper is taken off where it matters
+        if "forward" in own and "_original_forward" not in own:
+            raise ValueError(
+                f"The forward of {name or 'the model'} was replaced, and a copy would run that of "
+                "the original; prune first, then replace it (torch.compile does so, too)."
+            )
+    encoder = Encoder(model)
+    sublayers, last = encoder.sublayers, encoder.last
+    if last is not None and last.out_features != encoder.kind.outputs:
+        raise ValueError(
+            f"The configuration asks for {encoder.kind.outputs} outputs ({encoder.kind.name}), and "
+            f"the head gives {last.out_features}; set config.num_labels to that."
+        )
+    if encoder.kind.name == "tokens" and encoder.kind.outputs < 2:
+        raise ValueError("A head that labels tokens has two labels at least, and this one has one.")
+    if not any(sub.units for sub in sublayers):
+        raise ValueError("The model has no heads and no neurons left: there is nothing to prune.")
     seen: dict[int, str] = {}
     for sub in sublayers:
         for path, linear in sub.projections.items():
             where = f"{path} of layer {sub.layer + 1}"
-            if type(linear) not in (nn.Linear, NoUnits):
+            weight = dict(linear.named_parameters(recurse=False)).get("weight")
+            if type(linear) not in (nn.Linear, NoUnits) or (weight is None and sub.units):
                 raise ValueError(
                     f"{where} is a {type(linear).__name__}, not a plain torch.nn.Linear; merge "
                     "adapters first (merge_and_unload), or load the model without quantization."

@@ -46,6 +46,8 @@ def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str)
                 f"{where} has {len(ids)} tokens, and the model positions for {most}; cut texts "
                 f"there, by the tokenizer's model_max_length or a task's max_length of {most}."
             )
+        if 0 in (example.get("attention_mask") or ()):
+            raise ValueError(f"{where} holds padding, by its attention_mask; leave it out there.")
         for name, count in limits.items():
             values = example.get(name, [0] * len(ids))
             wrong = [one for one in values if not (isinstance(one, Integral) and 0 <= one < count)]
@@ -69,6 +71,11 @@ def check_match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
     rows, words = model.get_input_embeddings().num_embeddings, len(tokenizer)
+    if not (isinstance(pad := tokenizer.pad_token_id, int) and 0 <= pad < rows):
+        raise ValueError(
+            f"The tokenizer pads with the id {pad!r}, which the model has no embedding for; set "
+            "its pad_token to one of its words, or resize the model's embeddings."
+        )
     found, padding = [], getattr(model.config, "pad_token_id", None)
     if not words <= rows <= words + SPARE:
         found = [f"{words:,} words and the model embeddings for {rows:,}"]

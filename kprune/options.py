@@ -145,6 +145,8 @@ def read_options(words: Sequence[str]) -> Options:
     for word in words:
         name, _, value = word.partition("=")
         known_options([name])
+        if name in chosen:
+            raise ValueError(f"The option {name} is given twice.")
         try:
             read = {str: str, float: float}.get(types[name], json.loads)
             chosen[name] = read(value)

@@ -162,6 +162,8 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     if getattr(model, "tokenizer", None) is not None:
         return model.tokenizer
     try:
+        if not model.name_or_path:  # which would be the current directory
+            raise ValueError
         return load_tokenizer(model.name_or_path)
     except OwnCodeError:
         raise

@@ -228,7 +228,7 @@ def test_rescaling_that_fails_stops_and_says_so(monkeypatch):
 
 
 def test_kwon_needs_labels():
-    with pytest.raises(ValueError, match="need labels"):
+    with pytest.raises(ValueError, match="needs labels"):
         kprune.prune(tiny("bert", "span"), tiny_sample("span"), 0.5, "kwon", progress=False)
 
 

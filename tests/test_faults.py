@@ -38,7 +38,7 @@ from kprune.data.hub import load_split
 from kprune.data.tasks import Task
 from kprune.data.tokens import tokenize
 from kprune.encoders import Encoder
-from kprune.engine.files import write_json
+from kprune.engine.files import check_target, write_json
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.states import reserve
 from kprune.laboratory import drawing, tables
@@ -206,6 +206,68 @@ def test_adapters_are_to_be_merged_first():
     attention.query = Adapter(attention.query)
     with pytest.raises(ValueError, match=r"query of layer 2 is a Adapter.*merge"):
         kprune.prune(model, tiny_sample(), progress=False)
+
+
+def test_a_head_that_gives_other_outputs_than_the_configuration_says_is_refused():
+    """One logit called two classes: its softmax is constant, as in row 2 (2's siblings)."""
+    model = tiny("bert", "regression")
+    model.config.num_labels = 2
+    with pytest.raises(ValueError, match=r"asks for 2 outputs \(classification\), .* gives 1; set"):
+        kprune.prune(model, tiny_sample(), progress=False)
+    with pytest.raises(ValueError, match="has two labels at least"):
+        config = copy.deepcopy(tiny("bert", "tokens").config)
+        config.num_labels = 1
+        check_model(transformers.BertForTokenClassification(config))
+
+
+@pytest.mark.parametrize("place", ["", "classifier"])
+def test_a_forward_that_was_replaced_is_refused(place):
+    """A copy of the model ran the original's, with its dropout and its hooks."""
+    model = tiny("bert", "classification")
+    part = model.get_submodule(place)
+    part.forward = torch.compile(part.forward, backend="eager")
+    with pytest.raises(ValueError, match=r"The forward of (the model|classifier) was replaced"):
+        kprune.prune(model, tiny_sample(), progress=False)
+
+
+def test_a_model_without_units_is_refused():
+    """Every method divided by nought."""
+    model = tiny("bert", "classification")
+    kprune.surgery.cut(Encoder(model), [torch.zeros(s.units) > 0 for s in Encoder(model).sublayers])
+    with pytest.raises(ValueError, match="nothing to prune"):
+        kprune.prune(model, tiny_sample(), progress=False)
+
+
+def test_a_model_that_its_configuration_does_not_describe_is_not_saved(tmp_path, tokenizer):
+    """`load` called the folder damaged, when the model itself was gone."""
+    model = tiny("bert", "classification")
+    model.classifier = nn.Sequential(model.classifier, nn.Linear(3, 3))
+    pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+    with pytest.raises(ValueError, match=r"not what its configuration says: classifier\."):
+        kprune.save(pruned, tmp_path / "pruned", tokenizer)
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_two_files_of_the_same_weights_are_refused(pruned_folder):
+    """The last of them by name was taken."""
+    shutil.copy(pruned_folder / "model.safetensors", pruned_folder / "old.safetensors")
+    with pytest.raises(ValueError, match="several files of weights hold the same one"):
+        kprune.load(pruned_folder)
+
+
+@pytest.mark.filterwarnings("ignore:The data of 'texts'")
+def test_padding_in_a_sample_is_refused_and_so_is_an_id_that_pads_with_nothing():
+    """Padding counted as text; an id beyond the embedding was torch's error (11's siblings)."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    row = sample.examples[0]
+    padded = row | {"attention_mask": [*[1] * (len(row["input_ids"]) - 1), 0]}
+    with pytest.raises(ValueError, match=r"Sequence 0 .* holds padding, by its attention_mask"):
+        kprune.prune(model, replace(sample, examples=[padded] * 40), progress=False)
+    words = word_tokenizer()
+    words.add_tokens([f"new{number}" for number in range(100)])
+    words.add_special_tokens({"pad_token": "the last one"})
+    with pytest.raises(ValueError, match=r"pads with the id \d+, which the model has no embedding"):
+        kprune.prune(model, ["w1 w2"] * 40, tokenizer=words, progress=False)
 
 
 def test_layers_that_share_a_module_are_refused():
@@ -699,6 +761,45 @@ def test_names_may_differ_in_case_only(names, same):
             matched(VERDICTS, config, "it")
 
 
+@pytest.mark.parametrize(
+    ("names", "own", "order"),
+    [
+        (("1", "2", "3"), ("3", "1", "2"), [1, 2, 0]),
+        (("-1", "0", "1"), ("1", "0", "-1"), [2, 1, 0]),
+        (("C", "C++", "C#"), ("C#", "C", "C++"), [1, 2, 0]),
+        (("0", "1", "2"), ("1", "2", "3"), None),  # numbers alone, counted from elsewhere
+        (("1", "2", "3"), ("bad", "fair", "good"), None),
+    ],
+)
+def test_numbers_are_names_among_their_like_and_signs_count_where_all_agree(names, own, order):
+    """Stars in another order were scored by their places (3's siblings)."""
+    config = types.SimpleNamespace(id2label={n: own[n] for n in (2, 0, 1)})
+    assert matched(names, config, "it") == order
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["c", "d"]])
+def test_splits_that_name_their_classes_otherwise_are_refused(names, tmp_path):
+    """`datasets` gives the training set's names to the dev set's numbers."""
+    for split, own in (("train", ["a", "b"]), ("validation", names)):
+        features = Features({"text": Value("string"), "label": ClassLabel(names=own)})
+        rows = Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    task = Task("own", ("text",))
+    with pytest.raises(
+        ValueError, match=f"names its classes {', '.join(names)}, and another split"
+    ):
+        load_split(task, "validation", tmp_path)
+    assert load_split(task, "train", tmp_path)["label"][:] == [0, 1]
+
+
+def test_an_answer_that_is_not_where_it_is_said_to_be_is_refused():
+    """Offsets in bytes taught the wrong tokens (15's sibling)."""
+    rows = {"text": ["q"], "pair": ["w3 w4 w5 w6"]}
+    rows["label"] = [{"text": ["w6"], "answer_start": [0]}]
+    with pytest.raises(ValueError, match="within the context"):
+        check_golds(replace(TASKS["span"], unanswerable=False), Dataset.from_dict(rows), range(1))
+
+
 def test_shares_of_labels_cannot_be_scored():
     """A half was counted as no (14's sibling)."""
     task = Task("case", ("text",), "multilabel", labels=2)
@@ -944,6 +1045,16 @@ def test_a_truncated_teacher_is_damaged(name, teacher_folder, tmp_path):
     assert name in why_anew(folder, wanted, stand_in=True)
     (folder / name).unlink()
     assert "is damaged" in why_anew(folder, wanted, stand_in=True)
+
+
+@pytest.mark.parametrize("name", [".", "x" * 250, "../gone/below"])
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(name, tmp_path, monkeypatch):
+    """Fine-tuning ended with an OSError, and the teacher was lost (11's siblings)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="cannot be"):
+        check_target(name)
 
 
 def test_a_teacher_where_nothing_can_be_written_is_refused_before_training(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from kprune.data.tasks import Task
 
 UNLABELLED = -100  # what the models' losses skip
-GENERIC = re.compile(r"(label)?[^a-z0-9]*[0-9]+", re.I)  # "LABEL_0", "1": these name no class
+GENERIC = re.compile(r"label[^a-z0-9]*[0-9]+", re.I)  # "LABEL_0": these name no class
+NUMBER = re.compile(r"\W*[0-9]+")
 Labels = Sequence[Any]
 
 
@@ -123,28 +124,42 @@ def _is_answer(task: Task, label: Any, row: Any) -> bool:
     if len(texts) != len(starts) or not (texts or task.unanswerable):
         return False
     return all(
-        isinstance(text, str) and isinstance(start, Integral) and 0 <= start <= len(row) - len(text)
+        isinstance(text, str)
+        and isinstance(start, Integral)
+        and start >= 0
+        and row[start : start + len(text)] == text
         for text, start in zip(texts, starts, strict=True)
     )
 
 
 def class_names(names: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Names that say what the classes are; None for numbers, "LABEL_0" and the like."""
+    """Names of classes; None for "LABEL_0" and the like, which transformers gives by itself."""
     found = tuple(map(str, names or ()))
     return None if not found or all(GENERIC.fullmatch(name) for name in found) else found
+
+
+def output_names(config: Any) -> tuple[str, ...] | None:
+    """What a model's configuration calls its outputs, in their order, as `class_names` has it."""
+    return class_names(config.id2label[key] for key in sorted(config.id2label, key=int))
 
 
 def matched(names: tuple[str, ...] | None, config: Any, what: str) -> list[int] | None:
     """The model's output for each of the data's classes, by name; None where one names none.
 
-    ValueError where both name theirs and the names differ by more than case and signs.
+    ValueError where both name theirs and the names differ by more than case and signs. Numbers are
+    names among their like only.
     """
-    own = class_names(config.id2label[key] for key in sorted(config.id2label, key=int))
+    own = output_names(config)
     if names is None or own is None:
         return None
-    theirs, ours = (
-        [re.sub(r"[\W_]+", "", name.casefold()) for name in some] for some in (names, own)
-    )
+    numbers = [all(map(NUMBER.fullmatch, some)) for some in (names, own)]
+    if any(numbers) and not (all(numbers) and sorted(names) == sorted(own)):
+        return None
+    theirs, ours = names, own
+    if sorted(names) != sorted(own):
+        theirs, ours = (
+            [re.sub(r"[\W_]+", "", name.casefold()) for name in some] for some in (names, own)
+        )
     if sorted(theirs) != sorted(ours) or len({*ours}) < len(ours):
         raise ValueError(
             f"The classes of {what} are {', '.join(names)}, and the model's are {', '.join(own)}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +39,7 @@ def load_split(
             f"such as load_dataset(…, split='train')); got a {type(data).__name__}."
         )
     name = task.validation if split == "validation" else split
+    files: dict[str, list[str]] = {}
     if isinstance(data, Dataset):
         found = {name: data}
     elif task.dataset is None and not data:
@@ -56,11 +58,13 @@ def load_split(
             )
         try:
             source = str(folder) if folder.is_dir() else source
-            cache = _cache(folder, task.config) if folder.is_dir() else None
+            cache, files = _cache(folder, task.config) if folder.is_dir() else (None, {})
             with hub(source, "data set"):
                 found = load_dataset(source, task.config, cache_dir=cache)
         except (ValueError, OSError, RuntimeError) as error:  # the last for a script of a data set
             raise _explained(error, source, task) from error
+    for file in files.get(name, ()) if name in found else ():
+        _check_names(Path(file), found[name], task)
     if name not in found:
         raise ValueError(
             f"The data for {task.name!r} has no split {name!r}; it has {', '.join(found)}."
@@ -108,8 +112,31 @@ def _yes_as_one(rows: Dataset, task: Task) -> Dataset:
     return rows.remove_columns(task.label).add_column(task.label, labels, feature=Value("float32"))
 
 
-def _cache(folder: Path, config: str | None) -> str:
-    """A cache of its own for each content of a local folder.
+def _check_names(file: Path, rows: Dataset, task: Task) -> None:
+    """Raise ValueError where a Parquet file names its classes otherwise than they were read.
+
+    `datasets` gives the names of a data set's first file to the numbers of all others.
+    """
+    import pyarrow.parquet
+
+    if file.suffix != ".parquet" or not file.is_file():
+        return
+    said = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
+    feature = json.loads(said).get("info", {}).get("features", {}).get(task.label) or {}
+    while isinstance(feature, dict) and "feature" in feature:  # of a list
+        feature = feature["feature"]
+    names, read = feature.get("names"), rows.features.get(task.label)
+    read = getattr(getattr(read, "feature", read), "names", None)
+    if names and names != read:
+        raise ValueError(
+            f"{file} names its classes {', '.join(names)}, and another split of the same data "
+            f"{', '.join(read or ['not at all'])}; write all splits with the same names in one "
+            "order, or pass one loaded split."
+        )
+
+
+def _cache(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]]:
+    """A cache of its own for each content of a local folder, and the files of each split.
 
     `datasets` tells files apart by their paths and times only, which links and copies keep.
     """
@@ -117,13 +144,15 @@ def _cache(folder: Path, config: str | None) -> str:
 
     with tempfile.TemporaryDirectory() as scratch:
         builder = datasets.load_dataset_builder(str(folder), config, cache_dir=scratch)
-    files = [file for some in (builder.config.data_files or {}).values() for file in some]
+    splits = {str(name): list(some) for name, some in (builder.config.data_files or {}).items()}
+    files = [file for some in splits.values() for file in some]
     digest = hashlib.sha256(repr(files).encode())
     for path in map(Path, (folder / "README.md", *files)):
         if path.is_file():
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest.hexdigest()[:16]}")
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest.hexdigest()[:16]}"
+    return str(cache), splits
 
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:

@@ -63,9 +63,12 @@ def check_target(path: str | Path) -> None:
         if not known or edited or entry.is_symlink():
             what = f"{entry.name}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
-    home = next(place for place in path.absolute().parents if place.exists())
+    if path.absolute() == Path.cwd():
+        raise ValueError(f"{path} is the current folder, which cannot be replaced; name another.")
+    home = next(place for place in path.absolute().parents if os.path.lexists(place))
     try:
-        tempfile.TemporaryFile(dir=home).close()
+        with tempfile.TemporaryDirectory(prefix=_ours(path), dir=home):
+            pass
     except OSError as error:
         raise ValueError(
             f"{path} cannot be written: {error.strerror} in {home}; choose another place."
@@ -82,7 +85,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = local(path)
     check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ours = f".{path.name}-{platform.node()}-"
+    ours = _ours(path)
     for left in path.parent.glob(f"{glob.escape(ours)}*-*"):
         pid = left.name.removeprefix(ours).split("-")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
@@ -104,6 +107,11 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _ours(path: Path) -> str:
+    """How the temporary folders beside a folder that is written begin."""
+    return f".{path.name}-{platform.node()}-"
 
 
 def _exchanged(one: Path, other: Path) -> bool:

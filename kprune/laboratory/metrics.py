@@ -38,6 +38,8 @@ def token_scores(
         [(names[mine], names[gold]) for mine, gold in zip(*row, strict=True) if gold != UNLABELLED]
         for row in zip(predicted, golds, strict=True)
     ]
+    if not any(pairs):
+        raise ValueError("No token of the dev set is labelled; take a split with labels.")
     scores = {"accuracy": statistics.fmean(mine == gold for row in pairs for mine, gold in row)}
     if of_entities(names.values()):
         mine, gold = ([[label[side] for label in row] for row in pairs] for side in (0, 1))

@@ -47,7 +47,7 @@ class Numbers(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    achieved_rate: FiniteFloat
+    achieved_rate: Annotated[FiniteFloat, Field(le=1)]
     parameters: PositiveInt
     dense_parameters: PositiveInt
     heads: Counts
@@ -180,7 +180,7 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds; None where there is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -58,9 +58,10 @@ def collect(records: str | Path) -> pd.DataFrame:
         raise ValueError(f"{records} holds no {EXPECTED}; run `kprune reproduce` first.")
     rows = []
     expected = read_json(records / EXPECTED)
-    if not (isinstance(expected, dict) and expected.get("runs")):
+    runs = isinstance(expected, dict) and expected.get("runs")
+    if not (isinstance(runs, list) and runs and all(map(_is_run, runs))):
         raise ValueError(f"{records / EXPECTED} is damaged; run `kprune reproduce` again.")
-    for run in expected["runs"]:
+    for run in runs:
         row = {"run": run["name"], "state": "missing", **run["parameters"]}
         path = records / run["name"] / RESULT
         if path.is_file():
@@ -221,6 +222,14 @@ def gaps(table: pd.DataFrame) -> list[str]:
     """What is missing from a table, a line for each run that is not done."""
     absent = table[table["state"] != "done"]
     return list(absent["run"] + ": " + absent["state"])
+
+
+def _is_run(run: Any) -> bool:
+    return (
+        isinstance(run, dict)
+        and isinstance(run.get("name"), str)
+        and isinstance(run.get("parameters"), dict)
+    )
 
 
 def _numbers(path: Path, parameters: dict) -> dict:
