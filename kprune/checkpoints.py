@@ -50,7 +50,9 @@ def save(
     check_target(folder)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model))
     model.config.architectures, model.config.dtype = [name], model.dtype
-    state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    # Copies: a file holds no two names of one tensor, as of weights that layers share.
+    whole = {"memory_format": torch.contiguous_format}
+    state = {name: weight.clone(**whole) for name, weight in model.state_dict().items()}
     _check_reload(model, state)
     with written_whole(folder) as part:
         model.config.save_pretrained(part)

@@ -481,6 +481,37 @@ def test_a_configuration_that_makes_no_sense_is_refused_in_a_sentence(values, pr
         kprune.load(pruned_folder)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_act": "exec"},
+        {"num_hidden_layers": 3.0},
+        {"num_attention_heads": 0},
+        {"hidden_size": 0},
+        {"layer_norm_eps": "x"},
+        {"id2label": [1]},
+        {"vocab_size": -3},
+        {"quantization_config": [1]},
+    ],
+)
+def test_a_teachers_configuration_that_makes_no_sense_is_refused(values, folder):
+    """Eight errors of libraries (22 of a tester's)."""
+    changed(folder, **values)
+    with pytest.raises(ValueError, match=r"config\.json of .* makes no sense"):
+        load_model(AutoModelForSequenceClassification, folder)
+
+
+def test_weights_that_layers_share_are_saved(tmp_path, tokenizer):
+    """The file's library refused them, when all the work was done."""
+    model = tiny("bert", "classification")
+    layers = model.bert.encoder.layer
+    layers[1].output.LayerNorm.weight = layers[0].output.LayerNorm.weight
+    pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+    again = kprune.load(kprune.save(pruned, tmp_path / "pruned", tokenizer))
+    batch = batch_of(tiny_sample())
+    assert logits(again, batch).equal(logits(pruned, batch))
+
+
 def test_a_giant_header_is_refused(pruned_folder):
     """The first eight bytes of a file of weights say how long its description is."""
     (pruned_folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")

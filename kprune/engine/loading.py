@@ -1,11 +1,14 @@
 """Open models, configurations and tokenizers without running anything that comes with them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -15,6 +18,8 @@ from kprune.data.reach import hub, local
 
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 MOST_LABELS = 10**6
+# What comes of a configuration's values that are of other types or sizes than it takes.
+SENSELESS = (TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError)
 STORED = ("F16", "BF16", "F32", "F64")  # types of numbers that are weights as they stand
 
 
@@ -32,14 +37,29 @@ def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
         raise ValueError(f"{source} is no folder of a model: it has no config.json.")
     with hub(source, "model"):
         settings = PreTrainedConfig.get_config_dict(str(place))[0]
+        if not isinstance(settings, dict):
+            raise ValueError(f"The config.json of {source} is no mapping of names to values.")
         _refuse_code(settings, source)
         labels = settings.get("num_labels", 0)
         if not isinstance(labels, int) or labels > MOST_LABELS:  # each would get a name
             raise ValueError(f"{source} asks for {labels!r} labels; {MOST_LABELS:,} is the most.")
-        config = AutoConfig.from_pretrained(str(place), trust_remote_code=False, **changes)
+        with _sensible(source):
+            config = AutoConfig.from_pretrained(str(place), trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.
     config._attn_implementation = config._experts_implementation = None
     return config
+
+
+@contextmanager
+def _sensible(source: str | Path) -> Iterator[None]:
+    """Within the block, what a configuration's values break ends in one sentence."""
+    try:
+        yield
+    except (*SENSELESS, StrictDataclassError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"The config.json of {source} makes no sense: {type(error).__name__} {reason}"
+        ) from error
 
 
 def load_model(
@@ -103,7 +123,7 @@ def check_files(auto: type, config: PreTrainedConfig, folder: Path) -> None:
         raise ValueError(f"{folder} holds no weights in safetensors files, the only ones opened.")
     room, size = sum(file.stat().st_size for file in files), math.inf
     if config.num_hidden_layers <= sum(map(_weights, files)) and config.hidden_size <= room:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]), _sensible(folder):
             # A model's own class is called; code of the folder's own is refused above.
             size = getattr(auto, "from_config", auto)(config).num_parameters()
     if size > room + NEW_HEAD:
