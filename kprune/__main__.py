@@ -47,10 +47,11 @@ def reproduce(
     outputs: Annotated[str, typer.Option(help="folder for all results; default outputs/")] = "",
 ) -> None:
     """Make an experiment's missing runs and draw its table; finished runs are left alone."""
+    from kprune.data.reach import local
     from kprune.laboratory import batch, experiments, records
 
     if outputs:
-        os.environ["KPRUNE_OUTPUTS"] = str(Path(outputs).expanduser().resolve())
+        os.environ["KPRUNE_OUTPUTS"] = str(local(outputs).resolve())
     try:
         if show:
             runs = experiments.expand(experiment)

@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kprune.data.reach import local
 from kprune.encoders import Encoder
-from kprune.engine.loading import check_files
+from kprune.engine.loading import check_files, of_backbone
 from kprune.engine.opener import MODEL_TYPE
 from kprune.families import FAMILIES, family_of, noted
 from kprune.surgery import keep_numbered
@@ -111,8 +111,7 @@ def _pruned_class(
         told = named.pop("output_loading_info", False)
         named["output_loading_info"] = True
         model, info = super(made, cls).from_pretrained(source, *given, **named)
-        inside = "" if model.base_model is model else f"{model.base_model_prefix}."
-        missing = {key for key in info["missing_keys"] if key.startswith(inside)}
+        missing = of_backbone(model, info["missing_keys"])
         if missing := {key for key in missing if "pooler." not in key}:
             raise ValueError(
                 f"{source} lacks {len(missing)} weights of the encoder ({min(missing)}, …), which "

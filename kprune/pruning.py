@@ -232,7 +232,7 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         ]
     if job.table:
         report.speed = _speed(job, report)
-    refits = {f"inputs of the {student.sublayers[step.t].name}": step.tuned[:-1] for step in done}
+    refits = {f"inputs of the {step.name}": step.tuned[:-1] for step in done}
     for what, tuned in {**refits, "head": state.finished}.items():
         report.notes += [f"{what}: {one.trouble}" for one in tuned if one and one.trouble]
     if len(student.model.state_dict()) > len(job.model.state_dict()):

@@ -26,7 +26,11 @@ class Inside:
     def texts(self, sample: Any) -> Any:
         """The sample as the object would read it; ValueError where it would read others."""
         pairs = type(self.whole).__name__ == "CrossEncoder"
-        if pairs and isinstance(sample, (list, tuple)) and isinstance((*sample, 0)[0], str):
+        if (
+            pairs
+            and isinstance(sample, (list, tuple))
+            and isinstance(next(iter(sample), None), str)
+        ):
             raise ValueError("A CrossEncoder reads pairs of texts, and the sample has single ones.")
         if not self.prompt:
             return sample

@@ -84,9 +84,14 @@ def classes_of(rows: Dataset, task: Task) -> tuple[str, ...] | None:
     """The names of the classes that a task's labels number, or tick, where they are known."""
     if task.kind not in ("classification", "tokens", "multilabel"):
         return None
-    feature = rows.features.get(task.label)
-    names = getattr(getattr(feature, "feature", feature), "names", None)
+    names = _numbered(rows, task)
     return class_names((task.kind != "multilabel" and names) or task.names)
+
+
+def _numbered(rows: Dataset, task: Task) -> list[str] | None:
+    """The names that the labels, or lists of them, are numbers of, as `datasets` read them."""
+    feature = rows.features.get(task.label)
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def _yes_as_one(rows: Dataset, task: Task) -> Dataset:
@@ -125,8 +130,7 @@ def _check_names(file: Path, rows: Dataset, task: Task) -> None:
     feature = json.loads(said).get("info", {}).get("features", {}).get(task.label) or {}
     while isinstance(feature, dict) and "feature" in feature:  # of a list
         feature = feature["feature"]
-    names, read = feature.get("names"), rows.features.get(task.label)
-    read = getattr(getattr(read, "feature", read), "names", None)
+    names, read = feature.get("names"), _numbered(rows, task)
     if names and names != read:
         raise ValueError(
             f"{file} names its classes {', '.join(names)}, and another split of the same data "

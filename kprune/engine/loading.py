@@ -1,7 +1,7 @@
 """Open models, configurations and tokenizers without running anything that comes with them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,13 @@ def load_model(
         {key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"]}
         for what in ("missing", "unexpected", "mismatched")
     )
-    backbone, inside = model.base_model is model, f"{model.base_model_prefix}."
+    backbone = model.base_model is model
     # Many a published model for spans or tokens holds a pooler, and an old one its positions.
     others = {k for k in others if "pooler." not in k and not k.endswith("position_ids")}
     if new_head or backbone:  # poolers are of the head, and others' heads are left out
         missing, others = {key for key in missing if "pooler." not in key}, set()
-    if new_head and not backbone:
-        missing, shapes = ({k for k in keys if k.startswith(inside)} for keys in (missing, shapes))
+    if new_head:
+        missing, shapes = (of_backbone(model, keys) for keys in (missing, shapes))
     whats = (
         ("are missing", missing),
         ("do not belong to it", others),
@@ -107,10 +107,16 @@ def load_model(
         if keys:
             some = ", ".join(sorted(keys)[:3]) + (", …" if len(keys) > 3 else "")
             name = f"{type(model).__name__} as its config.json describes it"
-            headless = keys is missing and not any(key.startswith(inside) for key in keys)
+            headless = keys is missing and not of_backbone(model, keys)
             advice = "; its head is missing, so fine-tune it first" if headless else ""
             raise ValueError(f"{source} is no {name}: {len(keys)} weights {what} ({some}){advice}.")
     return model
+
+
+def of_backbone(model: PreTrainedModel, keys: Iterable[str]) -> set[str]:
+    """Those names of weights that are not of a model's head; all, where it has none."""
+    inside = "" if model.base_model is model else f"{model.base_model_prefix}."
+    return {key for key in keys if key.startswith(inside)}
 
 
 def check_files(auto: type, config: PreTrainedConfig, folder: Path) -> None:
