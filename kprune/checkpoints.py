@@ -9,6 +9,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
@@ -22,6 +23,7 @@ from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
 
 BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
+OF_TRAINING = ("training", "gradient_checkpointing", "p")  # the last of dropout
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -49,7 +51,9 @@ def save(
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     check_target(folder)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model))
-    model.config.architectures, model.config.dtype = [name], model.dtype
+    # One type for all, where others open it: that which holds every weight as it is.
+    widest = max((weight.dtype for weight in model.parameters()), key=lambda own: own.itemsize)
+    model.config.architectures, model.config.dtype = [name], widest
     # Copies: a file holds no two names of one tensor, as of weights that layers share.
     whole = {"memory_format": torch.contiguous_format}
     state = {name: weight.clone(**whole) for name, weight in model.state_dict().items()}
@@ -66,13 +70,37 @@ def save(
 def _check_reload(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
     """Raise ValueError for a model that its configuration does not describe, so none could load."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        wanted = type(model)(model.config).state_dict()
-    shapes = [{(key, tuple(w.shape)) for key, w in one.items()} for one in (state, wanted)]
-    if other := shapes[0] ^ shapes[1]:
+        wanted = type(model)(model.config)
+    shapes = [{(k, tuple(w.shape)) for k, w in one.items()} for one in (state, wanted.state_dict())]
+    faults = [
+        f"{key} is missing, left over or of another shape" for key, _ in shapes[0] ^ shapes[1]
+    ]
+    own, others = dict(model.named_modules()), dict(wanted.named_modules())
+    for name in own.keys() | others.keys():
+        here, there = (type(parts.get(name)).__name__ for parts in (own, others))
+        if here != there:
+            faults.append(f"{name} is a {here}, and by its configuration a {there}")
+    for name in own.keys() & others.keys():
+        here, there = vars(own[name]), _numbers(others[name])
+        faults += [
+            f"{key} of {name or 'the model'} is {here.get(key)}, and by its configuration {value}"
+            for key, value in there.items()
+            if here.get(key) != value
+        ]
+    if faults:
         raise ValueError(
-            f"The model is not what its configuration says: {min(other)[0]} is missing, left over "
-            "or of another shape, so nothing could open it again; change the configuration with it."
+            f"The model is not what its configuration says: {min(faults)}, so it would be another "
+            "when opened again; change the configuration with it."
         )
+
+
+def _numbers(part: nn.Module) -> dict[str, float]:
+    """What a module computes with beside its weights, such as a norm's eps."""
+    return {
+        key: value
+        for key, value in vars(part).items()
+        if isinstance(value, (int, float)) and not key.startswith("_") and key not in OF_TRAINING
+    }
 
 
 def load(folder: str | Path) -> PreTrainedModel:

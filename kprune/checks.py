@@ -8,20 +8,39 @@ from kprune.encoders import Encoder
 from kprune.engine.empty import NoUnits
 from kprune.families import names_of, noted
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def check_model(model: PreTrainedModel) -> None:
     """Raise ValueError for what is no loaded model, cannot be cut, or holds broken weights."""
     names_of(model)
+    _check_weights(model)
+    _check_forwards(model)
+    encoder = Encoder(model)
+    _check_head(encoder)
+    if not any(sub.units for sub in encoder.sublayers):
+        raise ValueError("The model has no heads and no neurons left: there is nothing to prune.")
+    _check_projections(encoder)
+    check_kept(model, [sub.units for sub in encoder.sublayers])
+
+
+def _check_weights(model: PreTrainedModel) -> None:
+    """Weights are plain numbers, at hand, finite."""
     names, weights = zip(*model.named_parameters(), strict=True)
     for name, weight in zip(names, weights, strict=True):
-        packed = type(weight.data).__module__.startswith("torchao")
-        if packed or not weight.is_floating_point():
+        if weight.layout is not torch.strided:
+            raise ValueError(f"The weight {name} is a sparse tensor; make it dense (to_dense).")
+        if type(weight.data).__module__.startswith("torchao") or weight.dtype not in FLOATS:
             raise ValueError(f"The weight {name} is quantized; prune the model before that.")
         if weight.device.type == "meta" or weight.is_inference():
             raise ValueError(f"The weight {name} is not loaded, or was so in inference mode.")
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
     for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
         raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")
+
+
+def _check_forwards(model: PreTrainedModel) -> None:
+    """Copies run what the model runs."""
     for name, part in model.named_modules():
         own = vars(part)  # a bf16 Trainer's own wrapper is taken off where it matters
         if "forward" in own and "_original_forward" not in own:
@@ -29,19 +48,24 @@ def check_model(model: PreTrainedModel) -> None:
                 f"The forward of {name or 'the model'} was replaced, and a copy would run that of "
                 "the original; prune first, then replace it (torch.compile does so, too)."
             )
-    encoder = Encoder(model)
-    sublayers, last = encoder.sublayers, encoder.last
-    if last is not None and last.out_features != encoder.kind.outputs:
+
+
+def _check_head(encoder: Encoder) -> None:
+    """The head gives what the configuration says."""
+    kind, last = encoder.kind, encoder.last
+    if last is not None and last.out_features != kind.outputs:
         raise ValueError(
-            f"The configuration asks for {encoder.kind.outputs} outputs ({encoder.kind.name}), and "
-            f"the head gives {last.out_features}; set config.num_labels to that."
+            f"The configuration asks for {kind.outputs} outputs ({kind.name}), and the head gives "
+            f"{last.out_features}; set config.num_labels to that."
         )
-    if encoder.kind.name == "tokens" and encoder.kind.outputs < 2:
+    if kind.name == "tokens" and kind.outputs < 2:
         raise ValueError("A head that labels tokens has two labels at least, and this one has one.")
-    if not any(sub.units for sub in sublayers):
-        raise ValueError("The model has no heads and no neurons left: there is nothing to prune.")
+
+
+def _check_projections(encoder: Encoder) -> None:
+    """What is to be cut are plain projections, each a module of its own, that fit together."""
     seen: dict[int, str] = {}
-    for sub in sublayers:
+    for sub in encoder.sublayers:
         for path, linear in sub.projections.items():
             where = f"{path} of layer {sub.layer + 1}"
             weight = dict(linear.named_parameters(recurse=False)).get("weight")
@@ -63,7 +87,6 @@ def check_model(model: PreTrainedModel) -> None:
                 f"{', '.join(map(str, sorted(wide)))} features, and the one behind them takes "
                 f"{sub.output.in_features}."
             )
-    check_kept(model, [sub.units for sub in sublayers])
 
 
 def check_kept(model: PreTrainedModel, units: list[int]) -> None:

@@ -9,7 +9,7 @@ from numbers import Integral
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.data.checks import check_labels, in_order, matched
+from kprune.data.checks import as_numbers, check_labels, in_order, matched
 from kprune.data.tokens import Example, check_tokenizer
 from kprune.outputs import Kind
 from kprune.sampling import Sample
@@ -46,7 +46,9 @@ def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str)
                 f"{where} has {len(ids)} tokens, and the model positions for {most}; cut texts "
                 f"there, by the tokenizer's model_max_length or a task's max_length of {most}."
             )
-        if 0 in (example.get("attention_mask") or ()):
+        if odd := [name for name, values in example.items() if not isinstance(values, list)]:
+            raise ValueError(f"{where} has {odd[0]} that are no list; leave them out, or tokenise.")
+        if 0 in example.get("attention_mask", ()):
             raise ValueError(f"{where} holds padding, by its attention_mask; leave it out there.")
         for name, count in limits.items():
             values = example.get(name, [0] * len(ids))
@@ -106,4 +108,5 @@ def checked(sample: Sample, model: PreTrainedModel, kind: Kind, labels: bool) ->
     ids = [example["input_ids"] for example in sample.examples]
     check_labels(sample.task, sample.labels, range(count), ids)
     order = matched(sample.classes, model.config, "the sample")
-    return replace(sample, labels=in_order(sample.labels, order, sample.task.kind))
+    labels = as_numbers(sample.task, sample.labels)
+    return replace(sample, labels=in_order(labels, order, sample.task.kind))

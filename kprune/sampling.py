@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.checks import LabelError, check_texts, number
 from kprune.data.hub import classes_of, load_split
-from kprune.data.tasks import Task, get_task
+from kprune.data.tasks import SHORTEST, Task, get_task
 from kprune.data.tokens import Example, Label, apart, as_examples, check_tokenizer, tokenize
 from kprune.engine.loading import OwnCodeError, load_tokenizer
 
@@ -105,7 +105,7 @@ def sample(
     if len(rows) == 0:
         raise ValueError(f"The data of {task.name!r} is empty; there is nothing to sample.")
     if longest is not None:
-        longest = number("longest, the tokens of a sequence,", longest, 8)
+        longest = number("longest, the tokens of a sequence,", longest, SHORTEST)
         task = replace(task, max_length=min(task.max_length, longest))
     labelled = task.kind not in ("", "embedding") and task.label in rows.column_names
     examples, labels, spent, full = [], [], 0, False

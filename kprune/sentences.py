@@ -1,14 +1,14 @@
 """Objects of sentence-transformers: the model inside to prune, and the same object around it."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.data.tasks import Task
+from kprune.data.tasks import Task, get_task
 from kprune.options import WORDS
 from kprune.sampling import Sample
 
@@ -25,16 +25,20 @@ class Inside:
 
     def texts(self, sample: Any) -> Any:
         """The sample as the object would read it; ValueError where it would read others."""
-        pairs = type(self.whole).__name__ == "CrossEncoder"
-        if (
-            pairs
-            and isinstance(sample, (list, tuple))
-            and isinstance(next(iter(sample), None), str)
-        ):
+        if isinstance(sample, str):
+            sample = get_task(sample)
+        elif isinstance(sample, Iterator):
+            sample = list(sample)
+        task = sample.task if isinstance(sample, Sample) else sample
+        if isinstance(task, Task):
+            single = len(task.columns) == 1
+        else:
+            single = isinstance(task, (list, tuple)) and isinstance(next(iter(task), None), str)
+        if single and type(self.whole).__name__ == "CrossEncoder":
             raise ValueError("A CrossEncoder reads pairs of texts, and the sample has single ones.")
         if not self.prompt:
             return sample
-        if isinstance(sample, (str, Task, Sample)) or not isinstance(sample, Iterable):
+        if isinstance(sample, (Task, Sample)) or not isinstance(sample, Iterable):
             name = type(self.whole).__name__
             raise ValueError(f"This {name} puts {self.prompt!r} before each text; pass the texts.")
         return [self.prompt + one if isinstance(one, str) else one for one in sample]

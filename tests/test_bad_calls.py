@@ -53,6 +53,14 @@ def labelled(labels) -> kprune.Sample:
     return kprune.Sample(families.examples(4), replace(TWO, labels=3), word_tokenizer(), 0, labels)
 
 
+def weight_as(change) -> Callable:
+    """A model with one weight changed."""
+    model = tiny("bert", "classification")
+    linear = model.bert.encoder.layer[1].output.dense
+    linear.weight = torch.nn.Parameter(change(linear.weight.data), False)
+    return model
+
+
 def with_nan(model):
     with torch.no_grad():
         model.base_model.encoder.layer[1].output.dense.weight[0, 0] = NAN
@@ -335,6 +343,18 @@ CALLS: dict[str, Call] = {
     "Kwon with a label for all words": lambda x: prune(
         x, replace(labelled([[0]] * 4), task=WORDS), x.tokens, method="kwon"),
     "prune with five words": lambda x: prune(x, ["w1"], tokenizer=word_tokenizer(0)),
+    "prune with a tokenizer of two tokens": lambda x: prune(
+        x, ["w1"], tokenizer=_at_most(2)),
+    "prune with a tokenizer of no length": lambda x: prune(x, ["w1"], tokenizer=_at_most(None)),
+    "prune with types of None": lambda x: prune(x, kprune.Sample(
+        [{"input_ids": [2, 5], "token_type_ids": None}], x.dev.task, x.tokenizer)),
+    "prune float8": lambda x: prune(
+        x, model=weight_as(lambda weight: weight.to(torch.float8_e4m3fn))),
+    "prune sparse weights": lambda x: prune(x, model=weight_as(torch.Tensor.to_sparse)),
+    "prune at a batch beyond memory": lambda x: prune(
+        x, speedup=2.0, batch_size=10**9, length=8),
+    "draw with a tokenizer of one token": lambda x: kprune.sample(
+        TWO, _at_most(1), 8, data=rows()),
     "prune without padding": lambda x: prune(x, ["w1"], tokenizer=word_tokenizer(pad=False)),
     "prune with a tokenizer beyond": lambda x: prune(
         x, ["w200", "w201"], tokenizer=word_tokenizer(300)),
@@ -373,6 +393,7 @@ CALLS: dict[str, Call] = {
     "latency of halves": lambda x: kprune.latency(x.model, 1.5, 8),
     "latency of no tokens": lambda x: kprune.latency(x.model, 1, 0),
     "latency beyond the positions": lambda x: kprune.latency(x.model, 1, 65),
+    "latency of a batch beyond memory": lambda x: kprune.latency(x.model, 10**9, 8),
     "latency without repeats": lambda x: kprune.latency(x.model, 1, 8, 0),
     "latencies of no models": lambda x: kprune.latencies({}, 1, 8),
     "latencies of a list": lambda x: kprune.latencies([x.model], 1, 8),
@@ -441,6 +462,12 @@ def _named(x, *names) -> SimpleNamespace:
 def _endless():
     tokenizer = word_tokenizer()
     tokenizer.model_max_length = 10**30
+    return tokenizer
+
+
+def _at_most(tokens):
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = tokens
     return tokenizer
 
 

@@ -243,9 +243,54 @@ def test_a_model_that_its_configuration_does_not_describe_is_not_saved(tmp_path,
     model = tiny("bert", "classification")
     model.classifier = nn.Sequential(model.classifier, nn.Linear(3, 3))
     pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
-    with pytest.raises(ValueError, match=r"not what its configuration says: classifier\."):
+    with pytest.raises(ValueError, match="not what its configuration says: classifier is a Seq"):
         kprune.save(pruned, tmp_path / "pruned", tokenizer)
     assert not (tmp_path / "pruned").exists()
+
+
+def other_activation(model):
+    model.bert.encoder.layer[1].intermediate.intermediate_act_fn = nn.ReLU()
+
+
+def plain_function(model):
+    model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.relu
+
+
+def other_eps(model):
+    model.bert.encoder.layer[1].output.LayerNorm.eps = 0.1
+
+
+def other_scale(model):
+    model.bert.encoder.layer[1].attention.self.scaling = 0.1
+
+
+@pytest.mark.parametrize("change", [other_activation, plain_function, other_eps, other_scale])
+def test_what_the_modules_compute_is_what_the_configuration_says(change, tmp_path, tokenizer):
+    """The folder opened as another model: with the configuration's activation, eps or scale."""
+    model = tiny("bert", "classification")
+    if change is plain_function:
+        del model.bert.encoder.layer[1].intermediate.intermediate_act_fn
+    change(model)
+    pruned, _ = kprune.prune(model, tiny_sample(), 0.3, progress=False)
+    with pytest.raises(ValueError, match=r"layer\.1\..* by its configuration "):
+        kprune.save(pruned, tmp_path / "pruned", tokenizer)
+    assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_callers_autocast_changes_nothing(workers, monkeypatch):
+    """Knowledge and least squares were those of bfloat16 products."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(workers)
+    try:
+        wanted, _ = kprune.prune(model, sample, 0.5, progress=False)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found, _ = kprune.prune(model, sample, 0.5, progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    for name, weight in found.state_dict().items():
+        assert weight.equal(wanted.state_dict()[name]), name
 
 
 def test_two_files_of_the_same_weights_are_refused(pruned_folder):
@@ -370,6 +415,20 @@ def test_models_of_mixed_types_are_pruned():
     for method in ("kprune", "kprune+"):
         pruned, report = kprune.prune(model, tiny_sample(), 0.5, method, progress=False)
         assert report.achieved_rate >= 0.5 and pruned.classifier.weight.dtype == torch.float32
+
+
+def test_mixed_types_lose_nothing_when_opened_in_one(tmp_path, tokenizer):
+    """transformers opened a float32 head in the backbone's bfloat16."""
+    model = tiny("bert", "classification", dtype=torch.bfloat16)
+    model.classifier.float()
+    model.classifier.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+    pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+    path = kprune.save(pruned, tmp_path / "pruned", tokenizer)
+    wanted = pruned.state_dict()
+    for found in (kprune.load(path), AutoModelForSequenceClassification.from_pretrained(path)):
+        for name, weight in found.state_dict().items():
+            assert weight.float().equal(wanted[name].float()), name
+    assert kprune.load(path).bert.pooler.dense.weight.dtype == torch.bfloat16
 
 
 def old_format(folder) -> None:
@@ -712,6 +771,22 @@ def test_classes_are_matched_by_name_in_methods_that_read_labels():
     wanted = kprune.prune(tiny("bert", "classification"), sample, **options)[1].kept
     assert kprune.prune(turned(), sample, **options)[1].kept == wanted
     assert kprune.prune(turned(), replace(sample, classes=None), **options)[1].kept != wanted
+
+
+@pytest.mark.parametrize("as_other", [bool, float, np.int64])
+def test_labels_of_a_sample_may_be_of_any_type_of_whole_numbers(as_other):
+    """True and 1.0 passed the check and ended in torch's error."""
+    labels = [0, 1] * 11 + [1]
+    kept = [
+        kprune.prune(
+            tiny("bert", "classification"),
+            replace(tiny_sample(), labels=own, tokenizer=word_tokenizer()),
+            method="kwon",
+            progress=False,
+        )[1].kept
+        for own in (labels, [as_other(label) for label in labels])
+    ]
+    assert kept[0] == kept[1]
 
 
 def test_classes_of_tokens_are_matched_by_name_and_entities_are_named_by_the_data():

@@ -204,3 +204,16 @@ def test_a_bare_module_and_a_prompt_that_would_be_left_out_are_refused(embedder)
     for sample in ("sts", kprune.TASKS["sts"]):
         with pytest.raises(ValueError, match="puts 'w1 w2 ' before each text; pass the texts"):
             kprune.prune(model, sample, rate=0.5)
+
+
+def test_a_cross_encoder_takes_pairs_however_they_come(tmp_path):
+    """Single texts out of a generator, a task or a sample were read as they are."""
+    folder = folder_of(tiny("bert", "regression"), tmp_path / "given")
+    model = sentence_transformers.CrossEncoder(str(folder), device="cpu")
+    single = kprune.Task("single", ("text",), kind="regression", labels=1)
+    drawn = kprune.sample(TEXTS, word_tokenizer(), 500)
+    for texts in (TEXTS, iter(TEXTS), (text for text in TEXTS), single, "ratings", drawn):
+        with pytest.raises(ValueError, match="CrossEncoder reads pairs of texts, and the sample"):
+            kprune.prune(model, texts, progress=False)
+    wanted = kprune.prune(model, PAIRS, tokens=500, progress=False)[1].kept
+    assert kprune.prune(model, iter(PAIRS), tokens=500, progress=False)[1].kept == wanted

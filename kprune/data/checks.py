@@ -132,6 +132,16 @@ def _is_answer(task: Task, label: Any, row: Any) -> bool:
     )
 
 
+def as_numbers(task: Task, labels: Labels) -> Labels:
+    """Labels that were checked, as the models' losses take them: 1.0 and True are classes, too."""
+    if task.kind == "span":
+        return labels
+    one = int if task.kind in ("classification", "tokens") else float
+    several = [list(map(one, row if isinstance(row, (list, tuple)) else [row])) for row in labels]
+    single = task.kind == "classification" or (task.kind == "regression" and task.labels == 1)
+    return [row[0] for row in several] if single else several
+
+
 def class_names(names: Iterable[str] | None) -> tuple[str, ...] | None:
     """Names of classes; None for "LABEL_0" and the like, which transformers gives by itself."""
     found = tuple(map(str, names or ()))

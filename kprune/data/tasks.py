@@ -20,6 +20,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "tokens": ("accuracy", "f1"),
     "embedding": ("spearman",),  # of the cosine of a pair of texts
 }
+SHORTEST = 8  # tokens that a sequence may be cut to
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Task:
             raise ValueError(f"The columns {what} must be {needed}; got {', '.join(self.columns)}.")
         object.__setattr__(self, "columns", tuple(self.columns))
         least = {"classification": 2, "": 0}.get(self.kind, 1)
-        least = {"labels": least, "max_length": 8, "stride": 0, "minibatch": 1}
+        least = {"labels": least, "max_length": SHORTEST, "stride": 0, "minibatch": 1}
         for name, bound in least.items():
             whole = number(f"The {name} {what}", getattr(self, name), bound)
             object.__setattr__(self, name, whole)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kprune.data.checks import UNLABELLED, check_labels, check_texts
-from kprune.data.tasks import Task, get_task
+from kprune.data.checks import UNLABELLED, as_numbers, check_labels, check_texts, number
+from kprune.data.tasks import SHORTEST, Task, get_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +32,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, task: Task | None = None
         )
     if tokenizer.pad_token_id is None:
         raise ValueError("The tokenizer has no padding token; set its pad_token.")
+    if hasattr(tokenizer, "model_max_length"):
+        number("The tokenizer's model_max_length, in tokens,", tokenizer.model_max_length, SHORTEST)
     if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError(
             "The tokenizer knows no words, only special tokens; its files are missing from where "
@@ -79,16 +81,9 @@ def tokenize(
     found = tokenizer(*texts, truncation=True, max_length=longest, is_split_into_words=words)
     if not labels:
         return dict(found)
-    if task.kind == "classification":
-        given = [int(label) for label in given]  # 1.0 and True are classes as well
-    elif task.kind == "tokens":
+    given = as_numbers(task, given)
+    if task.kind == "tokens":
         given = [_at_first_tokens(row, found.word_ids(i)) for i, row in enumerate(given)]
-    else:
-        several = [row if isinstance(row, (list, tuple)) else [row] for row in given]
-        given = [[float(label) for label in row] for row in several]
-        given = (
-            [row[0] for row in given] if task.labels == 1 and task.kind == "regression" else given
-        )
     return {**found, "labels": given}
 
 

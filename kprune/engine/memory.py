@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import psutil
 import torch
 
 from kprune.engine.attention import takes_ours
@@ -43,6 +44,13 @@ def keep_memory() -> Iterator[None]:
             give_back_memory()
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where a device keeps its tensors."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
 DEEP = 8  # layers that a pass on a CPU differentiates in one go, at the most
 # Numbers that a token leaves behind in a layer for the way down, per hidden feature: inputs of the
 # norms, in the model's type; in that of products Q, K, V, what they attend to, and both sides of an
@@ -58,7 +66,7 @@ def stretch_of(model, layers: int, batches: Sequence) -> int:
     products = min(weight.dtype.itemsize for weight in model.parameters())
     each = IN_NORMS * model.dtype.itemsize + IN_PRODUCTS * products
     each *= 1 if takes_ours(model) else 3  # DeBERTa keeps matrices of length × length
-    free = torch.cuda.mem_get_info(model.device)[0]
+    free = free_memory(model.device)
     # What PyTorch keeps of earlier passes is free as well.
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     fit = int(free / 2 // (most * model.config.hidden_size * each))

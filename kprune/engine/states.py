@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
+from kprune.engine.memory import free_memory
 
 Place = Literal["device", "host", "disk"]
 
@@ -79,8 +79,8 @@ def reserve(path: str, size: int) -> None:
 
 def place_for(size: int, device: torch.device) -> Place:
     """The nearest memory of which `size` bytes take at most a quarter of what is free."""
-    if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 4:
+    if device.type == "cuda" and size <= free_memory(device) / 4:
         return "device"
-    if size <= psutil.virtual_memory().available / 4:
+    if size <= free_memory(torch.device("cpu")) / 4:
         return "device" if device.type == "cpu" else "host"
     return "disk"

@@ -37,7 +37,8 @@ def side_by_side(device: torch.device, make: Callable[[], Tools]) -> Iterator[Ov
     def work(function: Callable, item: Item) -> Result:
         own = tools.get()
         try:
-            with torch.no_grad():  # each thread has a grad mode of its own
+            # Each thread has modes of its own; the caller's autocast would round what is measured.
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
                 return function(own, item)
         finally:
             tools.put(own)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from kprune.data.batching import collate
 from kprune.data.checks import number
 from kprune.encoders import Encoder
-from kprune.engine.memory import keep_memory
+from kprune.engine.memory import free_memory, keep_memory
 from kprune.engine.progress import bar, timed
 from kprune.engine.sharing import sharing_weights
 from kprune.families import names_of
@@ -19,6 +19,7 @@ from kprune.inputs import longest
 from kprune.sampling import Sample
 
 AGREE, MOST = 0.01, 4  # when timings of a quiet machine count as such
+PASSING = 8  # numbers of a token, per hidden feature, that a pass holds at once, at the least
 
 
 @torch.inference_mode()
@@ -52,9 +53,7 @@ def latencies(
         kind = type(models).__name__
         raise ValueError(f"latencies takes models by name, in a dict; got a {kind}.")
     for model in models.values():
-        names_of(model)
-        batch_size = number("batch_size, in sequences,", batch_size, 1)
-        length = number("length, in the model's tokens,", length, 1, longest(model) or math.inf)
+        batch_size, length = checked_batch(model, batch_size, length)
     repeats = number("repeats", repeats, 1)
     generator, calls = torch.Generator().manual_seed(0), {}
     for name, model in models.items():
@@ -64,6 +63,20 @@ def latencies(
         calls[name] = partial(own, input_ids=ids, attention_mask=torch.ones_like(ids))
     with keep_memory():
         return seconds_in_turns(calls, repeats, progress, quiet, own.device)
+
+
+def checked_batch(model: PreTrainedModel, batch_size: int, length: int) -> tuple[int, int]:
+    """Sequences and their tokens, which the model can take; ValueError where it cannot."""
+    names_of(model)
+    batch_size = number("batch_size, in sequences,", batch_size, 1)
+    length = number("length, in the model's tokens,", length, 1, longest(model) or math.inf)
+    needs = batch_size * length * model.config.hidden_size * PASSING * model.dtype.itemsize
+    if needs > (free := free_memory(model.device)):
+        raise ValueError(
+            f"A batch of {batch_size} sequences of {length} tokens needs {needs / 2**30:,.0f} GB at"
+            f" least, and {free / 2**30:,.1f} are free; take a smaller batch_size or length."
+        )
+    return batch_size, length
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder
 from kprune.engine.sharing import sharing_weights
-from kprune.limits.latency import latencies
+from kprune.limits.latency import checked_batch, latencies
 from kprune.surgery import keep_units
 from kprune.variations import to_multiple
 
@@ -95,15 +95,10 @@ def measure_latencies(
     Copies of the model with no, an eighth, … all heads, and the same for neurons, pass in turns;
     the shortest of each one's `repeats` passes is shared out evenly over the sublayers, and linear
     in between. Where an eighth is no whole number of heads it stands at the share that the copy
-    really has. The model, dense or pruned, is not changed. ValueError when the batch is empty or
-    too long.
+    really has. The model, dense or pruned, is not changed. ValueError when the batch is empty,
+    too long, or larger than memory.
     """
-    longest = model.config.max_position_embeddings
-    if batch_size < 1 or not 1 <= length <= longest:
-        raise ValueError(
-            f"Latency is measured on batches of at least one sequence of 1 to {longest} tokens; "
-            f"got {batch_size} × {length}."
-        )
+    batch_size, length = checked_batch(model, batch_size, length)
     sublayers = Encoder(model).sublayers
     # Each kind on its own, without the other: their times add up.
     wanted = [("MHA", share) for share in SHARES] + [("FFN", share) for share in SHARES[1:]]
