@@ -1,6 +1,5 @@
 """Save and load pruned models (safetensors and JSON)."""
 
-import re
 from pathlib import Path
 
 import accelerate
@@ -12,11 +11,22 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.card import card
 from kprune.checks import check_model
 from kprune.classes import as_pruned, checked_kept, cut_as
-from kprune.data.reach import hub, local
+from kprune.data.reach import HUB_ID, hub, local
 from kprune.engine.empty import NoUnits
-from kprune.engine.files import CARD, CONFIG, NOTE, WEIGHTS, check_target, written_whole
+from kprune.engine.files import (
+    CARD,
+    CONFIG,
+    MADE,
+    WEIGHTS,
+    check_target,
+    fingerprint,
+    read_json,
+    write_json,
+    written_whole,
+)
 from kprune.engine.loading import OwnCodeError, check_stored, load_config
 from kprune.families import FAMILIES, family_of
 from kprune.inputs import check_match
@@ -24,7 +34,6 @@ from kprune.sampling import find_tokenizer
 
 BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
 OF_TRAINING = ("training", "gradient_checkpointing", "p")  # the last of dropout
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def save(
@@ -33,7 +42,8 @@ def save(
     """Save a pruned model with its tokenizer; `load` reads it back to the bit.
 
     The folder appears whole or not at all. A model that this package has written there before is
-    replaced; anything else is left alone and refused.
+    replaced; anything else is left alone and refused. Beside the model there is a model card,
+    README.md, and the report of the pruning, `kprune.json`.
 
     Args:
         model: what `kprune.prune` returned; anything else, or one without a tokenizer, is refused.
@@ -61,7 +71,9 @@ def save(
     with written_whole(folder) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        (part / CARD).write_text(NOTE, encoding="utf-8")
+        report = getattr(model, "report", {})
+        (part / CARD).write_text(text := card(model, report), encoding="utf-8")
+        write_json(part / MADE, {"card": fingerprint(text), "report": report})
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
     return local(folder)
@@ -142,6 +154,7 @@ def load(folder: str | Path) -> PreTrainedModel:
     except (*BROKEN, safetensors.SafetensorError, RuntimeError, KeyError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
+    model.report = read_json(folder / MADE).get("report") or {}
     return as_pruned(model, kept).requires_grad_(True)
 
 

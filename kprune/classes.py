@@ -4,6 +4,7 @@ After `import kprune`, `AutoModel….from_pretrained`, pipelines, the Trainer an
 sentence-transformers open a pruned model's folder, and `save_pretrained` writes one.
 """
 
+import re
 from functools import cache
 from threading import RLock
 from typing import Any
@@ -32,6 +33,7 @@ AUTO = {
     ),
 }
 ALIGNED = 64  # bytes: a file's tensors start anywhere, and products of such ones round otherwise
+NUMBERS = re.compile(r"\[[\d,\s]*\]")  # a list of them, as JSON
 MAKING = RLock()  # one class of a name
 Kept = list[list[int]]  # numbers of the units that are left of each sublayer, in order
 
@@ -83,7 +85,12 @@ def config_class(saved: dict[str, Any]) -> type[PreTrainedConfig]:
 
 @cache
 def _pruned_config(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
-    made = type(base.__name__, (base,), {"model_type": MODEL_TYPE, "__module__": __name__})
+    def to_json_string(self, use_diff: bool = True) -> str:
+        text = base.to_json_string(self, use_diff)  # which gives each number a line of its own
+        return NUMBERS.sub(lambda found: re.sub(r"\s+", "", found[0]).replace(",", ", "), text)
+
+    own = {"model_type": MODEL_TYPE, "to_json_string": to_json_string, "__module__": __name__}
+    made = type(base.__name__, (base,), own)
     for auto, classes in AUTO.items():
         if base in classes:
             auto.register(made, _pruned_class(classes[base], made), exist_ok=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.card import origin
 from kprune.checks import check_model
 from kprune.classes import as_pruned
 from kprune.data.tasks import Task, get_task
@@ -190,6 +191,7 @@ def prune(
         report = _report(job, done)
         _own_weights(pruned, model)
         pruned.tokenizer = tokenizer or job.state.sample.tokenizer
+        pruned.report = report.to_dict()  # goes with it into its folder
         layers = [report.kept[t : t + 2] for t in range(0, len(report.kept), 2)]
         if pruned.config.num_hidden_layers < len(layers):  # whole ones are gone
             layers = [both for both in layers if any(both)]
@@ -208,6 +210,8 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         seed=sample.seed,
         tokens=sample.tokens,
         samples=len(sample.examples),
+        model=origin(job.model),
+        sample=sample.task.name,
         length=length,
         dense_flops=dense.flops(length),
         limit=most(1.0 if job.table else 1 - options.rate, dense, length),

@@ -37,6 +37,8 @@ class Report:
     # Where a speed-up was asked for: `asked`, `predicted` by the latency table and `measured` on
     # the pruned model, at `batch_size` and `length`.
     speed: dict[str, float] = field(default_factory=dict)
+    model: str = ""  # name of the dense one
+    sample: str = ""  # name of its task, "texts" for one's own
     notes: list[str] = field(default_factory=list)  # what else there is to say
 
     def note_few_tokens(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import batch_of, logits, tiny, tiny_sample
+from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 import kprune
@@ -25,6 +27,7 @@ from kprune.laboratory import finetuning
 
 READER = """
 import sys, safetensors.torch, torch, kprune
+from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 model, tokenizer = kprune.load(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
 inputs = tokenizer(["It is anything but dull.", "No."], padding=True, return_tensors="pt")
@@ -153,7 +156,50 @@ def test_saving_replaces_a_model_of_ours_whole(pruned, saved):
     kprune.save(pruned, saved)
     assert not (saved / "vocab.txt").exists()
     assert "kprune.load" in (saved / "README.md").read_text()
+    (saved / "README.md").write_text(EARLIER_CARD)  # what version 0.1 wrote
+    kprune.save(pruned, saved)
     assert [path.name for path in saved.parent.iterdir()] == ["pruned"]
+
+
+def test_the_folder_says_what_was_done_and_by_how_much(pruned, saved, tmp_path):
+    """A page with the Hub's metadata, the report, and the kept units in few lines (P12)."""
+    page = ModelCard.load(saved / "README.md")
+    assert page.data.library_name == "transformers" and "kprune" in page.data.tags
+    assert page.data.pipeline_tag == "text-classification" and page.data.base_model is None
+    report = pruned.report
+    assert f"{report['achieved_rate']:.1%} of the FLOPs" in page.text
+    for layer, (heads, neurons) in enumerate(zip(report["heads"], report["neurons"], strict=True)):
+        assert f"| {layer + 1} | {heads} of 12 | {neurons} of 1536 |" in page.text
+    assert str(saved.parent) not in page.text and Path(pruned.name_or_path).name in page.text
+    assert json.loads((saved / "kprune.json").read_text())["report"] == report
+    assert len((saved / "config.json").read_text().splitlines()) < 100
+    again = kprune.save(kprune.load(saved), tmp_path / "again")
+    assert (again / "README.md").read_text() == (saved / "README.md").read_text()
+
+
+def test_a_page_knows_the_hubs_name_and_the_licence_of_the_original(tokenizer, tmp_path):
+    model = tiny("bert", "tokens")
+    model.config.name_or_path = "someone/their-model"
+    pruned, _ = kprune.prune(model, tiny_sample("tokens"), 0.5, progress=False)
+    folder = kprune.save(pruned, tmp_path / "pruned", tokenizer)
+    data = ModelCard.load(folder / "README.md").data
+    assert data.base_model == "someone/their-model" and data.license is None
+    assert data.pipeline_tag == "token-classification"
+    (tmp_path / "original").mkdir()
+    (tmp_path / "original" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    pruned.config.name_or_path = str(tmp_path / "original")
+    pruned.report = {"options": "?"}  # which somebody changed
+    folder = kprune.save(pruned, tmp_path / "pruned", tokenizer)
+    page = ModelCard.load(folder / "README.md")
+    assert page.data.license == "apache-2.0" and "| 1 |" in page.text
+
+
+EARLIER_CARD = """# A model pruned by kprune
+
+Open it with `kprune.load("this folder")`, or after `import kprune` with transformers' own
+`AutoModel….from_pretrained`. `config.json` lists the surviving units of each sublayer under
+`kprune`; its sizes are those of the model before.
+"""
 
 
 def contents(folder):

@@ -76,7 +76,7 @@ def test_a_measured_table_fits_its_model(counted_clock):
     head, neuron = (1e-9 * 4 * 32 * 128 * n for n in (4 * 32, 2))
     assert times.per_unit(0) == pytest.approx(head) and times.per_unit(1) == pytest.approx(neuron)
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
-    with pytest.raises(ValueError, match="length, .* at most 512; got 600"):
+    with pytest.raises(ValueError, match=r"length, .* at most 512; got 600"):
         measure_latencies(model, batch_size=4, length=600)
 
 

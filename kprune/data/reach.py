@@ -1,5 +1,6 @@
 """The Hugging Face Hub, which is asked only if it answers."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from huggingface_hub import constants, get_session
 STEPS = ("connect", "read", "write", "pool")  # of a request, each with a time limit
 ONE = RLock()  # the Hub's client is one for all threads
 GONE = {"TimeoutException", "ConnectError"}  # httpx's or httpx2's, whichever the client is of
+
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def local(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 import ctypes
 import glob
+import hashlib
 import json
 import math
 import os
@@ -19,27 +20,19 @@ from kprune.data.reach import local
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
+MADE = "kprune.json"  # how a pruned model was made, and which card is ours
 # What a model's folder of ours may hold: these, and what tokenizers save of theirs.
 OURS = {
-    *(CONFIG, WEIGHTS, CARD, RECORD),
+    *(CONFIG, WEIGHTS, CARD, RECORD, MADE),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
     *("spm.model", "bpe.codes", "chat_template.jinja"),
 }
-EARLIER_NOTE = """# A model pruned by kprune
-
-Open it with `kprune.load("this folder")`. `from_pretrained` cannot: the layers are smaller than
-config.json's sizes, and `ignore_mismatched_sizes=True` would replace them with random ones.
-`config.json` lists the surviving units of each sublayer under `kprune`.
-"""
-NOTE = """# A model pruned by kprune
-
-Open it with `kprune.load("this folder")`, or after `import kprune` with transformers' own
-`AutoModel….from_pretrained`. `config.json` lists the surviving units of each sublayer under
-`kprune`; its sizes are those of the model before.
-"""
-
-NOTES = (NOTE, EARLIER_NOTE)  # folders of either are ours
+# Of the cards that earlier versions wrote.
+EARLIER = (
+    "1eb8b6d58aa0831ac0bcfe91e6cc57833cd1f539ec08c8443122cf75f38ded70",
+    "2ac37a20422b3b6261ab906ed6e25dd4b69d1c385d16b01b7fd4d5a35e119876",
+)
 
 
 def check_target(path: str | Path) -> None:
@@ -55,11 +48,13 @@ def check_target(path: str | Path) -> None:
         what = "link" if path.is_symlink() else "file"
         raise ValueError(f"{path} is a {what}, and a model needs a folder; choose another place.")
     entries = sorted(path.iterdir()) if path.is_dir() else []
-    made = _is_json(path / RECORD, "task", "recipe")
-    pruned = _is_json(path / CONFIG, "kprune") and _text(path / CARD) in NOTES
+    made = read_json(path / RECORD).keys() >= {"task", "recipe"}
+    card = fingerprint(_text(path / CARD) or "")
+    own = card in (*EARLIER, read_json(path / MADE).get("card"))  # and nobody edited it
+    pruned = "kprune" in read_json(path / CONFIG) and own
     for entry in entries:
         known = (made or pruned) and entry.name in OURS and entry.is_file()
-        edited = entry.name == CARD and _text(entry) not in NOTES
+        edited = entry.name == CARD and not own
         if not known or edited or entry.is_symlink():
             what = f"{entry.name}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
@@ -153,10 +148,15 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _is_json(path: Path, *keys: str) -> bool:
-    """Whether a file holds a JSON object with all of these keys."""
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file holds, when that is a JSON object; else an empty one."""
     try:
         found = json.loads(_text(path) or "")
-    except ValueError:
-        return False
-    return isinstance(found, dict) and found.keys() >= {*keys}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def fingerprint(text: str) -> str:
+    """A text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

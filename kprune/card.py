@@ -1,0 +1,98 @@
+"""The page that a saved model carries: what was pruned from what, how, and how to open it."""
+
+from contextlib import suppress
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+from kprune.data.reach import HUB_ID, local
+from kprune.encoders import Encoder
+from kprune.engine.files import CARD
+
+# What the Hub calls a kind of prediction.
+TASKS = {
+    "classification": "text-classification",
+    "multilabel": "text-classification",
+    "regression": "text-classification",
+    "span": "question-answering",
+    "tokens": "token-classification",
+    "embedding": "feature-extraction",
+}
+OPEN = """## Open it
+
+```python
+import kprune
+from transformers import AutoTokenizer
+
+model = kprune.load("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+```
+
+After `import kprune`, transformers' own `AutoModel….from_pretrained` and `pipeline` open it, too.
+`config.json` lists the surviving units of each sublayer under `kprune`; its sizes are those of the
+model before. `kprune.json` is the whole report.
+"""
+
+
+def card(model: PreTrainedModel, report: dict[str, Any]) -> str:
+    """The page's text, with the Hub's metadata; without a `report` it says less."""
+    encoder, name = Encoder(model), origin(model)
+    licence, source = None, local(model.config.name_or_path or "") / CARD
+    if model.config.name_or_path and source.is_file():
+        with suppress(Exception):  # another's page may hold anything
+            licence = ModelCard.load(source).data.license
+    data = ModelCardData(
+        library_name="transformers",
+        license=licence,
+        base_model=name if "/" in name else None,
+        pipeline_tag=TASKS[encoder.kind.name],
+        tags=["kprune", "pruning"],
+    )
+    try:
+        told = [_what(model, name, report), _units(encoder, report)]
+    except (LookupError, TypeError, ValueError, AttributeError):  # a report that somebody changed
+        told = [_what(model, name, {}), _units(encoder, {})]
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}, pruned", *told, OPEN.strip()]
+    parts += [] if licence else ["The licence is that of the model that it was pruned from."]
+    return "\n\n".join(parts) + "\n"
+
+
+def origin(model: PreTrainedModel) -> str:
+    """What the dense model is called: its name on the Hub, or that of its folder, or its class."""
+    if found := getattr(model, "report", {}).get("model"):  # it was pruned before
+        return str(found)
+    source = str(model.config.name_or_path or "")
+    if HUB_ID.fullmatch(source) and not local(source).exists():
+        return source
+    return local(source).resolve().name if source else type(model).__name__
+
+
+def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
+    """What was done to which model, in sentences."""
+    text = f"`{name}`, a {type(model).__name__}, made smaller by kprune without retraining."
+    if not report:
+        return text
+    options = ", ".join(f"{key} {value}" for key, value in report["options"].items() if value)
+    return (
+        f"{text} {report['achieved_rate']:.1%} of the FLOPs of its heads and neurons are gone "
+        f"({report['dense_flops'] / 1e6:,.1f} to {report['flops'] / 1e6:,.1f} million for a "
+        f"sequence of {report['length']:.1f} tokens), and {report['dense_parameters'] / 1e6:.1f} "
+        f"million parameters are {report['parameters'] / 1e6:.1f}.\n\n"
+        f"Method: {report['method']} ({options}). Sample: {report['tokens']:,} tokens in "
+        f"{report['samples']:,} sequences of {report['sample']!r}, seed {report['seed']}."
+    )
+
+
+def _units(encoder: Encoder, report: dict[str, Any]) -> str:
+    """A table of what is left in each layer, and was there before."""
+    left = zip(encoder.units("MHA"), encoder.units("FFN"), strict=True)
+    rows = [(layer + 1, *units) for layer, units in enumerate(left)]
+    if report and len(report["dense_heads"]) == len(rows):  # else whole layers went
+        before = zip(report["dense_heads"], report["dense_neurons"], strict=True)
+        rows = [
+            (layer, f"{heads} of {all_heads}", f"{neurons} of {all_neurons}")
+            for (layer, heads, neurons), (all_heads, all_neurons) in zip(rows, before, strict=True)
+        ]
+    head = "| layer | heads | neurons |\n|---|---|---|"
+    return "\n".join([head, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
