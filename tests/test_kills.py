@@ -175,7 +175,7 @@ def kills(folder: Path, count: int, seed: int = 0) -> Counter:
     laboratory(undisturbed)
     assert start(undisturbed).wait(PATIENCE) == 0
     while done < count:
-        place = folder / f"after-{done}"
+        place = folder / f"after-{hits.total()}"
         path = laboratory(place)
         for _ in range(draw.randint(1, 4)):
             if done == count:
