@@ -33,7 +33,8 @@ from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
 
 BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
-OF_TRAINING = ("training", "gradient_checkpointing", "p")  # the last of dropout
+# Of training (p is dropout's), and the place in a model that may have lost whole layers.
+BESIDE = ("training", "gradient_checkpointing", "p", "layer_idx")
 
 
 def save(
@@ -111,7 +112,7 @@ def _numbers(part: nn.Module) -> dict[str, float]:
     return {
         key: value
         for key, value in vars(part).items()
-        if isinstance(value, (int, float)) and not key.startswith("_") and key not in OF_TRAINING
+        if isinstance(value, (int, float)) and not key.startswith("_") and key not in BESIDE
     }
 
 

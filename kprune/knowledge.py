@@ -1,119 +1,17 @@
 """Predictive and representational knowledge, and the importance of units that follows from them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kprune.data.batching import Batch
-from kprune.encoders import Encoder, Sublayer, tapped
+from kprune.encoders import Sublayer
 from kprune.engine.least_squares import wide
-from kprune.engine.memory import stretch_of
-from kprune.engine.workers import side_by_side
+from kprune.measuring import Loss, Measured, measured
 from kprune.state import State
-
-Loss = Callable[[int, Tensor], Tensor]  # of the number of a batch and its outputs, one per sample
-FORWARD, BACK_TOO = 1, 3  # work on one batch of a sublayer, for the progress bar
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one batch tells about the units of each sublayer passed, by feature k of each."""
-
-    outputs: Tensor  # the model's
-    squares: list[Tensor]  # Σ f_k² over real tokens, [features]
-    gradients: list[Tensor]  # with a loss, Σ f_k · ∂loss/∂f_k over each sequence [batch, features]
-
-
-def measure(
-    encoder: Encoder,
-    t: int,
-    batch: Batch,
-    hidden: Tensor | None,
-    loss: Callable[[Tensor], Tensor] | None = None,
-    stretch: int | None = None,
-) -> Measured:
-    """One batch up from sublayer `t`, and with a loss down again, by the model's own forward.
-
-    `encoder` has frozen weights (`Encoder.copy`); `hidden`, [batch, length, d], is at the input of
-    the sublayer, None starts at the embedding; `loss` gives one number per sample from the outputs.
-    `stretch` layers are differentiated in one go (None: all): between stretches the hidden states
-    are kept, and a lower one runs again on the way down.
-    """
-    top = len(encoder.sublayers)
-    if loss is None:
-        with tapped(encoder.sublayers[t:]) as features:
-            outputs = encoder.run(batch, hidden, t)
-        return Measured(outputs, [squared_sum(f, batch) for f in features], [])
-    ends = [t, *range(t // 2 * 2, top, 2 * stretch if stretch else top)[1:], top]
-    inputs = [hidden]
-    for low, high in pairwise(ends[:-1]):
-        inputs.append(encoder.run(batch, inputs[-1], low, high))
-    slope, squares, gradients = None, [], []
-    for low, high in reversed([*pairwise(ends)]):
-        entry = inputs.pop()
-        below = [entry.detach().requires_grad_()] if low > t else []
-        with torch.enable_grad():
-            found, features, own = _stretch(encoder, batch, *(below or [entry]), low, high)
-            goal = loss(found).sum() if high == top else found
-        if high == top:
-            outputs = found.detach()
-        slopes = list(torch.autograd.grad(goal, [*features, *below], slope))
-        slope = slopes.pop() if below else None
-        squares = own + squares
-        pairs = zip(features, slopes, strict=True)
-        sums = [(f.detach() * slope_).sum(1, dtype=wide(f.dtype)) for f, slope_ in pairs]
-        gradients = sums + gradients
-    return Measured(outputs, squares, gradients)
-
-
-def _stretch(
-    encoder: Encoder, batch: Batch, entry: Tensor | None, low: int, high: int
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Up from sublayer `low` to `high`: what comes out, features to differentiate, all squares."""
-    some, top = encoder.sublayers[low:high], len(encoder.sublayers)
-    # In one layer alone, DeBERTa's convolution mixes tokens after it.
-    first = encoder.kind.first_only and high == top > 2
-    whole, features = some[:-1] if first else some, []
-    if whole:
-        with tapped(whole) as features:
-            stop = top - 1 if first else high if high < top else None
-            entry = encoder.run(batch, entry, low, stop)
-    squares = [squared_sum(f, batch) for f in features]
-    if not first:
-        return entry, features, squares
-    # The head reads the first token only: so does the last FFN, but for its squares.
-    with torch.no_grad():
-        P = encoder.reaching(some[-1].output, batch, entry, top - 1)
-    with tapped(some[-1:]) as last:
-        found = encoder.run(batch.first_tokens(), entry[:, :1], top - 1)
-    return found, features + last, [*squares, squared_sum(P, batch)]
-
-
-def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:
-    """Measure the batches of a sample from sublayer `t` of the student up, in their order.
-
-    Products are in the state's ranking precision. On a CPU the loss is called from several threads.
-    """
-    state.check_place(t)
-    student = state.student.copy(state.dtype)
-    stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
-    work = (BACK_TOO if loss else FORWARD) * (len(student.sublayers) - t)
-
-    def one(encoder: Encoder, number: int) -> Measured:
-        own = loss and partial(loss, number)
-        hidden = state.student_hidden[number]
-        return measure(encoder, t, state.batches[number], hidden, own, stretch)
-
-    copies = chain([student], iter(student.copy, None))  # one for each worker
-    with side_by_side(student.device, copies.__next__) as over:
-        for found in over(one, range(len(state.batches))):
-            yield found
-            state.clock.tick(work)
 
 
 class GradientSums:
@@ -251,14 +149,6 @@ def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None 
 def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
     """Sums over the features of each unit: [..., features] to [..., units]."""
     return per_feature.unflatten(-1, (-1, sublayer.unit_size)).sum(-1)
-
-
-def squared_sum(features: Tensor, batch: Batch) -> Tensor:
-    """Σ f² over the real tokens of a batch, in float32 or wider: [features]."""
-    squares = features.detach().to(wide(features.dtype)).square().flatten(0, 1)
-    if batch.mask is None:
-        return squares.sum(0)
-    return (batch.mask.flatten()[None].to(squares) @ squares)[0]
 
 
 def zeros(sublayer: Sublayer, *shape: int) -> Tensor:

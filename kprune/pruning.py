@@ -21,10 +21,10 @@ from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
 from kprune.families import noted
 from kprune.inputs import checked, longest
-from kprune.knowledge import BACK_TOO
 from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
 from kprune.limits.table import LatencyTable, measure_latencies
+from kprune.measuring import BACK_TOO
 from kprune.methods import LABELS_NEEDED, METHODS
 from kprune.options import Options, known_options
 from kprune.report import Report

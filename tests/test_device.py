@@ -16,7 +16,7 @@ from pretend_gpu import REAL, Mixed, Waits, each, gpu, inner
 from transformers import AutoTokenizer
 
 import kprune
-from kprune import knowledge, mask_search, pruning, weight_tuning
+from kprune import knowledge, mask_search, measuring, pruning, weight_tuning
 from kprune.competitors import kwon
 from kprune.data.batching import BATCH_TOKENS, Batch
 from kprune.data.tasks import Task
@@ -162,7 +162,7 @@ def reads(function):
 
     def faulty(*args, **named):
         found = function(*args, **named)
-        (found.outputs if isinstance(found, knowledge.Measured) else found).sum().item()
+        (found.outputs if isinstance(found, measuring.Measured) else found).sum().item()
         return found
 
     return faulty
@@ -207,8 +207,8 @@ FAULTS = [  # where, which, what is wrong, in which suit
     (NormalEquations, "zeros", equations_left, "kprune"),
     (weight_tuning, "set_weight", bias_left, "kprune+"),
     (mask_search, "kpms", numpy, "kprune"),
-    (knowledge, "measure", reads, "kprune"),
-    (knowledge, "squared_sum", reads, "kprune"),
+    (measuring, "measure", reads, "kprune"),
+    (measuring, "squared_sum", reads, "kprune"),
     (attention, "attend", reads, "kprune"),
     (fisher, "by_unit", reads, "kprune+"),
     (Encoder, "run", reads, "kwon"),

@@ -9,7 +9,7 @@ from transformers import BertForMaskedLM, BertForMultipleChoice, GPT2Config, GPT
 
 import kprune
 from kprune.encoders import Encoder, tapped
-from kprune.knowledge import measure
+from kprune.measuring import measure
 from kprune.surgery import keep_units, masked
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import pair, state_at, tiny, tiny_sample
 
-from kprune import knowledge
+from kprune import measuring
 from kprune.data import batching
 from kprune.encoders import Encoder
 from kprune.knowledge import (
@@ -17,9 +17,9 @@ from kprune.knowledge import (
     Predictive,
     Representational,
     Weighted,
-    measure,
     representational_loss,
 )
+from kprune.measuring import measure
 from kprune.outputs import divergence
 from kprune.surgery import keep_units
 
@@ -50,7 +50,7 @@ def test_scores_equal_their_definition(family, kind, t, monkeypatch):
     expected = plain.importance(teacher, student, sample, t, GAMMA, LAM, MU)
     for max_tokens, stretch in ((10**6, None), (40, 1), (1, 2)):
         monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", max_tokens)
-        monkeypatch.setattr(knowledge, "stretch_of", lambda *_, s=stretch: s)
+        monkeypatch.setattr(measuring, "stretch_of", lambda *_, s=stretch: s)
         found = importance()(state_at(t, teacher, student, sample), t)
         assert len(found) == 6 - t
         assert_same(found, expected, family)

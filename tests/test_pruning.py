@@ -17,7 +17,7 @@ from conftest import KINDS, Numbers, batch_of, logits, shared, tiny, tiny_sample
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kprune
-from kprune import knowledge, pruning, state
+from kprune import measuring, pruning, state
 from kprune.competitors.layers import spaced_out
 from kprune.data import batching
 from kprune.data.hub import load_split
@@ -95,7 +95,7 @@ def backwards(device, make):
 def test_which_batch_is_worked_on_first_changes_nothing(method, kind, monkeypatch):
     monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", 40)
     one, _ = labelled(method, kind)
-    for module in (knowledge, state):
+    for module in (measuring, state):
         monkeypatch.setattr(module, "side_by_side", backwards)
     two, _ = labelled(method, kind)
     assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kprune.encoders import Encoder
 from kprune.engine.least_squares import NormalEquations
-from kprune.knowledge import GradientSums, by_unit, measured
+from kprune.knowledge import GradientSums, by_unit
 from kprune.limits.budget import Budget
+from kprune.measuring import measured
 from kprune.state import Pruned, State
 from kprune.sublayerwise import all_at_once
 from kprune.surgery import cut

@@ -13,8 +13,8 @@ from kprune.encoders import Encoder
 from kprune.engine.attention import NAME
 from kprune.engine.memory import stretch_of
 from kprune.engine.workers import MOST, side_by_side
-from kprune.knowledge import measure
 from kprune.limits.latency import seconds_in_turns
+from kprune.measuring import measure
 from kprune.sampling import Sample
 from kprune.sublayerwise import State
 from kprune.weight_tuning import gather_output, kpwt

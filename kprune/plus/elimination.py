@@ -7,7 +7,8 @@ from torch import Tensor
 
 from kprune.data.batching import Batch
 from kprune.encoders import tapped
-from kprune.knowledge import Measured, zeros
+from kprune.knowledge import zeros
+from kprune.measuring import Measured
 from kprune.state import State
 
 RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
-from kprune.knowledge import Loss, Measured, by_unit, zeros
+from kprune.knowledge import by_unit, zeros
+from kprune.measuring import Loss, Measured
 from kprune.state import State
 
 SEEDS = 1_000_003  # sequences, at most, between the signs of one seed and those of the next
