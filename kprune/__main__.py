@@ -109,7 +109,7 @@ def prune(
         given = {"rate": rate, "method": method}
         own = [f"{name}={value}" for name, value in given.items() if value is not None]
         options = vars(read_options([*own, *(option or [])]))
-        check_target(folder)
+        check_target(folder, teachers=False)
         if (local(model) / "modules.json").is_file():
             raise ValueError(
                 f"{model} is a folder of sentence-transformers, which says itself how it pools; "

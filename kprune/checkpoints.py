@@ -22,9 +22,8 @@ from kprune.engine.files import (
     MADE,
     WEIGHTS,
     check_target,
-    fingerprint,
     read_json,
-    write_json,
+    sign,
     written_whole,
 )
 from kprune.engine.loading import OwnCodeError, check_stored, load_config
@@ -60,7 +59,7 @@ def save(
     name = type(model).__name__
     if not is_class(name):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
-    check_target(folder)
+    check_target(folder, teachers=False)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model))
     # One type for all, where others open it: that which holds every weight as it is.
     widest = max((weight.dtype for weight in model.parameters()), key=lambda own: own.itemsize)
@@ -69,14 +68,14 @@ def save(
     whole = {"memory_format": torch.contiguous_format}
     state = {name: weight.clone(**whole) for name, weight in model.state_dict().items()}
     _check_reload(model, state)
-    with written_whole(folder) as part:
+    with written_whole(folder, teachers=False) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
         report = getattr(model, "report", {})
-        (part / CARD).write_text(text := card(model, report), encoding="utf-8")
-        write_json(part / MADE, {"card": fingerprint(text), "report": report})
+        (part / CARD).write_text(card(model, report), encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
+        sign(part, report=report)
     return local(folder)
 
 

@@ -152,12 +152,16 @@ def test_a_pruned_model_can_be_pruned_and_saved_again(saved, tmp_path):
 
 
 def test_saving_replaces_a_model_of_ours_whole(pruned, saved):
+    inode = saved.stat().st_ino
+    kprune.save(pruned, saved)
+    assert saved.stat().st_ino != inode
+    # What a version before wrote: a card of its own, and no list of files.
+    (saved / "kprune.json").unlink()
+    (saved / "README.md").write_text(EARLIER_CARD)
     (saved / "vocab.txt").write_text("from before")
     kprune.save(pruned, saved)
     assert not (saved / "vocab.txt").exists()
     assert "kprune.load" in (saved / "README.md").read_text()
-    (saved / "README.md").write_text(EARLIER_CARD)  # what version 0.1 wrote
-    kprune.save(pruned, saved)
     assert [path.name for path in saved.parent.iterdir()] == ["pruned"]
 
 
@@ -229,6 +233,17 @@ def user_link(folder):
     (folder / "tokenizer.json").symlink_to(target)
 
 
+def user_words(folder):
+    (folder / "vocab.txt").write_text("mine")
+
+
+def user_weights(folder):
+    """What was trained on, and saved by transformers' own means."""
+    path = folder / "model.safetensors"
+    found = safetensors.torch.load_file(path) if path.exists() else {"a": torch.ones(1)}
+    safetensors.torch.save_file({k: 2 * w for k, w in found.items()}, path, {"format": "pt"})
+
+
 def user_card(folder):
     (folder / "README.md").write_text("# My model card")
 
@@ -240,8 +255,10 @@ USERS = {
     "teacher.json": user_record,
     "tokenizer.json": user_link,
     "README.md": user_card,
+    "vocab.txt": user_words,
+    "model.safetensors": user_weights,
 }
-AMONG_OURS = [name for name in USERS if name not in ("config.json", "teacher.json")]
+AMONG_OURS = [name for name in USERS if name != "config.json"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from kprune.data.reach import local
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
-MADE = "kprune.json"  # how a pruned model was made, and which card is ours
-# What a model's folder of ours may hold: these, and what tokenizers save of theirs.
+MADE = "kprune.json"  # how a model was made, and which files are ours
+# What a folder of an earlier version may hold: these, and what tokenizers save of theirs.
 OURS = {
-    *(CONFIG, WEIGHTS, CARD, RECORD, MADE),
+    *(CONFIG, WEIGHTS, CARD, RECORD),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
     *("spm.model", "bpe.codes", "chat_template.jinja"),
@@ -35,11 +36,11 @@ EARLIER = (
 )
 
 
-def check_target(path: str | Path) -> None:
+def check_target(path: str | Path, teachers: bool = True) -> None:
     """Raise ValueError where a folder that is to be written would cost files of someone else.
 
-    It may be missing, or empty, or hold a model that this package wrote and nothing else. Likewise
-    where nothing can be written there.
+    It may be missing, or empty, or hold a model that this package wrote and nothing else, as it
+    wrote it; without `teachers`, no fine-tuned one. Likewise where nothing can be written there.
     """
     if not isinstance(path, (str, Path)):
         raise ValueError(f"A model is saved in a folder; got {path!r} in place of its path.")
@@ -48,16 +49,19 @@ def check_target(path: str | Path) -> None:
         what = "link" if path.is_symlink() else "file"
         raise ValueError(f"{path} is a {what}, and a model needs a folder; choose another place.")
     entries = sorted(path.iterdir()) if path.is_dir() else []
-    made = read_json(path / RECORD).keys() >= {"task", "recipe"}
-    card = fingerprint(_text(path / CARD) or "")
-    own = card in (*EARLIER, read_json(path / MADE).get("card"))  # and nobody edited it
-    pruned = "kprune" in read_json(path / CONFIG) and own
+    ours = _written(path)
     for entry in entries:
-        known = (made or pruned) and entry.name in OURS and entry.is_file()
-        edited = entry.name == CARD and not own
-        if not known or edited or entry.is_symlink():
+        if entry.is_symlink() or not entry.is_file() or not ours(entry):
             what = f"{entry.name}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
+        if entry.name == RECORD and not teachers:
+            raise ValueError(f"{path} holds a teacher; choose another folder for the pruned model.")
+    if os.path.ismount(path):
+        raise ValueError(f"{path} is a mount point, which cannot be replaced; name one inside it.")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path!r} is no UTF-8; choose another name.") from error
     if path.absolute() == Path.cwd():
         raise ValueError(f"{path} is the current folder, which cannot be replaced; name another.")
     home = next(place for place in path.absolute().parents if os.path.lexists(place))
@@ -70,30 +74,56 @@ def check_target(path: str | Path) -> None:
         ) from error
 
 
+def _written(path: Path) -> Callable[[Path], bool]:
+    """What tells whether a file in a model's folder is as this package wrote it."""
+    files = read_json(path / MADE).get("files")
+    if isinstance(files, dict):
+        return lambda entry: entry.name == MADE or files.get(entry.name) == _digest(entry)
+    # Earlier versions kept no list: then it goes by names.
+    card, taught = path / CARD, read_json(path / RECORD).keys() >= {"task", "recipe"}
+    own = card.is_file() and _digest(card) in EARLIER
+    some = taught or (own and "kprune" in read_json(path / CONFIG))
+    return lambda entry: some and entry.name in OURS and (own or entry.name != CARD)
+
+
+def _digest(file: Path) -> str:
+    """A file's SHA-256."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def sign(folder: Path, **told: Any) -> None:
+    """Note in a model's folder, with what is `told` of it, which files were written."""
+    files = {entry.name: _digest(entry) for entry in folder.iterdir() if entry.is_file()}
+    write_json(folder / MADE, {**told, "files": files})
+
+
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, teachers: bool = True) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends without an error.
 
     What was there is exchanged for it in one step, where the system can; folders that a killed
     process of this machine has left beside it go.
     """
     path = local(path)
-    check_target(path)
+    check_target(path, teachers)
     path.parent.mkdir(parents=True, exist_ok=True)
     ours = _ours(path)
     for left in path.parent.glob(f"{glob.escape(ours)}*-*"):
         pid = left.name.removeprefix(ours).split("-")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}-", dir=path.parent))
+    part = path.with_name(f"{ours}{os.getpid()}-{uuid.uuid4().hex}")
+    part.mkdir()  # as the user's umask has it
     try:
         yield part
-        part.chmod(0o755)
+        if path.exists():
+            part.chmod(path.stat().st_mode & 0o777)
         # A crash of the machine leaves no empty files.
         for file in (entry for entry in part.rglob("*") if entry.is_file()):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-        check_target(path)
+        check_target(path, teachers)
         if not (path.exists() and _exchanged(part, path)):
             old = part.with_name(f"{part.name}-old")
             if path.exists():
@@ -155,8 +185,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def fingerprint(text: str) -> str:
-    """A text's SHA-256."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

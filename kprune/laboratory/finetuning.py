@@ -116,6 +116,8 @@ def finetune(
     holds what this package did not write.
     """
     check_target(folder)
+    if isinstance(model, (str, Path)) and local(model).resolve() == local(folder).resolve():
+        raise ValueError(f"{folder} holds the model to start from; choose another folder.")
     task, recipe = get_task(task), recipe or default_recipe(model)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"The recipe is a kprune.Recipe; got a {type(recipe).__name__}.")

@@ -21,7 +21,7 @@ from pydantic import (
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.reach import local
-from kprune.engine.files import RECORD, plain, write_json, written_whole
+from kprune.engine.files import RECORD, plain, sign, write_json, written_whole
 from kprune.engine.progress import quiet
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
@@ -154,6 +154,7 @@ def save_teacher(
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         write_json(part / RECORD, record)
+        sign(part)
 
 
 def output_folder(name: str = "", outputs: str | Path | None = None) -> Path:
