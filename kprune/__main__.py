@@ -123,7 +123,7 @@ def prune(
         auto = getattr(transformers, name)
         if data and Path(sample).is_file():
             raise ValueError("data is of a task, and the sample is a file of texts; give one.")
-        texts = _texts(Path(sample)) if Path(sample).is_file() else get_task(sample)
+        texts = _texts(Path(sample)) if Path(sample).exists() else get_task(sample)
         dense, tokenizer = load_model(auto, model), load_tokenizer(model)
         if data:
             texts = kprune.sample(
@@ -139,7 +139,16 @@ def prune(
 
 def _texts(file: Path) -> list[str]:
     """The texts of a file, one in each line that is not blank."""
-    if not (texts := [line for line in file.read_text("utf-8").splitlines() if line.strip()]):
+    if file.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv", ".parquet"):
+        raise ValueError(
+            f"{file} is a table, and a sample is a file with a text in each line; write its column "
+            "of texts to one, or name a task and its data."
+        )
+    try:
+        texts = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The file {file} is no text in UTF-8; convert it.") from error
+    if not texts:
         raise ValueError(f"The file {file} holds no text.")
     return texts
 

@@ -1,5 +1,6 @@
 """Save and load pruned models (safetensors and JSON)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import accelerate
@@ -33,7 +34,7 @@ from kprune.sampling import find_tokenizer
 
 BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
 # Of training (p is dropout's), and the place in a model that may have lost whole layers.
-BESIDE = ("training", "gradient_checkpointing", "p", "layer_idx")
+BESIDE = ("training", "gradient_checkpointing", "p", "layer_idx", "n_layers")
 
 
 def save(
@@ -50,7 +51,7 @@ def save(
         folder: where to; it is given back.
         tokenizer: by default the one that drew the sample.
     """
-    check_model(model)
+    check_model(model, empty=True)
     if getattr(model.config, "kprune", None) is None:
         raise ValueError(
             "kprune.save takes what kprune.prune gave; use save_pretrained for a dense model. One "
@@ -61,6 +62,8 @@ def save(
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     check_target(folder, teachers=False)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model))
+    if not hasattr(tokenizer, "save_pretrained"):
+        raise ValueError(f"A {type(tokenizer).__name__} cannot be saved; pass tokenizer=.")
     # One type for all, where others open it: that which holds every weight as it is.
     widest = max((weight.dtype for weight in model.parameters()), key=lambda own: own.itemsize)
     model.config.architectures, model.config.dtype = [name], widest
@@ -81,7 +84,7 @@ def save(
 
 def _check_reload(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
     """Raise ValueError for a model that its configuration does not describe, so none could load."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), accelerate.init_empty_weights():
         wanted = type(model)(model.config)
     shapes = [{(k, tuple(w.shape)) for k, w in one.items()} for one in (state, wanted.state_dict())]
     faults = [
@@ -93,17 +96,29 @@ def _check_reload(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> Non
         if here != there:
             faults.append(f"{name} is a {here}, and by its configuration a {there}")
     for name in own.keys() & others.keys():
+        if _hooks(own[name]):
+            faults.append(f"{name or 'the model'} has a hook, which no file would hold")
         here, there = vars(own[name]), _numbers(others[name])
         faults += [
             f"{key} of {name or 'the model'} is {here.get(key)}, and by its configuration {value}"
             for key, value in there.items()
             if here.get(key) != value
         ]
+    here = dict(model.named_buffers())
+    for name, there in wanted.named_buffers():  # what files do not hold, such as positions
+        if name not in state and not (name in here and here[name].cpu().to(there).equal(there)):
+            faults.append(f"{name} holds other numbers than its configuration gives")
     if faults:
         raise ValueError(
             f"The model is not what its configuration says: {min(faults)}, so it would be another "
             "when opened again; change the configuration with it."
         )
+
+
+def _hooks(part: nn.Module) -> list[Callable]:
+    """What others have hung to a module; a hook of ours, in MPNet, is made anew."""
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("kprune.")]
 
 
 def _numbers(part: nn.Module) -> dict[str, float]:
@@ -142,7 +157,10 @@ def load(folder: str | Path) -> PreTrainedModel:
             given = {key: tuple(file.get_slice(key).get_shape()) for key, file in held.items()}
             if other := given.items() ^ {(k, tuple(w.shape)) for k, w in wanted.items()}:
                 raise ValueError(f"{min(other)[0]} is missing, left over, or of another shape")
-            with accelerate.init_empty_weights():  # but for what files do not hold
+            with (
+                torch.device("cpu"),
+                accelerate.init_empty_weights(),
+            ):  # but for what files do not hold
                 model = getattr(transformers, name)(config).eval()
         model = cut_as(model, kept)
         # A file's tensors start anywhere, and products of such ones may round otherwise.

@@ -11,14 +11,23 @@ from kprune.families import names_of, noted
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_model(model: PreTrainedModel) -> None:
-    """Raise ValueError for what is no loaded model, cannot be cut, or holds broken weights."""
+def check_model(model: PreTrainedModel, empty: bool = False) -> None:
+    """Raise ValueError for what is no loaded model, cannot be cut, or holds broken weights.
+
+    Likewise, unless it may be `empty`, for one without units.
+    """
     names_of(model)
     _check_weights(model)
     _check_forwards(model)
     encoder = Encoder(model)
     _check_head(encoder)
-    if not any(sub.units for sub in encoder.sublayers):
+    count = model.config.num_hidden_layers
+    if len(encoder.layers) != count:
+        raise ValueError(
+            f"The configuration asks for {count} layers, and the model has {len(encoder.layers)}; "
+            "set config.num_hidden_layers to that."
+        )
+    if not empty and not any(sub.units for sub in encoder.sublayers):
         raise ValueError("The model has no heads and no neurons left: there is nothing to prune.")
     _check_projections(encoder)
     check_kept(model, [sub.units for sub in encoder.sublayers])

@@ -13,7 +13,6 @@ from kprune.surgery import keep_units, masked
 TOKENS = 12  # of the two sequences that are looked at
 
 
-@torch.no_grad()
 def check_family(model: PreTrainedModel) -> None:
     """Raise ValueError, naming the field of `Names`, where a model does not work as they say.
 
@@ -22,6 +21,18 @@ def check_family(model: PreTrainedModel) -> None:
     masking it. A model with random weights of the family does.
     """
     check_paths(model, names_of(model))
+    try:
+        _check_runs(model)
+    except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            "The family's Names cannot be right, or its attention is of another kind than those "
+            f"known: {type(error).__name__} {reason}."
+        ) from error
+
+
+@torch.no_grad()
+def _check_runs(model: PreTrainedModel) -> None:
     check_model(model)
     encoder, batch = Encoder(model), _batch(model)
     encoder = encoder.copy()

@@ -48,11 +48,19 @@ def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str)
             )
         if odd := [name for name, values in example.items() if not isinstance(values, list)]:
             raise ValueError(f"{where} has {odd[0]} that are no list; leave them out, or tokenise.")
+        if other := example.keys() & {"position_ids", "inputs_embeds", "head_mask"}:
+            raise ValueError(f"{where} has {min(other)}, which no pass here would read.")
+        if len(example.get("attention_mask", ids)) != len(ids):
+            raise ValueError(f"{where} has an attention_mask of another length than its tokens.")
         if 0 in example.get("attention_mask", ()):
             raise ValueError(f"{where} holds padding, by its attention_mask; leave it out there.")
         for name, count in limits.items():
             values = example.get(name, [0] * len(ids))
-            wrong = [one for one in values if not (isinstance(one, Integral) and 0 <= one < count)]
+            wrong = [
+                one
+                for one in values
+                if not isinstance(one, Integral) or isinstance(one, bool) or not 0 <= one < count
+            ]
             if wrong or len(values) != len(ids):
                 found = f"{wrong[0]!r}" if wrong else f"{len(values)} of them for {len(ids)} tokens"
                 raise ValueError(

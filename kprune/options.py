@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -14,6 +13,7 @@ from kprune.methods import INGREDIENTS, METHODS
 
 LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
 MOST = 2**32 - 1  # of these, and what numpy takes as a seed
+LARGEST = 1e15  # weight or temperature, whose square is still a float32
 FASTEST = 1000  # a speed-up that no limit could give; its table would be measured for nothing
 WORDS = {"precision": ("auto", "bf16", "full"), "pooling": ("mean", "cls")}
 
@@ -79,9 +79,10 @@ class Options:
             yield f"rate is a share of FLOPs (60%: 0.6), between 0 and 1; got {self.rate!r}."
         if method not in METHODS:
             yield f"There is no method {method!r}; {nearest(method, METHODS)}"
-        if not (0 < self.gamma < math.inf and 0 <= self.lam < math.inf and 0 < self.mu < math.inf):
+        if not (0 < self.gamma <= LARGEST and 0 <= self.lam <= LARGEST and 0 < self.mu <= LARGEST):
             got = f"gamma={self.gamma}, lam={self.lam}, mu={self.mu}"
-            yield f"gamma and mu must be positive and lam not negative, all finite; got {got}."
+            most = f"all at most {LARGEST:g}"
+            yield f"gamma and mu must be positive and lam not negative, {most}; got {got}."
         if unknown := [name for name in self.left_out if name not in known]:
             yield (
                 f"without names ingredients of the method, with commas between them: {unknown[0]!r}"
@@ -92,6 +93,8 @@ class Options:
                 f"reuse is the error up to which the methods {names} keep their scores, at least "
                 f"0; got {self.reuse} for {method!r}."
             )
+        if self.reuse and "sublayerwise" in self.left_out:
+            yield "reuse keeps scores from sublayer to sublayer; leave it out without sublayerwise."
         if self.reuse and "tuning" in self.left_out:
             yield "reuse goes by tuning's errors; leave it out where without names tuning."
         if self.multiple < 0 or (self.multiple > 1 and not known):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -14,7 +15,7 @@ from kprune.card import origin
 from kprune.checks import check_model
 from kprune.classes import as_pruned
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import check_tokenizer
+from kprune.data.tokens import check_same_words, check_tokenizer
 from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
@@ -95,6 +96,8 @@ def prepared(
         sample = fitted(get_task(sample), *own)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
+    if isinstance(sample, Sample) and tokenizer:
+        check_same_words(sample.tokenizer, tokenizer)
     if not isinstance(sample, Sample):
         tokenizer = tokenizer or find_tokenizer(model)
         sample = draw(sample, tokenizer, options.tokens, options.seed, longest=longest(model))
@@ -144,7 +147,24 @@ def steps(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
-    yield from prepared(model, sample, Options(**options), tokenizer, progress).run()
+    with _plain():
+        job = prepared(model, sample, Options(**options), tokenizer, progress).run()
+    while True:
+        with _plain():
+            if (step := next(job, None)) is None:
+                return
+        yield step
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """Within the block, tensors are what they are by themselves, whatever the caller has set.
+
+    Those of inference mode could not be differentiated, nor trained later.
+    """
+    own = torch.get_default_device().type == "cpu"  # else a mode, which slows every call down
+    with torch.inference_mode(False), nullcontext() if own else torch.device("cpu"):
+        yield
 
 
 @_documented
@@ -182,7 +202,7 @@ def prune(
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
     chosen = Options(rate=rate, method=method, **options)
-    with torch.inference_mode(False):  # whose tensors could not be trained
+    with _plain():
         job = prepared(model, sample, chosen, tokenizer, progress)
         with job.state.clock.steps:
             done = list(job.run())
@@ -268,5 +288,5 @@ def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
     for name, weight in pruned.named_parameters():
         source = shared.get(weight.data_ptr(), given.get(name))  # layers may have moved down
         if weight.data_ptr() in shared:
-            weight.data = weight.data.clone()
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         weight.requires_grad_(some if source is None else source.requires_grad)

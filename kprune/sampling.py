@@ -177,16 +177,7 @@ def _own_texts(
     """A task without a kind: what it is for, the pruned model will tell (`fitted`)."""
     from datasets import Dataset
 
-    # Tables, and loaders, whose batches could be taken for pairs.
-    table = any(hasattr(texts, name) for name in ("column_names", "columns", "batch_size"))
-    if table or isinstance(texts, (Mapping, Set, bytes)) or not isinstance(texts, Iterable):
-        kind = type(texts).__name__
-        raise ValueError(
-            f"Texts are a list of texts or of pairs of them, not a {kind}; pass its column of "
-            "texts, or a Task."
-        )
-    if not (texts := list(texts)):
-        raise ValueError("A sample needs a list of texts or of pairs of texts, and at least one.")
+    texts = own_texts(texts)
     columns = {"text": texts}
     if isinstance(texts[0], (tuple, list)):
         for row, pair in enumerate(texts):
@@ -203,6 +194,21 @@ def _own_texts(
     longest = min(tokenizer.model_max_length, LONGEST)
     task = Task("texts", tuple(columns), kind="", labels=0, max_length=longest)
     return task, Dataset.from_dict(columns)
+
+
+def own_texts(texts: Iterable[str] | Iterable[tuple[str, str]]) -> list:
+    """Texts, or pairs of them, in a list; ValueError for tables, nothing, and what is no list."""
+    # Tables, and loaders, whose batches could be taken for pairs.
+    table = any(hasattr(texts, name) for name in ("column_names", "columns", "batch_size"))
+    if table or isinstance(texts, (Mapping, Set, bytes)) or not isinstance(texts, Iterable):
+        kind = type(texts).__name__
+        raise ValueError(
+            f"Texts are a list of texts or of pairs of them, not a {kind}; pass its column of "
+            "texts, or a Task."
+        )
+    if not (texts := list(texts)):
+        raise ValueError("A sample needs a list of texts or of pairs of texts, and at least one.")
+    return texts
 
 
 def _in_order(

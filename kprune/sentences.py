@@ -1,7 +1,7 @@
 """Objects of sentence-transformers: the model inside to prune, and the same object around it."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.tasks import Task, get_task
 from kprune.options import WORDS
-from kprune.sampling import Sample
+from kprune.sampling import Sample, own_texts
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Inside:
     tokenizer: PreTrainedTokenizerBase
     options: dict[str, Any]  # how the object makes an embedding of what the model gives
     prompt: str = ""  # that it puts before each text
+    pairs: bool = False  # whether it reads pairs of them
 
     def texts(self, sample: Any) -> Any:
         """The sample as the object would read it; ValueError where it would read others."""
         if isinstance(sample, str):
             sample = get_task(sample)
-        elif isinstance(sample, Iterator):
-            sample = list(sample)
         task = sample.task if isinstance(sample, Sample) else sample
         if isinstance(task, Task):
             single = len(task.columns) == 1
         else:
-            single = isinstance(task, (list, tuple)) and isinstance(next(iter(task), None), str)
-        if single and type(self.whole).__name__ == "CrossEncoder":
+            sample = own_texts(sample)
+            single = isinstance(sample[0], str)
+        if single and self.pairs:
             raise ValueError("A CrossEncoder reads pairs of texts, and the sample has single ones.")
         if not self.prompt:
             return sample
@@ -88,4 +88,5 @@ def opened(model: Any, given: dict[str, Any]) -> Inside | None:
         )
     if other := [f"{k}={given[k]!r}" for k in options if given.get(k, options[k]) != options[k]]:
         raise ValueError(f"This {name} itself says how it pools; leave out {', '.join(other)}.")
-    return Inside(model, inner, first.tokenizer, options, prompt)
+    pairs = mro[0].__name__ == "CrossEncoder"
+    return Inside(model, inner, first.tokenizer, options, prompt, pairs)

@@ -419,3 +419,21 @@ def test_the_real_notebook_and_its_report(lab, small_teacher):
     experiment = folder / "experiment.json"
     unchanged = {p: t for p, t in written.items() if p != experiment}
     assert {p: p.stat().st_mtime_ns for p in unchanged} == unchanged
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "result.json"])
+def test_files_of_others_are_left_alone(name, lab):
+    """Hidden folders in a run's folder went, a .git among them; others' files were overwritten."""
+    path = lab()
+    runs = expand(path)
+    home = runs[0].folder.parent
+    (runs[0].folder / ".git").mkdir(parents=True)
+    (runs[0].folder / ".git" / "HEAD").write_text("mine")
+    place = home / name if name == "experiment.json" else runs[0].folder / name
+    place.write_text('{"my": "own"}')
+    with pytest.raises(ValueError, match=rf"{name} is no file of kprune's"):
+        batch.reproduce(path, say=str)
+    assert place.read_text() == '{"my": "own"}'
+    place.unlink()
+    assert batch.reproduce(path, say=str) == []
+    assert (runs[0].folder / ".git" / "HEAD").read_text() == "mine"

@@ -18,8 +18,10 @@ import torch
 from conftest import batch_of, logits, tiny, tiny_sample
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 import kprune
+from kprune.__main__ import app
 from kprune.encoders import Encoder
 from kprune.engine import files
 from kprune.engine.files import check_target, write_json, written_whole
@@ -29,6 +31,7 @@ READER = """
 import sys, safetensors.torch, torch, kprune
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 model, tokenizer = kprune.load(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
 inputs = tokenizer(["It is anything but dull.", "No."], padding=True, return_tensors="pt")
 with torch.no_grad():
@@ -304,6 +307,47 @@ def test_a_file_or_a_link_is_no_place_for_a_model(pruned, tmp_path):
     assert kprune.load(link).config.kprune == pruned.config.kprune
 
 
+def test_a_teacher_is_not_replaced_by_what_is_pruned_from_it(teacher_folder, pruned, tmp_path):
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, folder)
+    before = contents(folder)
+    with pytest.raises(ValueError, match="holds a teacher; choose another folder"):
+        kprune.save(pruned, folder)
+    (tmp_path / "t.txt").write_text("Good.\n" * 9)
+    given = ["prune", str(folder), str(folder), "--sample", str(tmp_path / "t.txt")]
+    assert CliRunner().invoke(app, given).exit_code == 2
+    with pytest.raises(ValueError, match="holds the model to start from"):
+        kprune.finetune(folder, "opinions", str(folder))
+    assert contents(folder) == before
+
+
+def test_a_folder_keeps_its_mode_and_a_new_one_has_the_umasks(pruned, saved, tmp_path):
+    saved.chmod(0o700)
+    kprune.save(pruned, saved)
+    assert saved.stat().st_mode & 0o777 == 0o700
+    before = os.umask(0o027)
+    try:
+        assert kprune.save(pruned, tmp_path / "new").stat().st_mode & 0o777 == 0o750
+    finally:
+        os.umask(before)
+
+
+def test_a_mount_point_is_refused_before_any_work(monkeypatch, tmp_path):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "volume")
+    with pytest.raises(ValueError, match="volume is a mount point"):
+        check_target(tmp_path / "volume")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "latin.txt"])
+def test_the_command_line_takes_lines_of_text_only(name, saved, tmp_path):
+    """Syntax and labels were taken for text."""
+    (tmp_path / name).write_bytes('{"text": "caf\u00e9"}\n'.encode("latin-1") * 9)
+    given = ["prune", str(saved), str(tmp_path / "o"), "--sample", str(tmp_path / name)]
+    found = CliRunner().invoke(app, given)
+    assert found.exit_code == 2 and name in found.output and not (tmp_path / "o").exists()
+
+
 def test_a_teacher_may_be_made_anew(teacher_folder, tmp_path):
     """Its folder is one of ours, whatever the tokenizer wrote; a moment later it may not be."""
     folder = tmp_path / "teacher"
@@ -375,9 +419,6 @@ def test_bad_folders_are_refused(pruned, teacher, teacher_folder, saved, tmp_pat
 
 def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
     """Its options are those of `Options`; what makes no sense is one sentence."""
-    from typer.testing import CliRunner
-
-    from kprune.__main__ import app
 
     model, texts = tmp_path / "model", tmp_path / "texts.txt"
     dense = tiny("bert", "regression")

@@ -53,3 +53,15 @@ def test_a_family_that_is_built_like_bert_takes_its_names(monkeypatch):
     (script,) = [one for one in re.findall(r"```python\n(.*?)```", README, re.S) if "ernie" in one]
     exec(compile(script, "README.md", "exec"), {})
     assert FAMILIES["ernie"] is BERT
+
+
+@pytest.mark.parametrize("name", ["layoutlm", "rembert", "lilt"])
+def test_a_family_built_otherwise_than_its_names_say_is_one_sentence(name, monkeypatch):
+    """KeyError and torch's words about shapes."""
+    monkeypatch.setitem(FAMILIES, name, BERT)
+    small = {"num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "vocab_size": 99}
+    model = transformers.AutoModel.from_config(
+        transformers.AutoConfig.for_model(name, intermediate_size=64, **small)
+    )
+    with pytest.raises(ValueError, match=r"Names|leads|there is no"):
+        check_family(model)

@@ -29,6 +29,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import constants
 from jupyter_client.kernelspec import KernelSpecManager
 from torch import nn
+from torch.nn.utils import prune as pruning_masks
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import kprune
@@ -277,6 +278,89 @@ def test_what_the_modules_compute_is_what_the_configuration_says(change, tmp_pat
     assert not (tmp_path / "pruned").exists()
 
 
+def added_hook(model):
+    model.bert.encoder.layer[1].register_forward_hook(lambda module, given, out: out + 0.7)
+
+
+def other_positions(model):
+    model.bert.embeddings.position_ids.copy_(model.bert.embeddings.position_ids.flip(1))
+
+
+@pytest.mark.parametrize("change", [added_hook, other_positions])
+def test_what_no_file_would_hold_is_not_saved(change, tmp_path, tokenizer):
+    """The model was pruned with it, and opened without."""
+    model = tiny("bert", "classification")
+    change(model)
+    pruned, _ = kprune.prune(model, tiny_sample(), 0.3, progress=False)
+    with pytest.raises(ValueError, match=r"has a hook, which no|holds other numbers than its conf"):
+        kprune.save(pruned, tmp_path / "pruned", tokenizer)
+
+
+def test_a_model_without_units_can_be_saved(tmp_path, tokenizer):
+    pruned, report = kprune.prune(
+        tiny("bert", "classification"), tiny_sample(), 0.999, progress=False
+    )
+    assert not any(report.heads + report.neurons)
+    found, batch = kprune.load(kprune.save(pruned, tmp_path / "none", tokenizer)), tiny_sample()
+    assert logits(found, batch_of(batch)).equal(logits(pruned, batch_of(batch)))
+
+
+def test_an_attention_of_the_users_is_refused():
+    """Ours took its place, so another model was measured and scored."""
+
+    def mine(module, query, key, value, mask, scaling=None, **_):
+        return (0.1 * query @ key.mT).softmax(-1).matmul(value).transpose(1, 2), None
+
+    transformers.AttentionInterface.register("mine", mine)
+    model = tiny("bert", "classification")
+    model.config._attn_implementation = "mine"
+    for call in (
+        lambda: kprune.prune(model, tiny_sample(), 0.5, progress=False),
+        lambda: kprune.evaluate(model, kprune.dev_set(THREE, word_tokenizer(), verdicts())),
+    ):
+        with pytest.raises(ValueError, match="attention 'mine' is not transformers' own"):
+            call()
+
+
+def test_an_adapter_beside_the_weights_is_not_left_out(folder):
+    """Without peft transformers loads the model as it was before it was trained."""
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter; merge it"):
+        load_model(AutoModelForSequenceClassification, folder)
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    """torch's own words for a tensor with a history."""
+    model = tiny("bert", "classification")
+    pruning_masks.l1_unstructured(model.classifier, "weight", 0.5)
+    with pytest.raises(ValueError, match=r"cannot be copied: .*prune\.remove"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
+
+
+def test_layers_taken_out_without_a_word_to_the_configuration_are_refused():
+    model = tiny("bert", "classification")
+    model.bert.encoder.layer = model.bert.encoder.layer[:2]
+    with pytest.raises(ValueError, match="asks for 3 layers, and the model has 2"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
+
+
+def test_steps_in_inference_mode_and_with_a_default_device():
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    wanted = kprune.prune(model, sample, 0.5, progress=False)[1].kept
+    with torch.inference_mode():
+        steps = [step.keep for step in kprune.steps(model, sample, rate=0.5)]
+    assert [keep.nonzero().flatten().tolist() for keep in steps] == wanted
+    with torch.device("meta"):  # as torch.set_default_device has it
+        assert kprune.prune(model, sample, 0.5, progress=False)[1].kept == wanted
+
+
+def test_a_sample_of_other_words_than_the_tokenizers_is_refused():
+    """The wrong one was saved with the model."""
+    sample = replace(tiny_sample(), tokenizer=word_tokenizer(80))
+    with pytest.raises(ValueError, match="numbers words otherwise"):
+        kprune.prune(tiny("bert", "classification"), sample, tokenizer=word_tokenizer(90))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_callers_autocast_changes_nothing(workers, monkeypatch):
     """Knowledge and least squares were those of bfloat16 products."""
@@ -418,10 +502,11 @@ def test_models_of_mixed_types_are_pruned():
 
 
 def test_mixed_types_lose_nothing_when_opened_in_one(tmp_path, tokenizer):
-    """transformers opened a float32 head in the backbone's bfloat16."""
+    """transformers opened float32 norms in the backbone's bfloat16."""
     model = tiny("bert", "classification", dtype=torch.bfloat16)
-    model.classifier.float()
-    model.classifier.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+    for part in model.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.float()
     pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
     path = kprune.save(pruned, tmp_path / "pruned", tokenizer)
     wanted = pruned.state_dict()
@@ -1015,6 +1100,44 @@ def test_rows_are_those_of_now_behind_a_link_and_with_size_and_time_kept(tmp_pat
         file.write_text(f"text,label\n{word},1\n")
         os.utime(file, (1e9, 1e9))
         assert load_split(THREE, "train", folder)["text"][:] == [word]
+
+
+@pytest.mark.parametrize("name", ["csv", "./json", "parquet"])
+def test_a_data_folder_may_be_called_as_a_builder(name, tmp_path, monkeypatch):
+    """`datasets` took its builder of that name, and read all that the current directory holds."""
+    monkeypatch.chdir(tmp_path)
+    for place, word in ((name, "w1 w2"), ("backup", "w9")):
+        Path(place).mkdir()
+        for split in ("train", "validation"):
+            Path(place, f"{split}.csv").write_text(f"text,label\n{word},0\n")
+    assert kprune.dev_set(THREE, word_tokenizer(), name).rows["text"][:] == ["w1 w2"]
+
+
+def test_a_transform_of_a_data_set_is_not_dropped():
+    def changed(rows):
+        return {"text": ["w2"] * len(rows["text"]), "label": [1] * len(rows["text"])}
+
+    rows = Dataset.from_dict(ROWS).with_transform(changed)
+    with pytest.raises(ValueError, match=r"has a transform .* Dataset\.map"):
+        kprune.dev_set(THREE, word_tokenizer(), rows)
+
+
+@pytest.mark.parametrize(
+    ("task", "names"), [({"kind": "regression", "labels": 1}, "abc"), ({"labels": 3}, "abcd")]
+)
+def test_data_with_other_classes_than_the_task_is_refused(task, names):
+    features = Features(text=Value("string"), label=ClassLabel(names=list(names)))
+    rows = Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 1]}, features=features)
+    task = Task("mine", ("text",), **task)
+    with pytest.raises(ValueError, match=r"has [34] classes, a, b, .*, and the task"):
+        kprune.evaluate(tiny("bert", task.kind), kprune.dev_set(task, word_tokenizer(), rows))
+
+
+def test_data_that_cannot_be_read_is_refused_by_its_folder(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_bytes("text,label\ncaf\u00e9,0\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=f"folder {tmp_path} does not hold"):
+        kprune.dev_set(THREE, word_tokenizer(), tmp_path)
 
 
 def test_a_folder_may_begin_with_a_tilde(tmp_path, monkeypatch):

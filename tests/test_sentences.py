@@ -212,8 +212,15 @@ def test_a_cross_encoder_takes_pairs_however_they_come(tmp_path):
     model = sentence_transformers.CrossEncoder(str(folder), device="cpu")
     single = kprune.Task("single", ("text",), kind="regression", labels=1)
     drawn = kprune.sample(TEXTS, word_tokenizer(), 500)
-    for texts in (TEXTS, iter(TEXTS), (text for text in TEXTS), single, "ratings", drawn):
+    array, values = np.array(TEXTS), dict(enumerate(TEXTS)).values()
+    for texts in (TEXTS, iter(TEXTS), array, values, single, "ratings", drawn):
         with pytest.raises(ValueError, match="CrossEncoder reads pairs of texts, and the sample"):
             kprune.prune(model, texts, progress=False)
+
+    class Own(sentence_transformers.CrossEncoder):
+        pass
+
+    with pytest.raises(ValueError, match="reads pairs of texts"):
+        kprune.prune(Own(str(folder), device="cpu"), TEXTS, progress=False)
     wanted = kprune.prune(model, PAIRS, tokens=500, progress=False)[1].kept
     assert kprune.prune(model, iter(PAIRS), tokens=500, progress=False)[1].kept == wanted

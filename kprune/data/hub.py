@@ -31,6 +31,7 @@ def load_split(
     when the data is neither local nor within reach on the Hub.
     """
     from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetsError
 
     task = get_task(task)
     if not (data is None or isinstance(data, (str, Path, Dataset))):
@@ -57,11 +58,12 @@ def load_split(
                 "for a pattern; rename it."
             )
         try:
-            source = str(folder) if folder.is_dir() else source
-            cache, files = _cache(folder, task.config) if folder.is_dir() else (None, {})
+            # The whole path: "csv" alone would be a builder of `datasets`.
+            source = str(folder.absolute()) if folder.is_dir() else source
+            cache, files = _cache(folder.absolute(), task.config) if folder.is_dir() else (None, {})
             with hub(source, "data set"):
                 found = load_dataset(source, task.config, cache_dir=cache)
-        except (ValueError, OSError, RuntimeError) as error:  # the last for a script of a data set
+        except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # the third for scripts
             raise _explained(error, source, task) from error
     for file in files.get(name, ()) if name in found else ():
         _check_names(Path(file), found[name], task)
@@ -76,15 +78,30 @@ def load_split(
             f"The data for {task.name!r} lacks the column {missing[0]!r}; it has "
             f"{', '.join(rows.column_names)}."
         )
+    if rows.format["type"] == "custom":
+        raise ValueError(
+            f"The data of {task.name!r} has a transform (set_transform), which is made at each "
+            "look; make it once, with Dataset.map."
+        )
     rows = rows.with_format(None)  # plain values, where it was told to give tensors
     return _yes_as_one(rows, task) if task.yes and task.label in rows.column_names else rows
 
 
 def classes_of(rows: Dataset, task: Task) -> tuple[str, ...] | None:
-    """The names of the classes that a task's labels number, or tick, where they are known."""
+    """The names of the classes that a task's labels number, or tick, where they are known.
+
+    ValueError where the data names classes and the task has none, or another number of them.
+    """
+    names = _numbered(rows, task)
+    if names and task.kind in ("classification", "tokens", "regression"):
+        classes = task.labels if task.kind != "regression" else 0
+        if len(names) != classes:
+            raise ValueError(
+                f"The data of {task.name!r} has {len(names)} classes, {', '.join(names)}, and the "
+                f"task, of the kind {task.kind}, {classes or 'none'}; take a task that fits."
+            )
     if task.kind not in ("classification", "tokens", "multilabel"):
         return None
-    names = _numbered(rows, task)
     return class_names((task.kind != "multilabel" and names) or task.names)
 
 

@@ -43,6 +43,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, task: Task | None = None
         raise ValueError(f"The task {task.name!r} needs a fast tokenizer, which knows places.")
 
 
+def check_same_words(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for two tokenizers that give words other numbers."""
+    words = [tokenizer.get_vocab() for tokenizer in (one, other) if hasattr(tokenizer, "get_vocab")]
+    if len(words) == 2 and words[0] != words[1]:
+        raise ValueError(
+            "The sample was drawn with a tokenizer that numbers words otherwise than the one "
+            "passed; draw it with the model's own."
+        )
+
+
 def tokenize(
     task: str | Task,
     tokenizer: PreTrainedTokenizerBase,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "kprune"  # of the implementation, in transformers' two registers
 ADDED = "kprune, added"  # of a mask for families that have an attention of their own
@@ -89,7 +90,17 @@ def attend(
 
 
 def plug_in(model: PreTrainedModel) -> None:
-    """Have a model use `attend`, or our mask alone where its family keeps to its own attention."""
+    """Have a model use `attend`, or our mask alone where its family keeps to its own attention.
+
+    ValueError where it has an attention of the user's, which this would replace.
+    """
+    name = model.config._attn_implementation
+    own = ALL_ATTENTION_FUNCTIONS.get(name)
+    if own and own.__module__.partition(".")[0] not in ("transformers", "kprune"):
+        raise ValueError(
+            f"The model's attention {name!r} is not transformers' own, and only that can be "
+            "measured and saved; load the model with attn_implementation='sdpa'."
+        )
     model.config._attn_implementation = NAME if takes_ours(model) else ADDED
 
 

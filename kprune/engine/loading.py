@@ -20,6 +20,7 @@ NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 MOST_LABELS = 10**6
 # What comes of a configuration's values that are of other types or sizes than it takes.
 SENSELESS = (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+ADAPTER = "adapter_config.json"  # of peft, whose weights lie beside the model's
 STORED = ("F16", "BF16", "F32", "F64")  # types of numbers that are weights as they stand
 
 
@@ -73,8 +74,10 @@ def load_model(
     config = load_config(source, **changes)
     if getattr(config, "kprune", None):
         raise ValueError(f"{source} holds a model that kprune pruned; open it with kprune.load.")
+    if ((place := local(source)) / ADAPTER).is_file():
+        raise ValueError(f"{source} holds an adapter; merge it into the model first (peft).")
     try:
-        if (place := local(source)).is_dir():
+        if place.is_dir():
             check_files(auto, config, place)
         with hub(source, "model"):
             model, found = auto.from_pretrained(

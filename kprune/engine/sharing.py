@@ -14,7 +14,13 @@ def sharing_weights(model: PreTrainedModel, *whole: object) -> PreTrainedModel:
         shared |= {
             id(own): type(own)() for own in vars(part).values() if isinstance(own, dict) and not own
         }
-    copied = copy.deepcopy(model, shared).eval()
+    try:
+        copied = copy.deepcopy(model, shared).eval()
+    except (RuntimeError, TypeError) as error:  # a tensor with a history, a lock
+        raise ValueError(
+            f"The model holds something that cannot be copied: {str(error).splitlines()[0]}; take "
+            "masks and norms of weights off first (torch.nn.utils.prune.remove and the like)."
+        ) from error
     if "_original_forward" in vars(copied):  # of a bf16 Trainer, which computes in autocast
         del copied.forward, copied._original_forward
     return copied

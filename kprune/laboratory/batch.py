@@ -45,6 +45,7 @@ from kprune.laboratory.teachers import teacher_folder, why_anew
 
 LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
 EXECUTED, LOCK = "run.ipynb", ".lock"
+HALF = (".*.part", ".*.part.*", ".pruned-*")  # files, figures and models that were being written
 
 
 class Teacher(BaseModel):
@@ -104,6 +105,7 @@ def reproduce(
         elif now == "done" and _leftovers(run):
             with suppress(InterruptedError), locked(run.folder / LOCK, at_once):
                 _tidy(run)
+    _check_ours(home, runs)
     todo = [run for run, now in zip(runs, states, strict=True) if force or now != "done"]
     check_folders(todo)
     expected = plain({"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]})
@@ -204,11 +206,22 @@ def make_run(
     return Outcome(name=run.name, error=error)
 
 
+def _check_ours(home: Path, runs: Sequence[Run]) -> None:
+    """Raise ValueError where someone else's file has the place of one that would be written."""
+    known = {home / EXPECTED: {"runs"}}
+    known |= {run.folder / RESULT: {"parameters", "scores", "report"} for run in runs}
+    for path, keys in known.items():
+        found = read_json(path)
+        if isinstance(found, dict) and found and not found.keys() & keys:
+            raise ValueError(f"{path} is no file of kprune's; move it, or take other outputs.")
+
+
 def _leftovers(run: Run) -> list[Path]:
     """What a failed try, or a process that was killed, leaves in a run's folder."""
     out = run.folder / EXECUTED
     notes = [run.folder / FAILED, run.folder / FAILURE, *map(out.with_suffix, (PART, GIVEN))]
-    return [p for p in [*notes, *run.folder.glob(".*")] if p.exists() and p.name != LOCK]
+    hidden = [p for pattern in HALF for p in run.folder.glob(pattern)]
+    return [path for path in [*notes, *hidden] if path.exists()]
 
 
 def _tidy(run: Run) -> None:

@@ -134,6 +134,9 @@ def check_dev(
     """
     task = dev.task
     check_outputs(model, task)
+    rows = dev.columns.get("row") or next(iter(dev.columns.values()))
+    if len(dev.rows) != (len({*rows}) if "row" in dev.columns else len(rows)):
+        raise ValueError("The dev set's rows were changed; make it of those rows, by dev_set.")
     check_golds(task, dev.rows, range(len(dev.rows)))
     classes = classes_of(dev.rows, task)
     order = matched(classes, model.config, f"the data of {task.name!r}")

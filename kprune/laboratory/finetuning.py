@@ -112,11 +112,10 @@ def finetune(
 
     Gives the record: what made the teacher, its dev scores, training sequences and seconds.
     Where the data names its classes, so does the model's configuration. ValueError, before any
-    work, for a task without labels, rows, which are named, that do not fit it, or a folder that
-    holds what this package did not write.
+    work, for a task without labels, rows, which are named, that do not fit it, or others' files.
     """
     check_target(folder)
-    if isinstance(model, (str, Path)) and local(model).resolve() == local(folder).resolve():
+    if local(str(model)).resolve() == local(folder).resolve():
         raise ValueError(f"{folder} holds the model to start from; choose another folder.")
     task, recipe = get_task(task), recipe or default_recipe(model)
     if not isinstance(recipe, Recipe):

@@ -57,7 +57,8 @@ def latencies(
     repeats = number("repeats", repeats, 1)
     generator, calls = torch.Generator().manual_seed(0), {}
     for name, model in models.items():
-        ids = torch.randint(1, model.config.vocab_size, (batch_size, length), generator=generator)
+        words = model.get_input_embeddings().num_embeddings
+        ids = torch.randint(1, words, (batch_size, length), generator=generator)
         ids = ids.to(model.device)
         own = sharing_weights(model)  # in evaluation mode
         calls[name] = partial(own, input_ids=ids, attention_mask=torch.ones_like(ids))
