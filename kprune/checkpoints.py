@@ -1,6 +1,5 @@
 """Save and load pruned models (safetensors and JSON)."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import accelerate
@@ -9,13 +8,13 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.card import card
 from kprune.checks import check_model
 from kprune.classes import as_pruned, checked_kept, cut_as
 from kprune.data.reach import HUB_ID, hub, local
+from kprune.description import check_described
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import (
     CARD,
@@ -33,8 +32,6 @@ from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
 
 BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
-# Of training (p is dropout's), and the place in a model that may have lost whole layers.
-BESIDE = ("training", "gradient_checkpointing", "p", "layer_idx", "n_layers")
 
 
 def save(
@@ -70,7 +67,7 @@ def save(
     # Copies: a file holds no two names of one tensor, as of weights that layers share.
     whole = {"memory_format": torch.contiguous_format}
     state = {name: weight.clone(**whole) for name, weight in model.state_dict().items()}
-    _check_reload(model, state)
+    check_described(model, state)
     with written_whole(folder, teachers=False) as part:
         model.config.save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -80,54 +77,6 @@ def save(
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
         sign(part, report=report)
     return local(folder)
-
-
-def _check_reload(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
-    """Raise ValueError for a model that its configuration does not describe, so none could load."""
-    with torch.random.fork_rng(devices=[]), accelerate.init_empty_weights():
-        wanted = type(model)(model.config)
-    shapes = [{(k, tuple(w.shape)) for k, w in one.items()} for one in (state, wanted.state_dict())]
-    faults = [
-        f"{key} is missing, left over or of another shape" for key, _ in shapes[0] ^ shapes[1]
-    ]
-    own, others = dict(model.named_modules()), dict(wanted.named_modules())
-    for name in own.keys() | others.keys():
-        here, there = (type(parts.get(name)).__name__ for parts in (own, others))
-        if here != there:
-            faults.append(f"{name} is a {here}, and by its configuration a {there}")
-    for name in own.keys() & others.keys():
-        if _hooks(own[name]):
-            faults.append(f"{name or 'the model'} has a hook, which no file would hold")
-        here, there = vars(own[name]), _numbers(others[name])
-        faults += [
-            f"{key} of {name or 'the model'} is {here.get(key)}, and by its configuration {value}"
-            for key, value in there.items()
-            if here.get(key) != value
-        ]
-    here = dict(model.named_buffers())
-    for name, there in wanted.named_buffers():  # what files do not hold, such as positions
-        if name not in state and not (name in here and here[name].cpu().to(there).equal(there)):
-            faults.append(f"{name} holds other numbers than its configuration gives")
-    if faults:
-        raise ValueError(
-            f"The model is not what its configuration says: {min(faults)}, so it would be another "
-            "when opened again; change the configuration with it."
-        )
-
-
-def _hooks(part: nn.Module) -> list[Callable]:
-    """What others have hung to a module; a hook of ours, in MPNet, is made anew."""
-    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
-    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("kprune.")]
-
-
-def _numbers(part: nn.Module) -> dict[str, float]:
-    """What a module computes with beside its weights, such as a norm's eps."""
-    return {
-        key: value
-        for key, value in vars(part).items()
-        if isinstance(value, (int, float)) and not key.startswith("_") and key not in BESIDE
-    }
 
 
 def load(folder: str | Path) -> PreTrainedModel:

@@ -214,7 +214,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_three_kills_cost_nothing(here):
-    assert kills(here, 3, seed=1).total() >= 3
+    assert kills(here, 3, seed=5).total() >= 3  # in one experiment
 
 
 @pytest.mark.long

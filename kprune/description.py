@@ -1,0 +1,66 @@
+"""Whether a model is what its configuration says, so that a folder opens as the same one."""
+
+from collections.abc import Callable
+
+import accelerate
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+# Of training (p is dropout's), and the place in a model that may have lost whole layers.
+BESIDE = ("training", "gradient_checkpointing", "p", "layer_idx", "n_layers")
+
+
+def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError for a model that its configuration does not describe: none could load it.
+
+    `state` are its weights by name, as a file would hold them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            wanted = type(model)(model.config)
+        with torch.device("cpu"), accelerate.init_empty_weights():  # but for buffers
+            whole = getattr(transformers, type(model).__name__)(model.config)
+    shapes = [{(k, tuple(w.shape)) for k, w in one.items()} for one in (state, wanted.state_dict())]
+    faults = [
+        f"{key} is missing, left over or of another shape" for key, _ in shapes[0] ^ shapes[1]
+    ]
+    own, others = dict(model.named_modules()), dict(wanted.named_modules())
+    for name in own.keys() | others.keys():
+        here, there = (type(parts.get(name)).__name__ for parts in (own, others))
+        if here != there:
+            faults.append(f"{name} is a {here}, and by its configuration a {there}")
+    for name in own.keys() & others.keys():
+        if _hooks(own[name]):
+            faults.append(f"{name or 'the model'} has a hook, which no file would hold")
+        here, there = vars(own[name]), _numbers(others[name])
+        faults += [
+            f"{key} of {name or 'the model'} is {here.get(key)}, and by its configuration {value}"
+            for key, value in there.items()
+            if here.get(key) != value
+        ]
+    here = dict(model.named_buffers())
+    for name, there in whole.named_buffers():  # what files do not hold, such as positions
+        if name not in state and not (name in here and here[name].cpu().to(there).equal(there)):
+            faults.append(f"{name} holds other numbers than its configuration gives")
+    if faults:
+        raise ValueError(
+            f"The model is not what its configuration says: {min(faults)}, so it would be another "
+            "when opened again; change the configuration with it."
+        )
+
+
+def _hooks(part: nn.Module) -> list[Callable]:
+    """What others have hung to a module; a hook of ours, in MPNet, is made anew."""
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("kprune.")]
+
+
+def _numbers(part: nn.Module) -> dict[str, float]:
+    """What a module computes with beside its weights, such as a norm's eps."""
+    return {
+        key: value
+        for key, value in vars(part).items()
+        if isinstance(value, (int, float)) and not key.startswith("_") and key not in BESIDE
+    }
