@@ -424,7 +424,7 @@ def test_the_real_notebook_and_its_report(lab, small_teacher):
 @pytest.mark.parametrize("name", ["experiment.json", "result.json"])
 def test_files_of_others_are_left_alone(name, lab):
     """Hidden folders in a run's folder went, a .git among them; others' files were overwritten."""
-    path = lab()
+    path = lab({"rate": [0.4]})
     runs = expand(path)
     home = runs[0].folder.parent
     (runs[0].folder / ".git").mkdir(parents=True)
