@@ -121,7 +121,8 @@ def load(folder: str | Path) -> PreTrainedModel:
     except (*BROKEN, safetensors.SafetensorError, RuntimeError, KeyError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
-    model.report = read_json(folder / MADE).get("report") or {}
+    report = read_json(folder / MADE).get("report")
+    model.report = report if isinstance(report, dict) else {}
     return as_pruned(model, kept).requires_grad_(True)
 
 

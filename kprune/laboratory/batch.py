@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from kprune.data.reach import local
 from kprune.data.tasks import get_task
-from kprune.engine.files import CONFIG, plain, write_json
+from kprune.engine.files import CONFIG, plain, read_json, write_json
 from kprune.engine.progress import bar
 from kprune.laboratory.drawing import draw
 from kprune.laboratory.experiments import expand, find_notebook, read_experiment
@@ -38,7 +38,6 @@ from kprune.laboratory.records import (
     RESULT,
     Run,
     output_folder,
-    read_json,
     state,
 )
 from kprune.laboratory.teachers import teacher_folder, why_anew
@@ -211,8 +210,7 @@ def _check_ours(home: Path, runs: Sequence[Run]) -> None:
     known = {home / EXPECTED: {"runs"}}
     known |= {run.folder / RESULT: {"parameters", "scores", "report"} for run in runs}
     for path, keys in known.items():
-        found = read_json(path)
-        if isinstance(found, dict) and found and not found.keys() & keys:
+        if (found := read_json(path)) and not found.keys() & keys:
             raise ValueError(f"{path} is no file of kprune's; move it, or take other outputs.")
 
 

@@ -4,9 +4,9 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from kprune.engine.files import write_json
+from kprune.engine.files import read_json, write_json
 from kprune.laboratory.processes import locked, run_notebook, variables
-from kprune.laboratory.records import EXPECTED, RESULT, read_json
+from kprune.laboratory.records import EXPECTED, RESULT
 
 REPORT, DRAWN = "report.ipynb", "drawn.json"
 
@@ -21,8 +21,7 @@ def draw(report: Path, source: Path, home: Path, force: bool = False) -> str:
         content = hashlib.sha256(version("kprune").encode())
         for path in made_of:
             content.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
-        before = read_json(home / DRAWN)
-        before = before if isinstance(before, dict) and not force else {}
+        before = {} if force else read_json(home / DRAWN)
         whole = all((home / name).is_file() for name in before.get("files", ()))
         if before.get("content") == content.hexdigest() and whole:
             return ""

@@ -1,6 +1,5 @@
 """Runs and what they leave: a folder each, with one record, and whether it is done."""
 
-import json
 import os
 import platform
 import subprocess
@@ -175,14 +174,6 @@ def is_plain(name: str) -> bool:
     """Whether a name can be that of a file or folder, stays in its place and is not hidden."""
     short = 0 < len(name.encode(errors="replace")) <= 200
     return short and Path(name).name == name and name.isprintable() and name[0] != "."
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none that can be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str | int | None]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from kprune.engine.files import read_json
 from kprune.laboratory.records import (
     EXPECTED,
     FAILURE,
     RESULT,
     output_folder,
-    read_json,
     read_result,
 )
 
@@ -57,8 +57,7 @@ def collect(records: str | Path) -> pd.DataFrame:
     if not (records / EXPECTED).is_file():
         raise ValueError(f"{records} holds no {EXPECTED}; run `kprune reproduce` first.")
     rows = []
-    expected = read_json(records / EXPECTED)
-    runs = isinstance(expected, dict) and expected.get("runs")
+    runs = read_json(records / EXPECTED).get("runs")
     if not (isinstance(runs, list) and runs and all(map(_is_run, runs))):
         raise ValueError(f"{records / EXPECTED} is damaged; run `kprune reproduce` again.")
     for run in runs:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.reach import local
 from kprune.data.tasks import Task, get_task
-from kprune.engine.files import CONFIG, RECORD, WEIGHTS, check_target
+from kprune.engine.files import CONFIG, RECORD, WEIGHTS, check_target, read_json
 from kprune.engine.loading import load_model, load_tokenizer
 from kprune.engine.progress import quiet
 from kprune.inputs import check_match
@@ -22,7 +22,7 @@ from kprune.laboratory.finetuning import (
     pretrained,
 )
 from kprune.laboratory.packaged import PACKAGED, packaged_minilm
-from kprune.laboratory.records import output_folder, read_json, save_teacher
+from kprune.laboratory.records import output_folder, save_teacher
 
 TOKENIZER = "tokenizer_config.json"
 
@@ -86,8 +86,7 @@ def load_teacher(
 
 def read_record(folder: str | Path) -> dict | None:
     """The record of the teacher in a folder; None when there is none that can be read."""
-    found = read_json(local(folder) / RECORD)
-    return found if isinstance(found, dict) else None
+    return read_json(local(folder) / RECORD) or None
 
 
 def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
