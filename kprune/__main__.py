@@ -123,7 +123,8 @@ def prune(
         auto = getattr(transformers, name)
         if data and Path(sample).is_file():
             raise ValueError("data is of a task, and the sample is a file of texts; give one.")
-        texts = _texts(Path(sample)) if Path(sample).exists() else get_task(sample)
+        file = Path(sample)  # a folder may be called as a task is
+        texts = _texts(file) if file.exists() and not file.is_dir() else get_task(sample)
         dense, tokenizer = load_model(auto, model), load_tokenizer(model)
         if data:
             texts = kprune.sample(

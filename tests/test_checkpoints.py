@@ -1,5 +1,6 @@
 """A saved model reloads to the bit, in another process; a bad folder is one clear error."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -441,6 +442,10 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
         assert bad.exit_code == 2 and said in bad.output
     own = [*words[:3], "--sample", "sst2", "--data", str(tmp_path / "nowhere")]
     assert "There is no data folder" in CliRunner().invoke(app, own).output
+    with contextlib.chdir(tmp_path):
+        Path("sst2").mkdir()  # a folder called as the task is
+        given = [*words[:3], "--sample", "sst2", "--data", "/no/such"]
+        assert "There is no data folder /no/such" in CliRunner().invoke(app, given).output
     done = CliRunner().invoke(app, [*words, "--rate", ".5", "-o", "tokens=150"])
     assert done.exit_code == 0, done.output
     assert kprune.load(tmp_path / "out").config.kprune

@@ -104,11 +104,11 @@ def reproduce(
         elif now == "done" and _leftovers(run):
             with suppress(InterruptedError), locked(run.folder / LOCK, at_once):
                 _tidy(run)
-    _check_ours(home, runs)
     todo = [run for run, now in zip(runs, states, strict=True) if force or now != "done"]
+    source = runs[0].folder.parent
+    _check_ours(source, todo)
     check_folders(todo)
     expected = plain({"runs": [{"name": run.name, "parameters": run.wanted} for run in runs]})
-    source = runs[0].folder.parent
     if read_json(source / EXPECTED) != expected:
         write_json(source / EXPECTED, expected)
     failed: list[Outcome] = []
@@ -205,9 +205,9 @@ def make_run(
     return Outcome(name=run.name, error=error)
 
 
-def _check_ours(home: Path, runs: Sequence[Run]) -> None:
+def _check_ours(source: Path, runs: Sequence[Run]) -> None:
     """Raise ValueError where someone else's file has the place of one that would be written."""
-    known = {home / EXPECTED: {"runs"}}
+    known = {source / EXPECTED: {"runs"}}
     known |= {run.folder / RESULT: {"parameters", "scores", "report"} for run in runs}
     for path, keys in known.items():
         if (found := read_json(path)) and not found.keys() & keys:
