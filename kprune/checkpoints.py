@@ -26,12 +26,12 @@ from kprune.engine.files import (
     sign,
     written_whole,
 )
-from kprune.engine.loading import OwnCodeError, check_stored, load_config
+from kprune.engine.loading import SENSELESS, OwnCodeError, check_stored, load_config
 from kprune.families import FAMILIES, family_of
 from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
 
-BROKEN = (OSError, ValueError, TypeError)  # what comes of values that make no sense
+BROKEN = (OSError, ValueError, *SENSELESS)  # what comes of values that make no sense
 
 
 def save(
@@ -118,7 +118,7 @@ def load(folder: str | Path) -> PreTrainedModel:
         for part in model.modules():
             if isinstance(part, NoUnits):
                 part.weight = part.weight.to(model.dtype)
-    except (*BROKEN, safetensors.SafetensorError, RuntimeError, KeyError, AttributeError) as error:
+    except (*BROKEN, safetensors.SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
     report = read_json(folder / MADE).get("report")

@@ -47,7 +47,7 @@ def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> N
     if faults:
         raise ValueError(
             f"The model is not what its configuration says: {min(faults)}, so it would be another "
-            "when opened again; change the configuration with it."
+            "when opened again; change the configuration with it, or the model to what that gives."
         )
 
 

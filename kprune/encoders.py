@@ -215,6 +215,7 @@ class Encoder:
         With `dtype` the sublayers' projections are converted, and nothing else.
         """
         twin = Encoder(sharing_weights(self.model), self.pooling, self.normalize)
+        twin.kind = self.kind
         plug_in(twin.model)
         for sublayer in twin.sublayers if dtype else ():
             cast = _Cast(dtype)
@@ -247,7 +248,7 @@ class Encoder:
 
     @cached_property
     def _takes_token_types(self) -> bool:
-        known = inspect.signature(self.model.forward).parameters
+        known = inspect.signature(self.model.base_model.forward).parameters
         return "token_type_ids" in known and getattr(self.model.config, "type_vocab_size", 2) > 1
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:

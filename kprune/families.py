@@ -151,6 +151,7 @@ FAMILIES = {
     "albert": ALBERT,
     "modernbert": MODERNBERT,
 }
+BUILT_IN = frozenset(FAMILIES)
 
 
 def family_of(config: PreTrainedConfig) -> str | None:

@@ -20,10 +20,10 @@ class Kind:
     name: str  # what messages, tasks and records call it
     metric: str  # the usual score
     minibatch = 32  # samples whose gradients the faithful method sums before squaring
+    first_only = False  # whether the head reads the first token only, once `State` has seen it
 
-    def __init__(self, outputs: int, first_only: bool = False):
+    def __init__(self, outputs: int):
         self.outputs = outputs  # of the head: labels, or the width of an embedding
-        self.first_only = first_only  # whether the head reads the first token only
 
     def read(self, out: Any, mask: Tensor | None) -> Tensor:
         """z, [batch, outputs] or [batch, length, outputs], from the model's output."""
@@ -110,12 +110,12 @@ class Embedding(Regression):
     name, loss = "embedding", None
 
     def __init__(self, outputs: int, pooling: str, normalize: bool):
-        super().__init__(outputs, first_only=pooling == "cls")
-        self.normalize = normalize
+        super().__init__(outputs)
+        self.pooling, self.normalize = pooling, normalize
 
     def read(self, out, mask):
         hidden = out.last_hidden_state
-        if self.first_only:
+        if self.pooling == "cls":
             found = hidden[:, 0]
         else:
             real = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden)
@@ -176,7 +176,7 @@ def _sequence(config: Any) -> Kind:
         kind = Multilabel
     elif config.problem_type == "regression" or config.num_labels == 1:
         kind = Regression
-    return kind(config.num_labels, getattr(config, "classifier_pooling", "cls") == "cls")
+    return kind(config.num_labels)
 
 
 # By the end of a model's class name.

@@ -20,7 +20,8 @@ from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
-from kprune.families import noted
+from kprune.families import BUILT_IN, family_of, noted
+from kprune.family_check import check_family
 from kprune.inputs import checked, longest
 from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
@@ -90,6 +91,8 @@ def prepared(
 ) -> Job:
     """Check model, sample and options against each other, and set out; arguments as in `prune`."""
     check_model(model)
+    if family_of(model.config) not in BUILT_IN:
+        check_family(model)
     teacher = Encoder(sharing_weights(model), options.pooling, options.normalize)
     own = teacher.kind, type(model).__name__
     if isinstance(sample, (str, Task)):
@@ -290,3 +293,6 @@ def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
         if weight.data_ptr() in shared:
             weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         weight.requires_grad_(some if source is None else source.requires_grad)
+    for part in pruned.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.clone())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kprune.outputs import Kind
 
 LONGEST = 512  # tokens of a text of one's own, where the tokenizer allows more
+MOST_TEXTS = 10**7  # of one's own
 CHUNK = 512  # rows that are looked up at a time
 
 
@@ -206,8 +207,13 @@ def own_texts(texts: Iterable[str] | Iterable[tuple[str, str]]) -> list:
             f"Texts are a list of texts or of pairs of them, not a {kind}; pass its column of "
             "texts, or a Task."
         )
-    if not (texts := list(texts)):
+    if not (texts := list(islice(texts, MOST_TEXTS + 1))):
         raise ValueError("A sample needs a list of texts or of pairs of texts, and at least one.")
+    if len(texts) > MOST_TEXTS:
+        raise ValueError(
+            f"There are more than {MOST_TEXTS:,} texts, or no end of them, and a sample is drawn "
+            "from all; pass a part, such as itertools.islice takes."
+        )
     return texts
 
 

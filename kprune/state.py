@@ -68,6 +68,15 @@ class State:
         embedded = self.each(lambda encoders, n: encoders[0].run(self.batches[n], stop=0))
         for number, hidden in enumerate(embedded):
             self.teacher_hidden[number] = self.student_hidden[number] = hidden
+        self.kind.first_only = self._first_only()
+
+    def _first_only(self) -> bool:
+        """Whether what other tokens hold than the first changes nothing in the head's outputs."""
+        number = max(range(len(self.batches)), key=lambda n: self.student_hidden[n].shape[1])
+        hidden, top = self.student_hidden[number], len(self.student.sublayers)
+        other = torch.cat([hidden[:, :1], torch.zeros_like(hidden[:, 1:])], 1)
+        found = (self.student.run(self.batches[number], h, top) for h in (hidden, other))
+        return torch.equal(*found)
 
     def teach_by(self, teacher: Encoder) -> None:
         """Take another model for the teacher from here on."""

@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from conftest import tiny_sample
 from families import D_H, FAMILIES, HEADS, KINDS, LAYERS, NEURONS, batch_of, model_of, outputs
 from transformers import BertForMaskedLM, BertForMultipleChoice, GPT2Config, GPT2LMHeadModel
 
 import kprune
 from kprune.encoders import Encoder, tapped
 from kprune.measuring import measure
+from kprune.state import State
 from kprune.surgery import keep_units, masked
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -41,6 +43,9 @@ def test_entered_in_the_middle_equals_the_whole_forward(family, kind):
 
     everything = measure(encoder, 0, batch, None, loss)
     torch.testing.assert_close(everything.outputs, whole, **EXACT)
+    State(encoder, encoder, tiny_sample(kind))  # which sees what the head reads
+    pooled = kind in ("classification", "regression", "multilabel") and "mean" not in family
+    assert encoder.kind.first_only == pooled
     for t in range(2 * LAYERS):
         hidden = encoder.run(batch, stop=t)
         assert hidden.shape == (*real.shape, HEADS * D_H)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import errno
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,15 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import TASKS, batch_of, logits, tiny, tiny_sample, whole_record, word_tokenizer
+from conftest import (
+    TASKS,
+    batch_of,
+    logits,
+    tiny,
+    tiny_sample,
+    whole_record,
+    word_tokenizer,
+)
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import constants
 from jupyter_client.kernelspec import KernelSpecManager
@@ -33,6 +42,7 @@ from torch.nn.utils import prune as pruning_masks
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import kprune
+from kprune import sampling
 from kprune.checks import check_model
 from kprune.data.checks import matched
 from kprune.data.hub import load_split
@@ -42,6 +52,7 @@ from kprune.encoders import Encoder
 from kprune.engine.files import check_target, write_json
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.states import reserve
+from kprune.families import FAMILIES
 from kprune.laboratory import drawing, tables
 from kprune.laboratory.evaluation import DevSet, check_golds, scores
 from kprune.laboratory.experiments import expand
@@ -53,6 +64,44 @@ from kprune.laboratory.records import RESULT, state
 from kprune.laboratory.teachers import why_anew
 
 # --- models: what is loaded, pruned and saved
+
+
+class Averaging(transformers.BertForSequenceClassification):
+    """A head of one's own, which reads all tokens under a name that promises the first."""
+
+    def forward(self, *inputs, **named):
+        found = self.bert(*inputs, **named)
+        return transformers.modeling_outputs.SequenceClassifierOutput(
+            logits=self.classifier(found.last_hidden_state.mean(1))
+        )
+
+
+def test_what_the_head_reads_is_seen_not_guessed():
+    """The last FFN was run over first tokens alone, by the class's name."""
+    dense = tiny("bert", "classification", dtype=torch.float64)
+    own = Averaging(dense.config).double()
+    own.load_state_dict(dense.state_dict())
+    sample = tiny_sample(count=1)
+    step = next(kprune.steps(own, sample, rate=0.5))
+    whole = {name: torch.tensor([ids]) for name, ids in sample.examples[0].items()}
+    with torch.no_grad():
+        torch.testing.assert_close(step.state.outputs[0], own.eval()(**whole).logits)
+
+
+def test_a_family_that_was_added_is_checked_before_it_is_pruned(monkeypatch):
+    """Names that lead to the wrong place gave a worse model."""
+    model = tiny("distilbert", "classification")
+    model.config.model_type = "mine"
+    wrong = replace(FAMILIES["distilbert"], sums=("output_layer_norm", "sa_layer_norm"))
+    monkeypatch.setitem(FAMILIES, "mine", wrong)
+    with pytest.raises(ValueError, match="sums"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
+
+
+def test_texts_without_end_are_refused(monkeypatch):
+    monkeypatch.setattr(sampling, "MOST_TEXTS", 1000)
+    with pytest.raises(ValueError, match="more than 1,000 texts"):
+        kprune.sample((f"w{i % 90}" for i in itertools.count()), word_tokenizer(), 100)
 
 
 @pytest.fixture

@@ -19,7 +19,10 @@ from kprune.data.reach import hub, local
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 MOST_LABELS = 10**6
 # What comes of a configuration's values that are of other types or sizes than it takes.
-SENSELESS = (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+SENSELESS = (
+    *(TypeError, LookupError, AttributeError),
+    *(ArithmeticError, AssertionError, RuntimeError),
+)
 ADAPTER = "adapter_config.json"  # of peft, whose weights lie beside the model's
 STORED = ("F16", "BF16", "F32", "F64")  # types of numbers that are weights as they stand
 
