@@ -658,39 +658,35 @@ def test_a_pruned_folder_never_gets_random_layers(pruned_folder):
             load(pruned_folder)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"hidden_act": "exec"},
-        {"num_labels": 10**8},
-        {"num_labels": "3"},
-        {"kprune": {"family": "distilbert", "kept": [[0], [0], [0], [0]]}},
-    ],
+SENSELESS = (
+    {"hidden_act": "exec"},
+    {"num_labels": 10**8},
+    {"num_labels": "3"},
+    {"num_hidden_layers": 3.0},
+    {"num_attention_heads": 0},
+    {"hidden_size": 0},
+    {"layer_norm_eps": "x"},
+    {"id2label": [1]},
+    {"vocab_size": -3},
+    {"pad_token_id": 99999},
+    {"quantization_config": [1]},
 )
+OF_ANOTHER = {"kprune": {"family": "distilbert", "kept": [[0], [0], [0], [0]]}}
+
+
+@pytest.mark.parametrize("values", [*SENSELESS, OF_ANOTHER])
 def test_a_configuration_that_makes_no_sense_is_refused_in_a_sentence(values, pruned_folder):
     """Errors of libraries came out, and 10⁸ labels took minutes and gigabytes (R14)."""
     changed(pruned_folder, **values)
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=r"damaged|makes no sense|labels"):
         kprune.load(pruned_folder)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"hidden_act": "exec"},
-        {"num_hidden_layers": 3.0},
-        {"num_attention_heads": 0},
-        {"hidden_size": 0},
-        {"layer_norm_eps": "x"},
-        {"id2label": [1]},
-        {"vocab_size": -3},
-        {"quantization_config": [1]},
-    ],
-)
+@pytest.mark.parametrize("values", SENSELESS)
 def test_a_teachers_configuration_that_makes_no_sense_is_refused(values, folder):
     """Eight errors of libraries (22 of a tester's)."""
     changed(folder, **values)
-    with pytest.raises(ValueError, match=r"config\.json of .* makes no sense"):
+    with pytest.raises(ValueError, match=r"config\.json of .* makes no sense|labels"):
         load_model(AutoModelForSequenceClassification, folder)
 
 
@@ -782,6 +778,8 @@ def test_random_states_are_kept():
 def test_weights_pruned_in_inference_mode_can_be_trained():
     model = tiny("bert", "classification")
     with torch.inference_mode():
+        # What is no weight may come of inference mode, as where a model is loaded there.
+        model.bert.embeddings.position_ids = model.bert.embeddings.position_ids.clone()
         pruned, _ = kprune.prune(model, tiny_sample(), progress=False)
     batch = batch_of(tiny_sample())
     pruned(**batch.inputs, attention_mask=batch.attention_mask).logits.sum().backward()
