@@ -1,6 +1,6 @@
 """Whether a model is what its configuration says, so that a folder opens as the same one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import accelerate
 import torch
@@ -22,24 +22,7 @@ def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> N
             wanted = type(model)(model.config)
         with torch.device("cpu"), accelerate.init_empty_weights():  # but for buffers
             whole = getattr(transformers, type(model).__name__)(model.config)
-    shapes = [{(k, tuple(w.shape)) for k, w in one.items()} for one in (state, wanted.state_dict())]
-    faults = [
-        f"{key} is missing, left over or of another shape" for key, _ in shapes[0] ^ shapes[1]
-    ]
-    own, others = dict(model.named_modules()), dict(wanted.named_modules())
-    for name in own.keys() | others.keys():
-        here, there = (type(parts.get(name)).__name__ for parts in (own, others))
-        if here != there:
-            faults.append(f"{name} is a {here}, and by its configuration a {there}")
-    for name in own.keys() & others.keys():
-        if _hooks(own[name]):
-            faults.append(f"{name or 'the model'} has a hook, which no file would hold")
-        here, there = vars(own[name]), _numbers(others[name])
-        faults += [
-            f"{key} of {name or 'the model'} is {here.get(key)}, and by its configuration {value}"
-            for key, value in there.items()
-            if here.get(key) != value
-        ]
+    faults = [*_weights(state, wanted.state_dict()), *_modules(model, wanted)]
     here = dict(model.named_buffers())
     for name, there in whole.named_buffers():  # what files do not hold, such as positions
         if name not in state and not (name in here and here[name].cpu().to(there).equal(there)):
@@ -49,6 +32,30 @@ def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> N
             f"The model is not what its configuration says: {min(faults)}, so it would be another "
             "when opened again; change the configuration with it, or the model to what that gives."
         )
+
+
+def _weights(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> Iterator[str]:
+    """Names and shapes that differ."""
+    here, there = ({(k, tuple(w.shape)) for k, w in one.items()} for one in (state, wanted))
+    for key, _ in here ^ there:
+        yield f"{key} is missing, left over or of another shape"
+
+
+def _modules(model: nn.Module, wanted: nn.Module) -> Iterator[str]:
+    """Types, hooks and numbers that differ."""
+    own, others = dict(model.named_modules()), dict(wanted.named_modules())
+    for name in own.keys() | others.keys():
+        here, there = (type(parts.get(name)).__name__ for parts in (own, others))
+        if here != there:
+            yield f"{name} is a {here}, and by its configuration a {there}"
+    for name in own.keys() & others.keys():
+        if _hooks(own[name]):
+            yield f"{name or 'the model'} has a hook, which no file would hold"
+        here = vars(own[name])
+        for key, value in _numbers(others[name]).items():
+            if here.get(key) != value:
+                what = f"{key} of {name or 'the model'} is {here.get(key)}"
+                yield f"{what}, and by its configuration {value}"
 
 
 def _hooks(part: nn.Module) -> list[Callable]:
