@@ -786,6 +786,16 @@ def test_weights_pruned_in_inference_mode_can_be_trained():
     assert all(weight.grad is not None for weight in pruned.bert.encoder.parameters())
 
 
+def test_nothing_runs_in_inference_mode():
+    """There torchao's int8 weights cannot be used, so none could be scored (P4)."""
+    model, inside = tiny("bert", "classification"), []
+    model.register_forward_pre_hook(lambda *_: inside.append(torch.is_inference_mode_enabled()))
+    dev = kprune.dev_set(THREE, word_tokenizer(), verdicts())
+    kprune.evaluate(model, dev)
+    kprune.latency(model, 1, 4)
+    assert inside and not any(inside)
+
+
 @pytest.mark.parametrize("default", [torch.float64, torch.float16])
 def test_the_default_type_changes_nothing(default):
     """New tensors of no given type took the process's default."""

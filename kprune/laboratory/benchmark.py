@@ -69,7 +69,7 @@ def passes_needed(sublayers: int) -> int:
     return sublayers + 1
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def product_rate(dtype: torch.dtype, device: torch.device, width: int = 384) -> float:
     """FLOPs per second of the feed-forward projection, [1024, width] × [width, 4 · width]."""
     rows, products = (1024, 1) if device.type == "cpu" else (16384, 50)

@@ -212,7 +212,7 @@ def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") 
         raise ValueError(f"{which} has {has}, and the task {task.name!r} {needs}.")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     model: PreTrainedModel,
     dev: DevSet,

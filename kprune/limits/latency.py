@@ -22,7 +22,7 @@ AGREE, MOST = 0.01, 4  # when timings of a quiet machine count as such
 PASSING = 8  # numbers of a token, per hidden feature, that a pass holds at once, at the least
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latency(
     model: PreTrainedModel, batch_size: int = 32, length: int = 128, repeats: int = 5
 ) -> float:
@@ -34,7 +34,7 @@ def latency(
     return latencies({"model": model}, batch_size, length, repeats)["model"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latencies(
     models: dict[str, PreTrainedModel],
     batch_size: int = 32,
@@ -80,7 +80,7 @@ def checked_batch(model: PreTrainedModel, batch_size: int, length: int) -> tuple
     return batch_size, length
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
     """Seconds of one pass over a sample in minibatches as drawn: F, what pruning is timed in."""
     model, size = sharing_weights(model), sample.task.minibatch
