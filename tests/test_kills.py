@@ -176,7 +176,7 @@ def kills(folder: Path, count: int, seed: int = 0, grid: dict = GRID) -> Counter
     assert start(undisturbed).wait(PATIENCE) == 0
     while done < count:
         place = folder / f"after-{hits.total()}"
-        path = laboratory(place, grid)
+        path, torn = laboratory(place, grid), 0
         for _ in range(draw.randint(1, 4)):
             if done == count:
                 break
@@ -184,21 +184,26 @@ def kills(folder: Path, count: int, seed: int = 0, grid: dict = GRID) -> Counter
             hit = killed(place, victim, SIGNALS[done // 3 % 3], draw.randrange(30))
             hits[hit] += 1
             done += hit != NOTHING  # what had ended before is tried again
+            torn += hit.startswith(("runner", "papermill"))
             print(done, dict(hits), flush=True)
         until(lambda place=place: start(place).wait(PATIENCE) == 0, "the end")
-        check_end(path, place, undisturbed)
+        check_end(path, place, undisturbed, torn)
     return hits
 
 
-def check_end(path: Path, place: Path, undisturbed: Path) -> None:
+def check_end(path: Path, place: Path, undisturbed: Path, torn: int) -> None:
+    """A kill may tear the notebook that papermill is writing, never the record: so many lack it."""
     with contextlib.chdir(place):
         runs = expand(path, place / "outputs")
     assert {state(run) for run in runs} == {"done"}
     for run in runs:
-        left = {p.name for p in run.folder.iterdir()}
-        assert left == {"result.json", "run.ipynb", "log.txt", "ends.txt", ".lock"}, left
+        left = {p.name for p in run.folder.iterdir()} - {"run.ipynb"}
+        assert left == {"result.json", "log.txt", "ends.txt", ".lock"}, left
         assert len((run.folder / "ends.txt").read_text().splitlines()) == 1
-        assert nbformat.read(run.folder / "run.ipynb", as_version=4).cells
+    notebooks = [run.folder / "run.ipynb" for run in runs]
+    whole = [path for path in notebooks if path.exists()]
+    assert len(whole) >= len(notebooks) - torn
+    assert all(nbformat.read(path, as_version=4).cells for path in whole)
     for suffix in ("csv", "md", "tex"):
         ours, wanted = (
             home / "outputs" / "trial" / f"table.{suffix}" for home in (place, undisturbed)
