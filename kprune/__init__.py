@@ -17,6 +17,7 @@ ROOMS = {
     "data.tasks": ("TASKS", "Task"),
     "encoders": ("Encoder", "flops", "tapped"),
     "engine.devices": ("device",),
+    "graph": ("export",),
     "laboratory.evaluation": ("DevSet", "dev_set", "evaluate"),
     "laboratory.finetuning": ("Recipe", "finetune"),
     "laboratory.teachers": ("load_teacher", "teacher"),

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from kprune.data.reach import HUB_ID, local
 from kprune.encoders import Encoder
 from kprune.engine.files import CARD
+from kprune.families import noted
 
 # What the Hub calls a kind of prediction.
 TASKS = {
@@ -35,26 +36,34 @@ model before. `kprune.json` is the whole report.
 """
 
 
-def card(model: PreTrainedModel, report: dict[str, Any]) -> str:
-    """The page's text, with the Hub's metadata; without a `report` it says less."""
-    encoder, name = Encoder(model), origin(model)
+def card(
+    model: PreTrainedModel, report: dict[str, Any], how: str = OPEN, library: str = "transformers"
+) -> str:
+    """The page's text, with the Hub's metadata; without a `report` it says less.
+
+    `how` to open the folder is a part of it; the Hub shows the `library` that does.
+    """
+    encoder, name, cut = Encoder(model), origin(model), "kept" in noted(model.config)
     licence, source = None, local(model.config.name_or_path or "") / CARD
     if model.config.name_or_path and source.is_file():
         with suppress(Exception):  # another's page may hold anything
             licence = ModelCard.load(source).data.license
     data = ModelCardData(
-        library_name="transformers",
+        library_name=library,
         license=licence,
         base_model=name if "/" in name else None,
         pipeline_tag=TASKS[encoder.kind.name],
-        tags=["kprune", "pruning"],
+        tags=["kprune", "pruning"] if cut else ["kprune"],
     )
     try:
         told = [_what(model, name, report), _units(encoder, report)]
     except (LookupError, TypeError, ValueError, AttributeError):  # a report that somebody changed
         told = [_what(model, name, {}), _units(encoder, {})]
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}, pruned", *told, OPEN.strip()]
-    parts += [] if licence else ["The licence is that of the model that it was pruned from."]
+    if not cut:
+        told = [f"`{name}`, a {type(model).__name__}."]
+    title = f"# {name}, pruned" if cut else f"# {name}"
+    parts = [f"---\n{data.to_yaml()}\n---", title, *told, how.strip()]
+    parts += [] if licence else ["The licence is that of the model that it was made from."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -247,14 +247,14 @@ class Encoder:
         return linears[-1] if linears else None
 
     @cached_property
-    def _takes_token_types(self) -> bool:
+    def takes_token_types(self) -> bool:
         known = inspect.signature(self.model.base_model.forward).parameters
         return "token_type_ids" in known and getattr(self.model.config, "type_vocab_size", 2) > 1
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         masked = {} if batch.mask is None else {"attention_mask": batch.attention_mask}
         ids = {"input_ids": batch.inputs["input_ids"]}
-        return (batch.inputs if self._takes_token_types else ids) | masked
+        return (batch.inputs if self.takes_token_types else ids) | masked
 
 
 def flops(model: PreTrainedModel, length: float) -> float:

@@ -5,9 +5,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kprune.checks import check_model
-from kprune.data.batching import Batch, collate
 from kprune.encoders import Encoder
 from kprune.families import Names, names_of
+from kprune.inputs import made_up
 from kprune.surgery import keep_units, masked
 
 TOKENS = 12  # of the two sequences that are looked at
@@ -34,7 +34,7 @@ def check_family(model: PreTrainedModel) -> None:
 @torch.no_grad()
 def _check_runs(model: PreTrainedModel) -> None:
     check_model(model)
-    encoder, batch = Encoder(model), _batch(model)
+    encoder, batch = Encoder(model), made_up(model, 2, TOKENS)
     encoder = encoder.copy()
     whole = encoder.run(batch)
     for t, sublayer in enumerate(encoder.sublayers):
@@ -70,14 +70,6 @@ def check_paths(model: PreTrainedModel, names: Names) -> None:
         for path in (value,) if isinstance(value, str) else value:
             if path not in here:
                 raise ValueError(f"{field}: there is no {path!r} in {type(here['']).__name__}.")
-
-
-def _batch(model: PreTrainedModel) -> Batch:
-    """Two sequences, one of them padded."""
-    ids = 5 + torch.arange(2 * TOKENS) % (model.get_input_embeddings().num_embeddings - 5)
-    rows = [ids[:TOKENS].tolist(), ids[TOKENS : 2 * TOKENS - 4].tolist()]
-    pad = getattr(model.config, "pad_token_id", None) or 0
-    return collate([{"input_ids": row} for row in rows], pad).to(model.device)
 
 
 def _alike(found: Tensor, wanted: Tensor, field: str, what: str) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from numbers import Integral
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.data.batching import Batch, collate
 from kprune.data.checks import as_numbers, check_labels, in_order, matched
 from kprune.data.tokens import Example, check_tokenizer
 from kprune.outputs import Kind
@@ -25,6 +27,21 @@ def longest(model: PreTrainedModel) -> int | None:
             padding = getattr(module, "padding_idx", None)
             return module.num_embeddings - (0 if padding is None else padding + 1)
     return None
+
+
+def made_up(model: PreTrainedModel, sequences: int, tokens: int) -> Batch:
+    """Sequences of words that a model has, of two parts each; the last of several is a third
+    shorter, and padded.
+    """
+    words = 5 + torch.arange(sequences * tokens) % (model.get_input_embeddings().num_embeddings - 5)
+    rows = words.view(sequences, tokens).tolist()
+    if sequences > 1:
+        rows[-1] = rows[-1][: -(tokens // 3)]
+    parts = [[int(place >= tokens // 2) for place in range(len(row))] for row in rows]
+    examples = [
+        {"input_ids": row, "token_type_ids": part} for row, part in zip(rows, parts, strict=True)
+    ]
+    return collate(examples, getattr(model.config, "pad_token_id", None) or 0).to(model.device)
 
 
 def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str) -> None:

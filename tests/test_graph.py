@@ -1,0 +1,125 @@
+"""ONNX: the graph gives what the model gives, for every family and head, whatever was cut."""
+
+import subprocess
+import sys
+
+import families
+import numpy as np
+import pytest
+import torch
+from conftest import batch_of, tiny, tiny_sample, word_tokenizer
+from transformers import AutoConfig
+
+import kprune
+from kprune import graph
+from kprune.classes import as_pruned
+from kprune.encoders import Encoder
+from kprune.surgery import keep_units
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+
+def cut(family, kind):
+    """A pruned model with a layer without heads and one without neurons."""
+    encoder, kept = Encoder(tiny(family, kind)), []
+    for sublayer in encoder.sublayers:
+        keep = torch.arange(sublayer.units) % 2 == 0
+        keep &= sublayer.place not in (0, 3)
+        keep_units(sublayer, keep)
+        kept.append(keep.nonzero().flatten().tolist())
+    return as_pruned(encoder.model, kept)
+
+
+def run(folder, batch):
+    session = onnxruntime.InferenceSession(folder / graph.GRAPH)
+    given = batch.inputs | {"attention_mask": batch.attention_mask}
+    names = {one.name for one in session.get_inputs()}
+    assert names >= {"input_ids", "attention_mask"}
+    return session.run(None, {name: given[name].numpy() for name in names})
+
+
+def same(found, model, batch):
+    encoder = Encoder(model)
+    with torch.no_grad():
+        wanted = encoder.run(batch)
+    if encoder.kind.name == "span":
+        found = [np.stack(found, -1)]
+    np.testing.assert_allclose(found[-1], wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_family(family, tmp_path):
+    model, batch = cut(family, "classification"), batch_of(tiny_sample())
+    folder = kprune.export(model, tmp_path / "graph", word_tokenizer(95))
+    same(run(folder, batch), model, batch)
+
+
+@pytest.mark.parametrize("kind", families.KINDS)
+def test_every_head(kind, tmp_path):
+    model, batch = cut("bert", kind), batch_of(tiny_sample())
+    folder = kprune.export(model, tmp_path / "graph", word_tokenizer(95))
+    same(run(folder, batch), model, batch)
+    assert AutoConfig.from_pretrained(folder).model_type == "bert", "as others open it"
+    with pytest.raises(ValueError, match="kprune did not prune"):
+        kprune.load(folder)
+
+
+def test_the_mask_may_be_given_where_no_attention_is_left(tmp_path):
+    """Its input was no part of the graph, and onnxruntime refused it."""
+    model, _ = kprune.prune(tiny("bert", "classification"), tiny_sample(), 0.97, progress=False)
+    assert not any(Encoder(model).units("MHA"))
+    batch = batch_of(tiny_sample())
+    same(run(kprune.export(model, tmp_path / "graph", word_tokenizer(95)), batch), model, batch)
+
+
+@pytest.mark.parametrize("kind", ["classification", "span", "embedding"])
+def test_the_card_runs_it_without_pytorch(kind, tmp_path):
+    model, tokenizer = cut("bert", kind), word_tokenizer(95)
+    folder = kprune.export(model, tmp_path / "graph", tokenizer)
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names = {"span": "start_logits, end_logits", "embedding": "sentence_embedding"}
+    code += "\nimport sys\nassert 'torch' not in sys.modules"
+    code += f"\nnp.save('z', [{names.get(kind, 'logits')}])"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    texts = [("a question", "its passage")] if kind == "span" else ["a text", "another one"]
+    given = tokenizer(texts, return_tensors="pt", padding=True)
+    rows = [
+        {name: given[name][i].tolist() for name in ("input_ids", "token_type_ids")}
+        for i in range(len(texts))
+    ]
+    same([*np.load(folder / "z.npy")], model, families.batch_of(rows))
+
+
+def test_int8_is_smaller_and_near(tmp_path):
+    model, batch = cut("distilbert", "regression"), batch_of(tiny_sample())
+    whole, small = (
+        kprune.export(model, tmp_path / f"weights {name}", word_tokenizer(95), quantize=name)
+        for name in ("", "int8")
+    )
+    whole, small = (run(folder, batch)[0] for folder in (whole, small))
+    off = np.abs(whole - small).max()
+    assert 0 < off < 0.1 * np.abs(whole).max()
+
+
+def test_a_graph_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
+    write, other = graph.Graph.write, graph.Graph(tiny("bert", "classification", seed=1))
+    monkeypatch.setattr(graph.Graph, "write", lambda _, path: write(other, path))
+    with pytest.raises(ValueError, match=r"gives other logits .* was not written"):
+        kprune.export(cut("bert", "classification"), tmp_path / "graph", word_tokenizer(95))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
+    model, tokenizer = cut("bert", "classification"), word_tokenizer(95)
+    (tmp_path / "mine").write_text("x")
+    for change, words in (
+        ({"quantize": "int4"}, "quantize is"),
+        ({"folder": tmp_path}, "holds mine, which kprune did not write"),
+        ({"model": torch.nn.Linear(2, 2)}, "takes a loaded transformers model"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kprune.export(
+                **{"model": model, "folder": tmp_path / "g", "tokenizer": tokenizer} | change
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
