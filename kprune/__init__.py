@@ -27,6 +27,7 @@ ROOMS = {
     "pruning": ("prune", "steps"),
     "report": ("Report",),
     "sampling": ("Sample", "sample"),
+    "vocabulary": ("trim",),
 }
 _ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
 

@@ -1,7 +1,9 @@
-"""The command line: kprune prune, kprune reproduce, kprune teacher (also python -m kprune)."""
+"""The command line: kprune prune, export, info, evaluate; teacher, reproduce (python -m kprune)."""
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -81,77 +83,166 @@ def reproduce(
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="folder or Hub id of a fine-tuned encoder")],
-    folder: Annotated[Path, typer.Argument(help="where the pruned model goes")],
-    sample: Annotated[str, typer.Option(help="a task's name, or a file with a text in each line")],
+    out: Annotated[Path, typer.Option(help="folder for the pruned model")],
+    texts: Annotated[
+        str,
+        typer.Option(help="a file of texts: one in each line, or csv, tsv, json, jsonl, parquet"),
+    ] = "",
+    column: Annotated[
+        list[str] | None, typer.Option(help="the table's column of texts; twice for pairs")
+    ] = None,
+    task: Annotated[str, typer.Option(help="the name of a task, in place of texts")] = "",
+    data: Annotated[str, typer.Option(help="Hub id or folder of the task's data")] = "",
     rate: Annotated[
         float | None, typer.Option(help="share of FLOPs to remove; 0.6 if it is not given")
     ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="how many times as fast, in place of a rate")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="one of kprune.METHODS; kprune")] = None,
-    data: Annotated[str, typer.Option(help="Hub id or folder of the task's data")] = "",
     option: Annotated[
         list[str] | None,
         typer.Option("-o", help="name=value of kprune.Options, such as tokens=50000 or seed=1"),
     ] = None,
+    export: Annotated[
+        str, typer.Option(help="onnx or int8: the graph as well, in a folder named <out>-<this>")
+    ] = "",
 ) -> None:
-    """Prune a model and save it; a model that kprune saved there before is replaced."""
+    """Prune a model and save it; a model that kprune saved there before is replaced.
+
+    kprune prune my/model --texts texts.txt --out pruned --rate 0.6
+    """
+    import kprune
+    from kprune.data.tasks import get_task
+    from kprune.data.texts import read_texts
+    from kprune.engine.files import check_target
+    from kprune.inputs import longest
+    from kprune.options import read_options
+
+    with _one_sentence():
+        given = {"rate": rate, "method": method, "speedup": speedup}
+        own = [f"{name}={value}" for name, value in given.items() if value is not None]
+        options = vars(read_options([*own, *(option or [])]))
+        if bool(texts) == bool(task):
+            raise ValueError("Give the file of your own --texts, or the name of a --task.")
+        if (data and texts) or (column and task):
+            raise ValueError("--column is of a file of texts, and --data of a task.")
+        graph = _graph_folder(out, export)
+        for folder in filter(None, (out, graph)):
+            check_target(folder, teachers=False)
+        sample = read_texts(texts, column or ()) if texts else get_task(task)
+        dense, tokenizer = _opened(model)
+        if data:
+            sample = kprune.sample(
+                sample, tokenizer, options["tokens"], options["seed"], data, longest=longest(dense)
+            )
+        pruned, report = kprune.prune(dense, sample, tokenizer=tokenizer, **options)
+        kprune.save(pruned, out)
+        typer.echo(f"{report}\nOpen it with kprune.load({str(out)!r}).")
+        if graph:
+            kprune.export(pruned, graph, quantize=export.removeprefix("onnx"))
+            typer.echo(f"Its graph is in {graph}; the README.md there says how to run it.")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="folder or Hub id of a model, pruned or not")],
+    out: Annotated[Path, typer.Option(help="folder for the graph")],
+    quantize: Annotated[str, typer.Option(help="int8: weights in 8 bits")] = "",
+) -> None:
+    """Write a model as ONNX, for onnxruntime, compared with PyTorch before it is said done."""
+    import kprune
+
+    with _one_sentence():
+        opened, tokenizer = _opened(model)
+        kprune.export(opened, out, tokenizer, quantize)
+    typer.echo(f"Its graph is in {out}; the README.md there says how to run it.")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="folder or Hub id of a model, pruned or not")],
+    length: Annotated[float, typer.Option(help="tokens that FLOPs are counted at")] = 128.0,
+) -> None:
+    """Say what a model is: its head, parameters, FLOPs, and the units of each layer."""
+    import kprune
+    from kprune.card import origin
+
+    with _one_sentence():
+        opened, _ = _opened(model)
+        encoder, flops = kprune.Encoder(opened), kprune.flops(opened, length)
+    report = getattr(opened, "report", {})
+    lines = [
+        f"{origin(opened)}, a {type(opened).__name__}: {encoder.kind.name}, {encoder.kind.outputs} "
+        "outputs",
+        f"{opened.num_parameters() / 1e6:.1f}M parameters in {opened.dtype}, "
+        f"{flops / 1e6:,.1f} MFLOPs of heads and neurons for {length:g} tokens",
+        f"heads per layer:   {encoder.units('MHA')}",
+        f"neurons per layer: {encoder.units('FFN')}",
+    ]
+    if report:
+        lines.append(
+            f"pruned by {report.get('method')} on {report.get('tokens', 0):,} tokens of "
+            f"{report.get('sample')!r}: {report.get('achieved_rate', 0):.1%} of the FLOPs are gone"
+        )
+    typer.echo("\n".join(lines))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="folder or Hub id of a model, pruned or not")],
+    task: Annotated[str, typer.Option(help="the name of a task")],
+    data: Annotated[str, typer.Option(help="Hub id or folder of the task's data")] = "",
+    every: Annotated[int, typer.Option(help="score each so many-th row", min=1)] = 1,
+) -> None:
+    """Score a model on a task's dev set."""
+    import kprune
+
+    with _one_sentence():
+        opened, tokenizer = _opened(model)
+        dev = kprune.dev_set(task, tokenizer, data or None, every)
+        scores = kprune.evaluate(opened, dev)
+    typer.echo(", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Within the block, what makes no sense ends the command in one sentence."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _graph_folder(out: Path, export: str) -> Path | None:
+    if export not in ("", "onnx", "int8"):
+        raise ValueError(f"--export is onnx or int8; got {export!r}.")
+    return out.with_name(f"{out.name}-{export}") if export else None
+
+
+def _opened(model: str) -> tuple:
+    """A model, pruned or not, by the class that its configuration names, and its tokenizer."""
     import transformers
 
     import kprune
     from kprune.checkpoints import is_class
     from kprune.data.reach import local
-    from kprune.data.tasks import get_task
-    from kprune.engine.files import check_target
     from kprune.engine.loading import load_config, load_model, load_tokenizer
-    from kprune.inputs import longest
-    from kprune.options import read_options
 
-    try:
-        given = {"rate": rate, "method": method}
-        own = [f"{name}={value}" for name, value in given.items() if value is not None]
-        options = vars(read_options([*own, *(option or [])]))
-        check_target(folder, teachers=False)
-        if (local(model) / "modules.json").is_file():
-            raise ValueError(
-                f"{model} is a folder of sentence-transformers, which says itself how it pools; "
-                "prune it from Python: kprune.prune(SentenceTransformer(folder), texts, rate=…)."
-            )
-        name = (load_config(model).architectures or [""])[0]
-        if not is_class(name):
-            raise ValueError(
-                f"The configuration of {model} names no model of transformers: {name!r}."
-            )
-        auto = getattr(transformers, name)
-        if data and Path(sample).is_file():
-            raise ValueError("data is of a task, and the sample is a file of texts; give one.")
-        file = Path(sample)  # a folder may be called as a task is
-        texts = _texts(file) if file.exists() and not file.is_dir() else get_task(sample)
-        dense, tokenizer = load_model(auto, model), load_tokenizer(model)
-        if data:
-            texts = kprune.sample(
-                texts, tokenizer, options["tokens"], options["seed"], data, longest=longest(dense)
-            )
-        pruned, report = kprune.prune(dense, texts, tokenizer=tokenizer, **options)
-        kprune.save(pruned, folder)
-    except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(f"{report}\nOpen it with kprune.load({str(folder)!r}).")
-
-
-def _texts(file: Path) -> list[str]:
-    """The texts of a file, one in each line that is not blank."""
-    if file.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv", ".parquet"):
+    if (local(model) / "modules.json").is_file():
         raise ValueError(
-            f"{file} is a table, and a sample is a file with a text in each line; write its column "
-            "of texts to one, or name a task and its data."
+            f"{model} is a folder of sentence-transformers, which says itself how it pools; "
+            "open it in Python, as SentenceTransformer(folder), and pass that to kprune.prune, "
+            "kprune.export and the like."
         )
-    try:
-        texts = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The file {file} is no text in UTF-8; convert it.") from error
-    if not texts:
-        raise ValueError(f"The file {file} holds no text.")
-    return texts
+    config = load_config(model)
+    name = (config.architectures or [""])[0]
+    if not is_class(name):
+        raise ValueError(f"The configuration of {model} names no model of transformers: {name!r}.")
+    pruned = getattr(config, "kprune", None)
+    found = kprune.load(model) if pruned else load_model(getattr(transformers, name), model)
+    return found, load_tokenizer(model)
 
 
 @app.command()
@@ -166,12 +257,9 @@ def teacher(
     from kprune.laboratory import finetuning, teachers
 
     warnings.simplefilter("ignore", UserWarning)
-    try:
+    with _one_sentence():
         recipe = finetuning.wanted_recipe(model, examples, epochs)
         record = teachers.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
-    except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"{task}: {record['scores']}")
 
 

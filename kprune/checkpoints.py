@@ -11,19 +11,19 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.card import card
-from kprune.checks import check_model
+from kprune.checks import check_model, check_weights
 from kprune.classes import as_pruned, checked_kept, cut_as
 from kprune.data.reach import HUB_ID, hub, local
 from kprune.description import check_described
+from kprune.engine.as_found import plain_tensors
 from kprune.engine.empty import NoUnits
 from kprune.engine.files import (
     CARD,
     CONFIG,
-    MADE,
     WEIGHTS,
     check_target,
-    read_json,
     sign,
+    told_of,
     written_whole,
 )
 from kprune.engine.loading import SENSELESS, OwnCodeError, check_stored, load_config
@@ -79,6 +79,7 @@ def save(
     return local(folder)
 
 
+@plain_tensors()
 def load(folder: str | Path) -> PreTrainedModel:
     """Load a model that `save` wrote: same outputs to the bit, on the CPU, in evaluation mode.
 
@@ -115,14 +116,14 @@ def load(folder: str | Path) -> PreTrainedModel:
         # A file's tensors start anywhere, and products of such ones may round otherwise.
         state = {key: file.get_tensor(key).clone() for key, file in held.items()}
         model.load_state_dict(state, assign=True)
+        check_weights(model)
         for part in model.modules():
             if isinstance(part, NoUnits):
                 part.weight = part.weight.to(model.dtype)
     except (*BROKEN, safetensors.SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
-    report = read_json(folder / MADE).get("report")
-    model.report = report if isinstance(report, dict) else {}
+    model.report = told_of(folder)
     return as_pruned(model, kept).requires_grad_(True)
 
 

@@ -17,7 +17,7 @@ def check_model(model: PreTrainedModel, empty: bool = False) -> None:
     Likewise, unless it may be `empty`, for one without units.
     """
     names_of(model)
-    _check_weights(model)
+    check_weights(model)
     _check_forwards(model)
     encoder = Encoder(model)
     _check_head(encoder)
@@ -33,8 +33,8 @@ def check_model(model: PreTrainedModel, empty: bool = False) -> None:
     check_kept(model, [sub.units for sub in encoder.sublayers])
 
 
-def _check_weights(model: PreTrainedModel) -> None:
-    """Weights are plain numbers, at hand, finite."""
+def check_weights(model: PreTrainedModel) -> None:
+    """Raise ValueError for weights that are no plain numbers, not at hand, or not finite."""
     names, weights = zip(*model.named_parameters(), strict=True)
     for name, weight in zip(names, weights, strict=True):
         if weight.layout is not torch.strided:

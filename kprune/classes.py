@@ -15,8 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from kprune.checks import check_weights
 from kprune.data.reach import local
 from kprune.encoders import Encoder
+from kprune.engine.files import told_of
 from kprune.engine.loading import check_files, of_backbone
 from kprune.engine.opener import MODEL_TYPE
 from kprune.families import FAMILIES, family_of, noted
@@ -124,9 +126,11 @@ def _pruned_class(
                 f"{source} lacks {len(missing)} weights of the encoder ({min(missing)}, …), which "
                 "would be random: the folder is damaged, or of another model."
             )
+        check_weights(model)
         for weight in model.parameters():
             if weight.data_ptr() % ALIGNED:
                 weight.data = weight.data.clone()
+        model.report = told_of(folder)
         return (model, info) if told else model
 
     own = {"config_class": config, "__init__": __init__, "__module__": __name__}

@@ -59,9 +59,10 @@ def _modules(model: nn.Module, wanted: nn.Module) -> Iterator[str]:
 
 
 def _hooks(part: nn.Module) -> list[Callable]:
-    """What others have hung to a module; a hook of ours, in MPNet, is made anew."""
+    """What others have hung to a module; ours, in MPNet, and transformers' own are made anew."""
     hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
-    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("kprune.")]
+    known = ("kprune.", "transformers.")
+    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith(known)]
 
 
 def _numbers(part: nn.Module) -> dict[str, float]:

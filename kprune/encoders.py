@@ -18,7 +18,7 @@ from kprune.data.batching import Batch
 from kprune.data.checks import number
 from kprune.engine.attention import plug_in
 from kprune.engine.empty import NoUnits
-from kprune.engine.hooks import Handle, Leave, Passed, entered, given, gives, leave, replaced
+from kprune.engine.hooks import Cast, Handle, Leave, Passed, entered, given, gives, leave, replaced
 from kprune.engine.sharing import sharing_weights
 from kprune.families import Names, names_of
 from kprune.outputs import Kind, kind_of
@@ -218,7 +218,7 @@ class Encoder:
         twin.kind = self.kind
         plug_in(twin.model)
         for sublayer in twin.sublayers if dtype else ():
-            cast = _Cast(dtype)
+            cast = Cast(dtype)
             for linear in sublayer.projections.values():
                 linear.to(dtype).register_forward_pre_hook(cast)
         for part in twin.layers.modules() if dtype else ():
@@ -252,7 +252,9 @@ class Encoder:
         return "token_type_ids" in known and getattr(self.model.config, "type_vocab_size", 2) > 1
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        masked = {} if batch.mask is None else {"attention_mask": batch.attention_mask}
+        # Without padding the kernels are faster without a mask; a head of one's own may want one.
+        own = not type(self.model).__module__.startswith(("transformers.", "kprune."))
+        masked = {"attention_mask": batch.attention_mask} if own or batch.mask is not None else {}
         ids = {"input_ids": batch.inputs["input_ids"]}
         return (batch.inputs if self.takes_token_types else ids) | masked
 
@@ -281,20 +283,3 @@ def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
         for number, sublayer in enumerate(sublayers):
             stack.enter_context(replaced(sublayer.output, partial(tap, number)))
         yield features
-
-
-class _Cast:
-    """Gives projections their input in another type; those that share it, the same tensor."""
-
-    def __init__(self, dtype: torch.dtype):
-        self.dtype, self.last = dtype, (None, None)
-
-    def __deepcopy__(self, memo: dict) -> "_Cast":
-        return _Cast(self.dtype)  # what passed here last is not the copy's
-
-    def __call__(self, linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
-        if given[0].dtype == self.dtype:
-            return given
-        if self.last[0] is not given[0]:
-            self.last = given[0], given[0].to(self.dtype)
-        return (self.last[1],)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -16,7 +15,9 @@ from kprune.checks import check_model
 from kprune.classes import as_pruned
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import check_same_words, check_tokenizer
+from kprune.description import check_described
 from kprune.encoders import Encoder
+from kprune.engine.as_found import plain_tensors
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
@@ -115,6 +116,11 @@ def prepared(
     if options.speedup:
         table = measure_latencies(model, options.batch_size, options.length, progress=progress)
         budget = Seconds(table, options.speedup, multiple)
+    if model.dtype in (torch.float16, torch.bfloat16):  # `to` rounds what it should not, too
+        try:
+            check_described(model, model.state_dict())
+        except ValueError as error:
+            warnings.warn(f"What is pruned from it could not be saved: {error}", stacklevel=2)
     if model.device.type == "cpu" and model.dtype == torch.float16:
         warnings.warn(
             "The model is in float16, which a CPU works in ten times as slowly; load it with "
@@ -150,24 +156,13 @@ def steps(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
-    with _plain():
+    with plain_tensors():
         job = prepared(model, sample, Options(**options), tokenizer, progress).run()
     while True:
-        with _plain():
+        with plain_tensors():
             if (step := next(job, None)) is None:
                 return
         yield step
-
-
-@contextmanager
-def _plain() -> Iterator[None]:
-    """Within the block, tensors are what they are by themselves, whatever the caller has set.
-
-    Those of inference mode could not be differentiated, nor trained later.
-    """
-    own = torch.get_default_device().type == "cpu"  # else a mode, which slows every call down
-    with torch.inference_mode(False), nullcontext() if own else torch.device("cpu"):
-        yield
 
 
 @_documented
@@ -205,7 +200,7 @@ def prune(
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
     chosen = Options(rate=rate, method=method, **options)
-    with _plain():
+    with plain_tensors():
         job = prepared(model, sample, chosen, tokenizer, progress)
         with job.state.clock.steps:
             done = list(job.run())

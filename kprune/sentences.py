@@ -79,6 +79,12 @@ def opened(model: Any, given: dict[str, Any]) -> Inside | None:
         steps[0] += f" of {mode!r}"
     else:
         known = mro[0].__name__ == "CrossEncoder" and not steps and not prompt
+    said = getattr(first, "processing_kwargs", None) or {}
+    if odd := {key for part in said.values() for key in part} - {"padding", "return_tensors"}:
+        raise ValueError(
+            f"This {name} reads its texts by processing_kwargs of its own ({', '.join(sorted(odd))}"
+            "), which a sample would not; set them on the tokenizer, or leave them out."
+        )
     if not known or not isinstance(inner, PreTrainedModel):
         raise ValueError(
             f"kprune prunes a SentenceTransformer of Transformer, Pooling (mean or cls, prompts "

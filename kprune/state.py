@@ -75,7 +75,8 @@ class State:
         number = max(range(len(self.batches)), key=lambda n: self.student_hidden[n].shape[1])
         hidden, top = self.student_hidden[number], len(self.student.sublayers)
         other = torch.cat([hidden[:, :1], torch.zeros_like(hidden[:, 1:])], 1)
-        found = (self.student.run(self.batches[number], h, top) for h in (hidden, other))
+        # By a copy: at its first run a model finds its layers, to tell of their outputs later.
+        found = (self._teachers[0].run(self.batches[number], h, top) for h in (hidden, other))
         return torch.equal(*found)
 
     def teach_by(self, teacher: Encoder) -> None:

@@ -1,6 +1,5 @@
 """A saved model reloads to the bit, in another process; a bad folder is one clear error."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -13,6 +12,7 @@ import sys
 from pathlib import Path
 
 import families
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import kprune
 from kprune.__main__ import app
+from kprune.data.texts import read_texts
 from kprune.encoders import Encoder
 from kprune.engine import files
 from kprune.engine.files import check_target, write_json, written_whole
@@ -315,7 +316,7 @@ def test_a_teacher_is_not_replaced_by_what_is_pruned_from_it(teacher_folder, pru
     with pytest.raises(ValueError, match="holds a teacher; choose another folder"):
         kprune.save(pruned, folder)
     (tmp_path / "t.txt").write_text("Good.\n" * 9)
-    given = ["prune", str(folder), str(folder), "--sample", str(tmp_path / "t.txt")]
+    given = ["prune", str(folder), "--out", str(folder), "--texts", str(tmp_path / "t.txt")]
     assert CliRunner().invoke(app, given).exit_code == 2
     with pytest.raises(ValueError, match="holds the model to start from"):
         kprune.finetune(folder, "opinions", str(folder))
@@ -341,12 +342,48 @@ def test_a_mount_point_is_refused_before_any_work(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "latin.txt"])
-def test_the_command_line_takes_lines_of_text_only(name, saved, tmp_path):
-    """Syntax and labels were taken for text."""
+def test_the_command_line_takes_texts_in_utf_8(name, saved, tmp_path):
     (tmp_path / name).write_bytes('{"text": "caf\u00e9"}\n'.encode("latin-1") * 9)
-    given = ["prune", str(saved), str(tmp_path / "o"), "--sample", str(tmp_path / name)]
+    given = ["prune", str(saved), "--out", str(tmp_path / "o"), "--texts", str(tmp_path / name)]
     found = CliRunner().invoke(app, given)
     assert found.exit_code == 2 and name in found.output and not (tmp_path / "o").exists()
+
+
+def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
+    """Whatever the table's format; NA is a word, and a blank in a line ends nothing."""
+    rows = [{"a": "one, two", "b": "NA", "n": 3}, {"a": "tr\u00e8s", "b": "1", "n": 4}]
+    table = pd.DataFrame(rows)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_csv(tmp_path / "t.tsv", index=False, sep="\t")
+    table.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    table.to_json(tmp_path / "t.json", orient="records")
+    table.to_parquet(tmp_path / "t.parquet")
+    for kind in ("csv", "tsv", "jsonl", "json", "parquet"):
+        file = tmp_path / f"t.{kind}"
+        assert read_texts(file, ["b"]) == ["NA", "1"]
+        assert read_texts(file, ["a", "b"]) == [("one, two", "NA"), ("tr\u00e8s", "1")]
+        with pytest.raises(ValueError, match=r"has the columns a, b, n; name one"):
+            read_texts(file)
+        with pytest.raises(ValueError, match=r"has the columns a, b, n; name one"):
+            read_texts(file, ["c"])
+    (tmp_path / "t.txt").write_text("one\u2028two\r\n\n \nthree\x0cfour\n", encoding="utf-8")
+    assert read_texts(tmp_path / "t.txt") == ["one\u2028two", "three\x0cfour"]
+    (tmp_path / "one.csv").write_text("only\nx\ny\n")
+    assert read_texts(tmp_path / "one.csv") == ["x", "y"]
+    (tmp_path / "broken.jsonl").write_text("{")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "no.parquet").write_text("x")
+    for name, words in {
+        "broken.jsonl": "cannot be read as jsonl",
+        "empty.csv": "cannot be read as csv",
+        "no.parquet": "cannot be read as parquet",
+        "none.txt": "There is no file of texts",
+    }.items():
+        with pytest.raises(ValueError, match=words) as error:
+            read_texts(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="is no table"):
+        read_texts(tmp_path / "t.txt", ["a"])
 
 
 def test_a_teacher_may_be_made_anew(teacher_folder, tmp_path):
@@ -427,26 +464,37 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
     dense.save_pretrained(model)
     tokenizer.save_pretrained(model)
     texts.write_text("a first text\n\nand a second one\n" * 20)
-    words = ["prune", str(model), str(tmp_path / "out"), "--sample", str(texts)]
+    words = ["prune", str(model), "--out", str(tmp_path / "out"), "--texts", str(texts)]
     bad = CliRunner().invoke(app, [*words, "-o", "rat=0.5"])
     assert bad.exit_code == 2 and "There is no option 'rat'; did you mean 'rate'?" in bad.output
     bad = CliRunner().invoke(app, [*words, "-o", "rate=half"])
     assert bad.exit_code == 2 and "rate is of type float; got 'half'" in bad.output
-    for sample, said in {
-        "no.txt": "'no.txt' is not the name of a task",
-        "empty.txt": "no text",
-    }.items():
-        (tmp_path / "empty.txt").write_text("\n \n")
-        sample = str(tmp_path / sample) if sample == "empty.txt" else sample
-        bad = CliRunner().invoke(app, [*words[:3], "--sample", sample])
-        assert bad.exit_code == 2 and said in bad.output
-    own = [*words[:3], "--sample", "sst2", "--data", str(tmp_path / "nowhere")]
-    assert "There is no data folder" in CliRunner().invoke(app, own).output
-    with contextlib.chdir(tmp_path):
-        Path("sst2").mkdir()  # a folder called as the task is
-        given = [*words[:3], "--sample", "sst2", "--data", "/no/such"]
-        assert "There is no data folder /no/such" in CliRunner().invoke(app, given).output
-    done = CliRunner().invoke(app, [*words, "--rate", ".5", "-o", "tokens=150"])
+    (tmp_path / "empty.txt").write_text("\n \n")
+    for more, said in (
+        (["--texts", str(tmp_path / "no.txt")], "There is no file of texts"),
+        (["--texts", str(tmp_path / "empty.txt")], "holds no text"),
+        (["--texts", str(texts), "--column", "a"], "is no table"),
+        (["--texts", str(texts), "--data", "x"], "--data of a task"),
+        (["--task", "no"], "There is no task 'no'"),
+        (["--task", "sst2", "--texts", str(texts)], "or the name of a --task"),
+        (["--task", "sst2", "--column", "a"], "--column is of a file"),
+        (["--task", "sst2", "--data", "/no/such"], "There is no data folder /no/such"),
+        ([], "or the name of a --task"),
+        (["--texts", str(texts), "--export", "pdf"], "--export is onnx or int8"),
+    ):
+        bad = CliRunner().invoke(app, [*words[:4], *more])
+        assert bad.exit_code == 2 and said in bad.output, bad.output
+    assert not (tmp_path / "out").exists()
+    more = ["--rate", ".5", "-o", "tokens=150", "--export", "int8"]
+    done = CliRunner().invoke(app, [*words, *more])
     assert done.exit_code == 0, done.output
+    assert (tmp_path / "out-int8" / "model.onnx").is_file()
+    said = CliRunner().invoke(app, ["info", str(tmp_path / "out")])
+    assert "pruned by kprune on" in said.output and "regression, 1 outputs" in said.output
+    assert "heads per layer:   [4, 4, 4]" in CliRunner().invoke(app, ["info", str(model)]).output
+    given = ["export", str(model), "--out", str(tmp_path / "graph")]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    scored = CliRunner().invoke(app, ["evaluate", str(model), "--task", "ratings", "--every", "9"])
+    assert re.search(r"spearman -?0\.\d{4}\n", scored.output), scored.output
     assert kprune.load(tmp_path / "out").config.kprune
     assert re.search(r"5\d\.\d% gone", done.output)

@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import types
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,24 +45,27 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 import kprune
 from kprune import sampling
 from kprune.checks import check_model
+from kprune.competitors.kwon import fisher_search
 from kprune.data.checks import matched
 from kprune.data.hub import load_split
 from kprune.data.tasks import Task
 from kprune.data.tokens import tokenize
 from kprune.encoders import Encoder
+from kprune.engine.as_found import random_states_kept
 from kprune.engine.files import check_target, write_json
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.states import reserve
 from kprune.families import FAMILIES
 from kprune.laboratory import drawing, tables
-from kprune.laboratory.evaluation import DevSet, check_golds, scores
+from kprune.laboratory.evaluation import DevSet, check_golds, predict, scores
 from kprune.laboratory.experiments import expand
-from kprune.laboratory.finetuning import pretrained, random_states_kept
+from kprune.laboratory.finetuning import pretrained
 from kprune.laboratory.metrics import squad_scores
 from kprune.laboratory.pools import cluster
 from kprune.laboratory.processes import variables
 from kprune.laboratory.records import RESULT, state
 from kprune.laboratory.teachers import why_anew
+from kprune.surgery import keep_units
 
 # --- models: what is loaded, pruned and saved
 
@@ -119,9 +123,9 @@ def pruned_folder(tmp_path, tokenizer):
     return kprune.save(model, tmp_path / "pruned", tokenizer)
 
 
-def changed(folder, **values) -> None:
-    """Change a folder's config.json."""
-    path = folder / "config.json"
+def changed(folder, file="config.json", **values) -> None:
+    """Change a folder's config.json, or another."""
+    path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -540,6 +544,7 @@ def test_float16_on_a_cpu_is_said_to_be_slow():
         kprune.prune(model, tiny_sample(), 0.5, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:What is pruned from it could not be saved")
 def test_models_of_mixed_types_are_pruned():
     """A head in float32 on a backbone in half precision."""
     model = tiny("bert", "classification", dtype=torch.bfloat16)
@@ -1472,3 +1477,202 @@ def test_a_cluster_that_cannot_be_is_refused_in_a_sentence(text, words, tmp_path
     with pytest.raises(ValueError, match=words) as error, cluster(tmp_path / "cluster.yaml"):
         pass
     assert "\n" not in str(error.value)
+
+
+# --- siblings that a third tester found
+
+
+def test_an_answers_place_is_counted_from_the_first_token_whatever_side_is_padded(
+    tmp_path, monkeypatch
+):
+    """A tokenizer that pads on the left gave a teacher 52 wrong answers of 60."""
+    home = tmp_path / "encoder"
+    tiny("bert", "embedding").save_pretrained(home)
+    tokenizer = word_tokenizer(95)
+    tokenizer.save_pretrained(home)
+    changed(home, "tokenizer_config.json", padding_side="left")
+    rows = [f"{'w3 ' * (i % 7)}w{10 + i} w2" for i in range(16)]
+    answers = [
+        {"text": [f"w{10 + i}"], "answer_start": [row.index(f"w{10 + i}")]}
+        for i, row in enumerate(rows)
+    ]
+    table = {"question": ["w1"] * 16, "context": rows, "answers": answers}
+    (tmp_path / "data").mkdir()
+    for name in ("train", "validation"):
+        Dataset.from_dict(table).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    found = []
+    trained = transformers.Trainer.compute_loss
+
+    def seen(self, model, inputs, *given, **named):
+        ends = zip(inputs["start_positions"], inputs["end_positions"], strict=True)
+        found.extend(
+            tokenizer.decode(ids[start : end + 1])
+            for ids, (start, end) in zip(inputs["input_ids"], ends, strict=True)
+        )
+        return trained(self, model, inputs, *given, **named)
+
+    monkeypatch.setattr(transformers.Trainer, "compute_loss", seen)
+    task = Task("mine", ("question", "context"), kind="span", label="answers", max_length=20)
+    recipe = kprune.Recipe(epochs=1)
+    kprune.finetune(
+        tmp_path / "made", task, str(home), tmp_path / "data", recipe=recipe, progress=False
+    )
+    assert sorted(found) == sorted(f"w{10 + i}" for i in range(16))
+    assert load_tokenizer(tmp_path / "made").padding_side == "left", "as it was"
+
+
+def test_a_teacher_is_what_it_was_made_of(tmp_path, monkeypatch):
+    """Another column, other rows or other weights under the old names gave the old teacher."""
+    monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path / "outputs"))
+    home, data = tmp_path / "encoder", tmp_path / "data"
+    tiny("bert", "embedding").save_pretrained(home)
+    word_tokenizer(95).save_pretrained(home)
+    data.mkdir()
+
+    def rows(shift):
+        table = ROWS | {"title": ROWS["text"][::-1], "label": [(i + shift) % 3 for i in range(30)]}
+        for name in ("train", "validation"):
+            Dataset.from_dict(table).to_parquet(data / f"{name}.parquet")
+
+    rows(0)
+    recipe, done = kprune.Recipe(epochs=1), []
+
+    def made(task=THREE, why=None):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            record = kprune.teacher(task, str(home), data, recipe=recipe, progress=False)[2]
+        said = [str(one.message) for one in caught if "anew" in str(one.message)]
+        assert (why in said[0]) if why else not said
+        done.append(record["seconds"])
+
+    made()
+    made()
+    assert done[0] == done[1]
+    made(replace(THREE, columns=("title",)), "another task")
+    made(THREE, "another task")
+    rows(1)
+    made(THREE, "another data")
+    tiny("bert", "embedding", seed=1).save_pretrained(home)
+    made(THREE, "another model")
+    assert len({*done}) == 5
+
+
+def test_a_report_belongs_to_the_weights_beside_it(pruned_folder, tmp_path):
+    """`save_pretrained` over a saved model left the report, and so the card, of the one before."""
+    assert kprune.load(pruned_folder).report["rate"] == 0.7
+    auto = AutoModelForSequenceClassification
+    assert auto.from_pretrained(pruned_folder).report["rate"] == 0.7, "saved again it goes along"
+    other, _ = kprune.prune(tiny("bert", "classification", 3), tiny_sample(), 0.8, progress=False)
+    other.save_pretrained(pruned_folder)
+    assert kprune.load(pruned_folder).report == auto.from_pretrained(pruned_folder).report == {}
+
+
+def test_a_pruned_model_tells_of_its_hidden_states(tmp_path):
+    """Its layers were looked for while others stood in their places."""
+    model = tiny("bert", "classification")
+    batch = batch_of(tiny_sample())
+    given = batch.inputs | {"attention_mask": batch.attention_mask, "output_hidden_states": True}
+    for asked_before in (False, True):
+        if asked_before:
+            model(**given)
+        pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+        found = pruned(**given).hidden_states
+        assert len(found) == 4 and found[-1].abs().sum() > 0
+        # Transformers' own hooks, which it makes anew, are no reason not to save it.
+        saved = kprune.save(pruned, tmp_path / f"{asked_before}", word_tokenizer(95))
+        again = kprune.load(saved)(**given).hidden_states
+        assert all(one.equal(two) for one, two in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float16, torch.bfloat16])
+def test_kwons_search_never_exceeds_its_budget(default):
+    """Whole numbers times Python's floats took the process's default type."""
+    encoder = Encoder(tiny("bert", "classification"))
+    generator = torch.Generator().manual_seed(0)
+    scores = [torch.rand(sub.units, generator=generator) for sub in encoder.sublayers]
+    torch.set_default_dtype(default)
+    try:
+        for rate in (1e-9, *(n / 40 for n in range(1, 40))):
+            budget = (1 - rate) * encoder.flops(8.7)
+            masks = fisher_search(encoder, scores, budget, 8.7)
+            costs = [sub.unit_flops(8.7) for sub in encoder.sublayers]
+            spent = sum(int(m.sum()) * cost for m, cost in zip(masks, costs, strict=True))
+            assert spent <= budget * (1 + 1e-12)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("load", [kprune.load, AutoModelForSequenceClassification.from_pretrained])
+def test_a_pruned_folder_with_broken_weights_is_refused(load, pruned_folder):
+    def broken(state):
+        state["bert.encoder.layer.1.output.dense.bias"][0] = math.nan
+        return state
+
+    rewritten(pruned_folder, broken)
+    with pytest.raises(ValueError, match=r"layer\.1\.output\.dense\.bias holds NaN"):
+        load(pruned_folder)
+
+
+def test_words_are_not_run_together():
+    """A RoBERTa tokenizer without add_prefix_space takes a list of words for one."""
+    task = Task("mine", ("words",), kind="tokens", labels=2, label="tags")
+    rows = {"words": [["ab", "c"]], "tags": [[0, 1]]}
+    letters = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6, "\u0120": 7}
+
+    def tokenizer(blank: bool):
+        given = {"vocab": letters, "merges": [], "add_prefix_space": blank}
+        return transformers.RobertaTokenizer(**given)
+
+    with pytest.raises(ValueError, match="add_prefix_space=True"):
+        tokenize(task, tokenizer(False), rows)
+    assert tokenize(task, tokenizer(True), rows)["input_ids"] == [[0, 7, 4, 5, 7, 6, 2]]
+
+
+def test_kcm_takes_layers_without_neurons():
+    model = tiny("bert", "classification")
+    keep_units(Encoder(model).sublayers[3], torch.zeros(24, dtype=torch.bool))
+    _, report = kprune.prune(model, tiny_sample(), 0.05, "kcm", progress=False)
+    assert report.neurons[1] == 0 and report.flops <= report.limit
+
+
+class Masking(transformers.BertForSequenceClassification):
+    """A head of one's own that asks for the mask, which a tokenizer always gives."""
+
+    def forward(self, input_ids=None, attention_mask=None, **named):
+        found = self.bert(input_ids, attention_mask=attention_mask, **named).last_hidden_state
+        mask = attention_mask.unsqueeze(-1)
+        logits = self.classifier((found * mask).sum(1) / mask.sum(1))
+        return transformers.modeling_outputs.SequenceClassifierOutput(logits=logits)
+
+
+def test_a_head_of_ones_own_is_given_the_mask():
+    model = Masking(tiny("bert", "classification").config)
+    texts = ["w1 w2 w3"] * 40  # nothing is padded
+    kprune.prune(model, texts, 0.5, tokenizer=word_tokenizer(95), tokens=150, progress=False)
+
+
+def test_scores_and_times_whatever_the_caller_has_set():
+    """A default device broke them, and the caller's autocast changed scores."""
+    model, dev = tiny("bert", "classification"), kprune.dev_set(THREE, word_tokenizer(), verdicts())
+    wanted = [z.tolist() for z in predict(model, dev)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [z.tolist() for z in predict(model, dev)] == wanted
+    torch.set_default_device("meta")
+    try:
+        assert [z.tolist() for z in predict(model, dev)] == wanted
+        assert kprune.latency(model, 1, 4) > 0
+    finally:
+        torch.set_default_device(None)
+
+
+def test_a_model_loaded_in_inference_mode_can_be_trained(pruned_folder):
+    with torch.inference_mode():
+        model = kprune.load(pruned_folder)
+    assert not any(weight.is_inference() for weight in model.state_dict().values())
+
+
+def test_rounded_positions_are_told_before_the_work():
+    """ModernBERT's frequencies are float32 whatever its weights are; `.to` rounds them, too."""
+    model = tiny("modernbert", "classification").to(torch.bfloat16)
+    with pytest.warns(UserWarning, match=r"could not be saved: .*inv_freq"):
+        kprune.prune(model, tiny_sample(), 0.5, "magnitude", progress=False)

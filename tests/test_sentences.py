@@ -224,3 +224,11 @@ def test_a_cross_encoder_takes_pairs_however_they_come(tmp_path):
         kprune.prune(Own(str(folder), device="cpu"), TEXTS, progress=False)
     wanted = kprune.prune(model, PAIRS, tokens=500, progress=False)[1].kept
     assert kprune.prune(model, iter(PAIRS), tokens=500, progress=False)[1].kept == wanted
+
+
+def test_an_embedder_that_reads_its_texts_otherwise_is_refused(embedder):
+    """Its sample had special tokens, and lengths, which it would not have read."""
+    model = embedder()
+    model[0].processing_kwargs = {"text": {"max_length": 8, "padding": True}}
+    with pytest.raises(ValueError, match=r"processing_kwargs of its own \(max_length\)"):
+        kprune.prune(model, TEXTS, rate=0.5, progress=False)

@@ -48,6 +48,8 @@ def representative(weight: Tensor, tolerance: float = TOLERANCE, longest: int = 
     float32: the tolerance is a hundredth.
     """
     weight = weight.to(least_squares.wide(weight.dtype))
+    if len(weight) == 0:
+        return weight.new_zeros(0, dtype=torch.float64)
     distance = torch.cdist(weight, weight).square()
     kernel = torch.exp(-distance / distance.mean().clamp(min=torch.finfo(weight.dtype).tiny))
     mask = torch.full_like(kernel, 1 / len(kernel))
@@ -74,7 +76,7 @@ def data_driven(state: State, neurons: Sequence[Sublayer]) -> list[Tensor]:
     for sums in state.each(one):
         for total, own in zip(totals, sums, strict=True):
             total += own
-    return [total / total.norm() for total in totals]
+    return [total / total.norm().clamp(min=torch.finfo(total.dtype).tiny) for total in totals]
 
 
 def _masks(

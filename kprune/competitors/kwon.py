@@ -77,7 +77,8 @@ def fisher_search(
         orders.append(order)
         costs.append(encoder.sublayers[parity].unit_flops(length))
         gains.append(torch.cat([pooled.new_zeros(1), pooled.cumsum(0)]))
-    heads = torch.arange(1, len(gains[0]), device=order.device)
+    heads = torch.arange(1, len(gains[0]), device=order.device)  # products of whole numbers and
+    costs = torch.tensor(costs, dtype=torch.float64, device=order.device)  # floats take its type
     heads = heads[heads * costs[0] <= budget]
     if len(heads) == 0:
         heads = torch.zeros(1, dtype=torch.int64, device=order.device)

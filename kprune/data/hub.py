@@ -30,6 +30,7 @@ def load_split(
     given back. ValueError when a split, a configuration or a column is missing, ConnectionError
     when the data is neither local nor within reach on the Hub.
     """
+    import datasets
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -60,7 +61,10 @@ def load_split(
         try:
             # The whole path: "csv" alone would be a builder of `datasets`.
             source = str(folder.absolute()) if folder.is_dir() else source
-            cache, files = _cache(folder.absolute(), task.config) if folder.is_dir() else (None, {})
+            cache = None
+            if folder.is_dir():
+                digest, files = content(folder.absolute(), task.config)
+                cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest}")
             with hub(source, "data set"):
                 found = load_dataset(source, task.config, cache_dir=cache)
         except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # the third for scripts
@@ -156,10 +160,11 @@ def _check_names(file: Path, rows: Dataset, task: Task) -> None:
         )
 
 
-def _cache(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]]:
-    """A cache of its own for each content of a local folder, and the files of each split.
+def content(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]]:
+    """A name for what is in a local folder of data, and the files of each split.
 
-    `datasets` tells files apart by their paths and times only, which links and copies keep.
+    By it each content gets a cache of its own: `datasets` tells files apart by their paths and
+    times only, which links and copies keep.
     """
     import datasets
 
@@ -172,8 +177,7 @@ def _cache(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]]
         if path.is_file():
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"kprune-{digest.hexdigest()[:16]}"
-    return str(cache), splits
+    return digest.hexdigest()[:16], splits
 
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:

@@ -78,6 +78,11 @@ def tokenize(
     texts = [list(rows[column]) for column in task.columns]
     numbers = range(len(texts[0])) if numbers is None else numbers
     words = task.kind == "tokens" or (bool(texts[0]) and isinstance(texts[0][0], list))
+    if words and runs_together(tokenizer):
+        raise ValueError(
+            f"The {type(tokenizer).__name__} would run the words of a row together; load it with "
+            "add_prefix_space=True."
+        )
     for column, side in zip(task.columns, texts, strict=True):
         check_texts(f"{column!r} of {task.name!r}", side, numbers, words)
     given = list(rows[task.label]) if labels else []
@@ -95,6 +100,16 @@ def tokenize(
     if task.kind == "tokens":
         given = [_at_first_tokens(row, found.word_ids(i)) for i, row in enumerate(given)]
     return {**found, "labels": given}
+
+
+def runs_together(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a list of words is read as one, as a tokenizer does that has words begin by a blank
+    unless it is told to put one there (RoBERTa's).
+    """
+    return (
+        tokenizer(["a", "a"], is_split_into_words=True)["input_ids"]
+        != tokenizer("a a")["input_ids"]
+    )
 
 
 def _at_first_tokens(labels: Sequence[int], words: Sequence[int | None]) -> list[int]:

@@ -98,6 +98,15 @@ def sign(folder: Path, **told: Any) -> None:
     write_json(folder / MADE, {**told, "files": files})
 
 
+def told_of(folder: Path) -> dict[str, Any]:
+    """The report that was noted in a model's folder, where its weights are those of then."""
+    noted, weights = read_json(folder / MADE), folder / WEIGHTS
+    files, report = noted.get("files"), noted.get("report")
+    if not (isinstance(files, dict) and isinstance(report, dict) and weights.is_file()):
+        return {}
+    return report if files.get(WEIGHTS) == _digest(weights) else {}
+
+
 @contextmanager
 def written_whole(path: str | Path, teachers: bool = True) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends without an error.

@@ -6,6 +6,7 @@ A handle takes its hook away at the end of a `with` block.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle as Handle
 
@@ -89,3 +90,20 @@ class Passed(nn.Module):
 
     def forward(self, *_, **__):
         return self.out
+
+
+class Cast:
+    """Gives projections their input in another type; those that share it, the same tensor."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype, self.last = dtype, (None, None)
+
+    def __deepcopy__(self, memo: dict) -> "Cast":
+        return Cast(self.dtype)  # what passed here last is not the copy's
+
+    def __call__(self, linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
+        if given[0].dtype == self.dtype:
+            return given
+        if self.last[0] is not given[0]:
+            self.last = given[0], given[0].to(self.dtype)
+        return (self.last[1],)

@@ -161,12 +161,12 @@ def check_stored(file: safetensors.safe_open) -> None:
             )
 
 
-def load_tokenizer(source: str | Path) -> Tokenizer:
-    """A model's tokenizer, likewise."""
+def load_tokenizer(source: str | Path, **changes: Any) -> Tokenizer:
+    """A model's tokenizer, likewise, with `changes` of its settings."""
     place = str(local(source))
     with hub(source, "tokenizer"):
         _refuse_code(get_tokenizer_config(place), source)
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **changes)
 
 
 def _refuse_code(settings: dict, source: str | Path) -> None:

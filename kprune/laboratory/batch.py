@@ -17,7 +17,8 @@ from kprune.engine.files import CONFIG, plain, read_json, write_json
 from kprune.engine.progress import bar
 from kprune.laboratory.drawing import draw
 from kprune.laboratory.experiments import expand, find_notebook, read_experiment
-from kprune.laboratory.finetuning import origin, wanted_recipe
+from kprune.laboratory.finetuning import wanted_recipe
+from kprune.laboratory.origin import origin
 from kprune.laboratory.pools import executor
 from kprune.laboratory.processes import (
     CLASH,

@@ -20,6 +20,7 @@ from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import Example, apart, as_examples, tokenize
 from kprune.encoders import Encoder
+from kprune.engine.as_found import plain_tensors
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
 from kprune.families import names_of
@@ -212,6 +213,7 @@ def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") 
         raise ValueError(f"{which} has {has}, and the task {task.name!r} {needs}.")
 
 
+@plain_tensors()
 @torch.no_grad()
 def predict(
     model: PreTrainedModel,
@@ -245,7 +247,9 @@ def _outputs(encoder: Encoder, examples: list[Example], pad: int, progress: bool
     with bar(len(batches), "evaluating", progress) as steps:
         # Moved first: reading an index back, or a copy, would wait for the batch before.
         for index, batch in [(batch.index.tolist(), batch.to(encoder.device)) for batch in batches]:
-            for i, z in zip(index, encoder.run(batch), strict=True):
+            with torch.autocast(encoder.device.type, enabled=False):  # a caller's own
+                outputs = encoder.run(batch)
+            for i, z in zip(index, outputs, strict=True):
                 found[i] = z[: len(examples[i]["input_ids"])] if z.dim() > 1 else z
             steps.update()
     return found

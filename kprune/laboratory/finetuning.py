@@ -1,18 +1,14 @@
 """The recipe that makes a teacher: fine-tune a pretrained encoder on a task."""
 
+import copy
 import math
-import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 import transformers
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,13 +17,15 @@ from kprune.data.checks import in_order, matched, number
 from kprune.data.hub import classes_of, load_split
 from kprune.data.reach import local
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import as_examples, tokenize
+from kprune.data.tokens import as_examples, runs_together, tokenize
+from kprune.engine.as_found import random_states_kept
 from kprune.engine.devices import device, native_bf16
 from kprune.engine.files import check_target
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.progress import bar, quiet
 from kprune.inputs import check_inputs, check_match, longest
 from kprune.laboratory.evaluation import check_dev, dev_set, evaluate
+from kprune.laboratory.origin import origin
 from kprune.laboratory.packaged import MINILM, PACKAGED, packaged_minilm, pour_into_distilbert
 from kprune.laboratory.records import save_teacher
 from kprune.options import WORDS
@@ -79,18 +77,6 @@ def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
     """The recipe with notebooks' way of saying "all rows" and "as many epochs as usual": 0."""
     usual = default_recipe(model)
     return replace(usual, examples=examples or None, epochs=epochs or usual.epochs)
-
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Within the block seeds may be set; afterwards the process draws on as if they were not."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @random_states_kept()
@@ -161,11 +147,13 @@ def finetune(
         collator = transformers.DataCollatorWithPadding
         if task.kind == "tokens":
             collator = transformers.DataCollatorForTokenClassification
+        padder = copy.deepcopy(tokenizer)  # tokens are counted from the first, as in answers
+        padder.padding_side = "right"
         trainer = transformers.Trainer(
             student,
             arguments,
             train_dataset=training,
-            data_collator=collator(tokenizer),
+            data_collator=collator(padder),
             callbacks=[_Bar(f"fine-tuning on {task.name}", progress)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -182,13 +170,6 @@ def finetune(
     }
     save_teacher(folder, student, tokenizer, record)
     return record
-
-
-def origin(task: Task, model: str, data: str | Path | None, recipe: Recipe) -> dict[str, Any]:
-    """What a teacher is made of, as its record says it; one that embeds is not trained."""
-    data = str(data) if data else task.dataset
-    made = None if task.kind == "embedding" else asdict(recipe)
-    return {"task": task.name, "model": model, "data": data, "recipe": made}
 
 
 def training_set(
@@ -236,6 +217,8 @@ def pretrained(
     if model == "minilm-distilbert":
         encoder = pour_into_distilbert(encoder)
     tokenizer = load_tokenizer(found)
+    if task.kind == "tokens" and runs_together(tokenizer):
+        tokenizer = load_tokenizer(found, add_prefix_space=True)
     check_match(encoder, tokenizer)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest(encoder) or math.inf)
     return encoder, tokenizer, str(found)

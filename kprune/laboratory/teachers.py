@@ -18,9 +18,9 @@ from kprune.laboratory.finetuning import (
     default_recipe,
     finetune,
     model_class,
-    origin,
     pretrained,
 )
+from kprune.laboratory.origin import differences, origin
 from kprune.laboratory.packaged import PACKAGED, packaged_minilm
 from kprune.laboratory.records import output_folder, save_teacher
 
@@ -106,7 +106,7 @@ def why_anew(folder: Path, wanted: dict, stand_in: bool) -> str:
             pass
     except (OSError, SafetensorError):
         return f"is damaged: {WEIGHTS} cannot be read"
-    other = [name for name, value in wanted.items() if record.get(name, ...) != value]
+    other = differences(record, wanted)
     lent = wanted["model"] not in PACKAGED and record.get("weights") == packaged_minilm()
     other += ["weights"] if lent and not stand_in else []
     return f"was made with another {' and '.join(other)}" if other else ""

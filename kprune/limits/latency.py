@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from kprune.data.batching import collate
 from kprune.data.checks import number
 from kprune.encoders import Encoder
+from kprune.engine.as_found import plain_tensors
 from kprune.engine.memory import free_memory, keep_memory
 from kprune.engine.progress import bar, timed
 from kprune.engine.sharing import sharing_weights
@@ -34,6 +35,7 @@ def latency(
     return latencies({"model": model}, batch_size, length, repeats)["model"]
 
 
+@plain_tensors()
 @torch.no_grad()
 def latencies(
     models: dict[str, PreTrainedModel],

@@ -1,0 +1,62 @@
+"""Texts of one's own, from a file: a text in each line, or the columns of a table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kprune.data.reach import local
+
+TABLES = {".csv": ",", ".tsv": "\t", ".json": "", ".jsonl": "", ".parquet": ""}
+
+
+def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | list[tuple[str, str]]:
+    """The texts of a file, or the pairs of them where two columns are named.
+
+    A .csv, .tsv, .jsonl, .json (a list of records) or .parquet file is a table; where it has one
+    column only, that need not be named. Any other holds a text in each line that is not blank.
+    ValueError for a file that is not there or cannot be read, holds no text, or lacks the columns.
+    """
+    file = local(path)
+    if not file.is_file():
+        raise ValueError(f"There is no file of texts {str(path)!r}.")
+    try:
+        if file.suffix.lower() not in TABLES:
+            if columns:
+                raise ValueError("is no table, so it has no columns; leave column out")
+            # Not splitlines, which parts at signs that stand within a line of text, too.
+            return _not_empty(file.read_text("utf-8-sig").split("\n"))
+        table = _table(file)
+        columns = list(columns or (table.columns if len(table.columns) == 1 else ()))
+        if len(columns) not in (1, 2) or not {*columns} <= {*table.columns}:
+            known = ", ".join(map(str, table.columns))
+            raise ValueError(f"has the columns {known}; name one, or the two of a pair")
+        lists = [table[column].tolist() for column in columns]
+        return _not_empty(lists[0]) if len(lists) == 1 else [*zip(*lists, strict=True)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The file {file} is no text in UTF-8; convert it.") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"The file {file} {(str(error).splitlines() or [''])[0]}.") from error
+
+
+def _table(file: Path):
+    import pandas as pd
+
+    kind = file.suffix.lower()
+    try:
+        if kind == ".parquet":
+            return pd.read_parquet(file)
+        if kind in (".json", ".jsonl"):
+            return pd.read_json(file, lines=kind == ".jsonl", dtype=False, convert_dates=False)
+        # An empty cell is an empty text, and NA a word.
+        return pd.read_csv(file, sep=TABLES[kind], dtype=str, keep_default_na=False)
+    except UnicodeDecodeError:
+        raise
+    except Exception as error:  # each reader has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"cannot be read as {kind[1:]}: {reason}") from error
+
+
+def _not_empty(texts) -> list:
+    found = [text for text in texts if not isinstance(text, str) or text.strip()]
+    if not found:
+        raise ValueError("holds no text")
+    return found

@@ -1,0 +1,31 @@
+"""What the caller has set for the whole process changes nothing here, and is left as it was."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def plain_tensors() -> Iterator[None]:
+    """Within the block, tensors are what they are by themselves, whatever the caller has set.
+
+    Those of inference mode could not be differentiated, nor trained later.
+    """
+    own = torch.get_default_device().type == "cpu"  # else a mode, which slows every call down
+    with torch.inference_mode(False), nullcontext() if own else torch.device("cpu"):
+        yield
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Within the block seeds may be set; afterwards the process draws on as if they were not."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

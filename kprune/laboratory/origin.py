@@ -1,0 +1,42 @@
+"""What a teacher is made of, by content: a file that was written anew is another one."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kprune.data.hub import content
+from kprune.data.reach import local
+from kprune.data.tasks import Task
+from kprune.engine.files import CONFIG
+
+if TYPE_CHECKING:
+    from kprune.laboratory.finetuning import Recipe
+
+CONTENT = "content"  # of the record: what its names stood for
+
+
+def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") -> dict[str, Any]:
+    """What a teacher is made of, as its record says it; one that embeds is not trained."""
+    found: dict[str, Any] = {"task": list(task.columns), "label": task.label}
+    found |= {"max_length": task.max_length}
+    if data and local(data).is_dir():
+        found["data"] = content(local(data), task.config)[0]
+    if (local(model) / CONFIG).is_file():
+        digest = hashlib.sha256()
+        for path in (local(model) / CONFIG, *sorted(local(model).glob("*.safetensors"))):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        found["model"] = digest.hexdigest()
+    made = None if task.kind == "embedding" else asdict(recipe)
+    source = str(data) if data else task.dataset
+    return {"task": task.name, "model": model, "data": source, "recipe": made, CONTENT: found}
+
+
+def differences(record: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What a teacher's record says otherwise; earlier versions did not note the content."""
+    other = [k for k, v in wanted.items() if k != CONTENT and record.get(k, ...) != v]
+    if CONTENT in record and CONTENT in wanted:
+        ours, theirs = wanted[CONTENT], record[CONTENT]
+        other += sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    return list(dict.fromkeys(other))
