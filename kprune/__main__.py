@@ -104,6 +104,9 @@ def prune(
         list[str] | None,
         typer.Option("-o", help="name=value of kprune.Options, such as tokens=50000 or seed=1"),
     ] = None,
+    trim: Annotated[
+        bool, typer.Option("--trim", help="keep the pieces of words in these texts only")
+    ] = False,
     export: Annotated[
         str, typer.Option(help="onnx or int8: the graph as well, in a folder named <out>-<this>")
     ] = "",
@@ -113,6 +116,7 @@ def prune(
     kprune prune my/model --texts texts.txt --out pruned --rate 0.6
     """
     import kprune
+    from kprune.data.hub import training_texts
     from kprune.data.tasks import get_task
     from kprune.data.texts import read_texts
     from kprune.engine.files import check_target
@@ -137,8 +141,16 @@ def prune(
                 sample, tokenizer, options["tokens"], options["seed"], data, longest=longest(dense)
             )
         pruned, report = kprune.prune(dense, sample, tokenizer=tokenizer, **options)
+        if trim:
+            own = read_texts(texts, column or ()) if texts else training_texts(task, data or None)
+            pruned, _, done = kprune.trim(pruned, own, tokenizer)
         kprune.save(pruned, out)
         typer.echo(f"{report}\nOpen it with kprune.load({str(out)!r}).")
+        if trim:
+            typer.echo(
+                f"{done.pieces:,} of {done.dense_pieces:,} pieces of words are left; "
+                f"{done.changed:.1%} of texts held out would be read otherwise."
+            )
         if graph:
             kprune.export(pruned, graph, quantize=export.removeprefix("onnx"))
             typer.echo(f"Its graph is in {graph}; the README.md there says how to run it.")

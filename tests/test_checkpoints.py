@@ -485,10 +485,12 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
         bad = CliRunner().invoke(app, [*words[:4], *more])
         assert bad.exit_code == 2 and said in bad.output, bad.output
     assert not (tmp_path / "out").exists()
-    more = ["--rate", ".5", "-o", "tokens=150", "--export", "int8"]
+    more = ["--rate", ".5", "-o", "tokens=150", "--trim", "--export", "int8"]
     done = CliRunner().invoke(app, [*words, *more])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out-int8" / "model.onnx").is_file()
+    assert "pieces of words are left; 0.0% of texts held out" in done.output
+    assert kprune.load(tmp_path / "out").config.vocab_size < dense.config.vocab_size
     said = CliRunner().invoke(app, ["info", str(tmp_path / "out")])
     assert "pruned by kprune on" in said.output and "regression, 1 outputs" in said.output
     assert "heads per layer:   [4, 4, 4]" in CliRunner().invoke(app, ["info", str(model)]).output

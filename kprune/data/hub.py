@@ -91,6 +91,13 @@ def load_split(
     return _yes_as_one(rows, task) if task.yes and task.label in rows.column_names else rows
 
 
+def training_texts(task: str | Task, data: str | Path | Dataset | None = None) -> list[str]:
+    """The texts of a task's training split, of all columns; lists of words are put together."""
+    rows, task = load_split(task, "train", data), get_task(task)
+    columns = (rows[column][:] for column in task.columns)
+    return [one if isinstance(one, str) else " ".join(one) for texts in columns for one in texts]
+
+
 def classes_of(rows: Dataset, task: Task) -> tuple[str, ...] | None:
     """The names of the classes that a task's labels number, or tick, where they are known.
 
