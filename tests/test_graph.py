@@ -7,8 +7,9 @@ import families
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import batch_of, tiny, tiny_sample, word_tokenizer
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import kprune
 from kprune import graph
@@ -123,3 +124,40 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
                 **{"model": model, "folder": tmp_path / "g", "tokenizer": tokenizer} | change
             )
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_torch_export_and_compile_run_on_a_pruned_model():
+    model, batch = cut("bert", "classification"), batch_of(tiny_sample())
+    given = {"input_ids": batch.inputs["input_ids"], "attention_mask": batch.attention_mask}
+    with torch.no_grad():
+        wanted = model(**given).logits
+        exported = torch.export.export(model, (), given, strict=False).module()
+        compiled = torch.compile(model, backend="aot_eager")
+        for found in (exported(**given).logits, compiled(**given).logits):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_the_trainer_goes_on_with_a_pruned_model_where_it_was_stopped(tmp_path):
+    """From a checkpoint, in a model opened anew, it ends as it does when it is not stopped."""
+    model = cut("bert", "classification")
+    kprune.save(model, tmp_path / "pruned", word_tokenizer(95))
+    rows = [row | {"labels": n % 3} for n, row in enumerate(tiny_sample().examples)]
+    collator = transformers.DataCollatorWithPadding(word_tokenizer(95))
+
+    def trained(resume: str | None) -> dict[str, torch.Tensor]:
+        arguments = transformers.TrainingArguments(
+            tmp_path / "run", max_steps=4, save_steps=2, use_cpu=True, report_to="none", seed=0
+        )
+        opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")
+        trainer = transformers.Trainer(
+            opened, arguments, train_dataset=rows, data_collator=collator
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = trained(None)
+    found = trained(str(tmp_path / "run" / "checkpoint-2"))
+    assert whole.keys() == found.keys()
+    assert all(found[name].equal(weight) for name, weight in whole.items())
+    checkpoint = kprune.load(tmp_path / "run" / "checkpoint-4").state_dict()
+    assert all(checkpoint[name].equal(weight) for name, weight in whole.items())
