@@ -118,9 +118,9 @@ def prune(
     import kprune
     from kprune.data.hub import training_texts
     from kprune.data.tasks import get_task
-    from kprune.data.texts import read_texts
     from kprune.engine.files import check_target
     from kprune.inputs import longest
+    from kprune.laboratory.texts import read_texts
     from kprune.options import read_options
 
     with _one_sentence():

@@ -495,7 +495,7 @@ def test_the_users_model_is_not_touched_when_pruning_fails(
 @pytest.mark.parametrize("family", ["bert", "distilbert", "deberta", "mpnet", "modernbert"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", ["kprune", "kprune+"])
-@pytest.mark.filterwarnings("ignore:The model is in float16")
+@pytest.mark.filterwarnings("ignore:The model is in float16", "ignore:What is pruned from it")
 def test_half_precision_on_the_cpu(family, dtype, method):
     """What a model in half precision keeps and gives is near what it does in float32."""
     model, sample = tiny(family, "classification", dtype=dtype), tiny_sample(count=60)

@@ -82,7 +82,7 @@ def checked_batch(model: PreTrainedModel, batch_size: int, length: int) -> tuple
     return batch_size, length
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
     """Seconds of one pass over a sample in minibatches as drawn: F, what pruning is timed in."""
     model, size = sharing_weights(model), sample.task.minibatch
