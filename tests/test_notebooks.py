@@ -15,8 +15,9 @@ from kprune.data.hub import load_split
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STEPS = [path for path in NOTEBOOKS if path.stem < "10" and path.stem != "06_kprune"]
-REPORTS = [path for path in NOTEBOOKS if path.stem >= "10"]
+LESSONS = [path for path in NOTEBOOKS if path.stem < "10" or path.stem == "21_ship"]
+STEPS = [path for path in LESSONS if path.stem != "06_kprune"]
+REPORTS = [path for path in NOTEBOOKS if path not in LESSONS]
 TABLES = (".csv", ".md", ".tex")
 SMALL = {"tokens": 500, "examples": 64, "every": 20, "rates": [0.5, 0.8], "epochs": 1.0}
 SMALL["repeats"] = 2
