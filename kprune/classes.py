@@ -19,7 +19,7 @@ from kprune.checks import check_weights
 from kprune.data.reach import local
 from kprune.encoders import Encoder
 from kprune.engine.files import told_of
-from kprune.engine.loading import check_files, of_backbone
+from kprune.engine.loading import check_files, check_labels, of_backbone
 from kprune.engine.opener import MODEL_TYPE
 from kprune.families import FAMILIES, family_of, noted
 from kprune.surgery import keep_numbered
@@ -81,6 +81,7 @@ def config_class(saved: dict[str, Any]) -> type[PreTrainedConfig]:
             f"of {', '.join(FAMILIES)}; a family of your own is to be put in FAMILIES first; else "
             "the folder is damaged, or a later kprune wrote it."
         )
+    check_labels(saved, "config.json")
     with MAKING:
         return _pruned_config(CONFIG_MAPPING[family])
 

@@ -656,6 +656,13 @@ def test_nor_does_transformers_own_way_to_open_a_pruned_folder(name, pruned_fold
         assert name == "intermediate_size" and Encoder(model).kind.name == "classification"
 
 
+def test_labels_without_number_are_not_named(pruned_folder, little_memory):
+    """10⁸ names took gigabytes, and half a minute, of transformers' own way, too."""
+    changed(pruned_folder, num_labels=10**8)
+    with pytest.raises(ValueError, match="asks for 100000000 labels"):
+        AutoModelForSequenceClassification.from_pretrained(pruned_folder)
+
+
 def test_a_pruned_folder_never_gets_random_layers(pruned_folder):
     rewritten(pruned_folder, lambda state: {k: w for k, w in state.items() if "layer.1" not in k})
     for load in (kprune.load, AutoModelForSequenceClassification.from_pretrained):

@@ -44,14 +44,19 @@ def load_config(source: str | Path, **changes: Any) -> PreTrainedConfig:
         if not isinstance(settings, dict):
             raise ValueError(f"The config.json of {source} is no mapping of names to values.")
         _refuse_code(settings, source)
-        labels = settings.get("num_labels", 0)
-        if not isinstance(labels, int) or labels > MOST_LABELS:  # each would get a name
-            raise ValueError(f"{source} asks for {labels!r} labels; {MOST_LABELS:,} is the most.")
+        check_labels(settings, source)
         with _sensible(source):
             config = AutoConfig.from_pretrained(str(place), trust_remote_code=False, **changes)
     # A configuration can name a kernel on the Hub; None is what the model's class takes by default.
     config._attn_implementation = config._experts_implementation = None
     return config
+
+
+def check_labels(settings: dict[str, Any], source: str | Path) -> None:
+    """Raise ValueError for labels without number: each would get a name."""
+    labels = settings.get("num_labels", 0)
+    if not isinstance(labels, int) or labels > MOST_LABELS:
+        raise ValueError(f"{source} asks for {labels!r} labels; {MOST_LABELS:,} is the most.")
 
 
 @contextmanager
