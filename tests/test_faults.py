@@ -1210,6 +1210,13 @@ def test_data_that_cannot_be_read_is_refused_by_its_folder(tmp_path):
         kprune.dev_set(THREE, word_tokenizer(), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["empty", "with [brackets]"])
+def test_a_teachers_data_that_cannot_be_read_is_refused_in_a_sentence(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=name.split("[")[0]):
+        kprune.teacher("opinions", "minilm", tmp_path / name, tmp_path / "made", progress=False)
+
+
 def test_a_folder_may_begin_with_a_tilde(tmp_path, monkeypatch):
     """The shell, which would have replaced it, is not there in a notebook (26)."""
     (tmp_path / "mine").mkdir()

@@ -1,6 +1,7 @@
 """What a teacher is made of, by content: a file that was written anew is another one."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") ->
     found: dict[str, Any] = {"task": list(task.columns), "label": task.label}
     found |= {"max_length": task.max_length}
     if data and local(data).is_dir():
-        found["data"] = content(local(data), task.config)[0]
+        with suppress(Exception):  # what is wrong with it says who loads it
+            found["data"] = content(local(data), task.config)[0]
     if (local(model) / CONFIG).is_file():
         digest = hashlib.sha256()
         for path in (local(model) / CONFIG, *sorted(local(model).glob("*.safetensors"))):
