@@ -24,6 +24,7 @@ ROOMS = {
     "limits.latency": ("latencies", "latency"),
     "methods": ("INGREDIENTS", "METHODS"),
     "options": ("Options",),
+    "polishing": ("polish",),
     "pruning": ("prune", "steps"),
     "report": ("Report",),
     "sampling": ("Sample", "sample"),

@@ -1,0 +1,96 @@
+"""Beyond pruning: a pruned model learns, without labels, to give what its teacher gives."""
+
+import copy
+import random
+
+import torch
+from transformers import PreTrainedModel
+
+from kprune.checks import check_model
+from kprune.data.batching import batches
+from kprune.data.checks import number
+from kprune.encoders import Encoder
+from kprune.engine.as_found import plain_tensors
+from kprune.engine.progress import bar
+from kprune.engine.sharing import sharing_weights
+from kprune.inputs import checked
+from kprune.options import Options
+from kprune.sampling import Sample
+
+TOKENS = 480  # of a step, padding included
+WARM = 0.1  # share of the steps in which the rate rises
+
+
+@plain_tensors()
+def polish(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    sample: Sample,
+    passes: int = 3,
+    learning_rate: float = 2e-4,
+    gamma: float = Options.gamma,
+    pooling: str = Options.pooling,
+    normalize: bool = Options.normalize,
+    progress: bool = True,
+) -> PreTrainedModel:
+    """Distil a teacher into a copy of its pruned model, on the sample that it was pruned with.
+
+    This *is* training, of all weights but the embeddings, and no part of the paper: what comes of
+    it is not to be called retraining-free. It asks for no label: the loss is predictive knowledge.
+
+    Args:
+        model: a pruned model, in float32 or wider; it is not changed.
+        teacher: the model that it was pruned from, of the same kind.
+        sample: of tokens that both read, as `kprune.sample` draws it.
+        passes: over the sample.
+        learning_rate: the peak of AdamW's, from where it falls to 0.
+        gamma: γ, the temperature of predictive knowledge.
+        pooling, normalize: of models without a head, as in `prune`.
+
+    ValueError where model, teacher and sample do not fit each other.
+    """
+    passes = number("passes", passes, 1)
+    learning_rate = number("learning_rate", learning_rate, above=0, whole=False)
+    gamma = number("gamma", gamma, above=0, whole=False)
+    for one in (model, teacher):
+        check_model(one)
+    if any(weight.dtype.itemsize < 4 for weight in model.parameters()):
+        raise ValueError("Half precision is too coarse to train in; take model.float() first.")
+    student = Encoder(copy.deepcopy(model), pooling, normalize)
+    dense = Encoder(sharing_weights(teacher), pooling, normalize)
+    if (student.kind.name, student.kind.outputs) != (dense.kind.name, dense.kind.outputs):
+        raise ValueError(
+            f"The model is for {student.kind.name} with {student.kind.outputs} outputs, and the "
+            f"teacher for {dense.kind.name} with {dense.kind.outputs}."
+        )
+    checked(sample, model, student.kind, labels=False)
+    pad = sample.tokenizer.pad_token_id
+    given = [one.to(student.device) for one in batches(sample.examples, pad, TOKENS)]
+    with torch.no_grad():
+        aims = [dense.run(batch) for batch in given]
+    weights = [weight for weight in student.layers.parameters() if weight.is_floating_point()]
+    weights += [] if student.last is None else [*student.last.parameters()]
+    total = passes * len(given)
+    optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=0.0)
+    slope = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=total, pct_start=WARM, anneal_strategy="linear"
+    )
+    order = random.Random(sample.seed)
+    with bar(total, "polishing", progress) as steps, torch.enable_grad():
+        student.model.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(True)
+        for _ in range(passes):
+            for n in order.sample(range(len(given)), len(given)):
+                z = student.run(given[n])
+                lost = student.kind.distance(z, aims[n], gamma, given[n].mask).mean()
+                optimizer.zero_grad()
+                lost.backward()
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                optimizer.step()
+                slope.step()
+                steps.update()
+    optimizer.zero_grad()
+    for weight, own in zip(student.model.parameters(), model.parameters(), strict=True):
+        weight.requires_grad_(own.requires_grad)
+    return student.model

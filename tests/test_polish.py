@@ -1,0 +1,49 @@
+"""Polishing brings a pruned model nearer to its teacher, and changes nothing else."""
+
+import families
+import pytest
+import torch
+from conftest import tiny, tiny_sample
+
+import kprune
+from kprune.data.batching import batches
+from kprune.encoders import Encoder
+
+
+def apart(model, teacher, sample):
+    """K_pred over a sample."""
+    student, dense = Encoder(model), Encoder(teacher)
+    with torch.no_grad():
+        return sum(
+            student.kind.distance(student.run(b), dense.run(b), 2.0, b.mask).sum().item()
+            for b in batches(sample.examples)
+        )
+
+
+@pytest.mark.parametrize("kind", families.KINDS)
+def test_a_polished_model_is_nearer_to_its_teacher(kind):
+    teacher, sample = tiny("bert", kind), tiny_sample(kind)
+    pruned, _ = kprune.prune(teacher, sample, 0.6, "magnitude", progress=False)
+    next(pruned.parameters()).requires_grad_(False)
+    before = {name: weight.clone() for name, weight in pruned.state_dict().items()}
+    found = kprune.polish(pruned, teacher, sample, passes=5, learning_rate=2e-3, progress=False)
+    assert apart(found, teacher, sample) < 0.8 * apart(pruned, teacher, sample)
+    assert all(weight.equal(before[name]) for name, weight in pruned.state_dict().items())
+    flags = [[w.requires_grad for w in one.parameters()] for one in (found, pruned)]
+    assert flags[0] == flags[1] and all(w.grad is None for w in found.parameters())
+    assert found.get_input_embeddings().weight.equal(teacher.get_input_embeddings().weight)
+    again = kprune.polish(pruned, teacher, sample, passes=5, learning_rate=2e-3, progress=False)
+    assert all(w.equal(again.state_dict()[name]) for name, w in found.state_dict().items())
+
+
+def test_what_does_not_fit_is_refused():
+    teacher, sample = tiny("bert", "classification"), tiny_sample()
+    for change, words in (
+        ({"teacher": tiny("bert", "regression")}, "and the teacher for regression"),
+        ({"passes": 0}, "passes must be a whole number of at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be"),
+        ({"model": tiny("bert", "classification").half()}, "Half precision is too coarse"),
+    ):
+        given = {"model": teacher, "teacher": teacher, "sample": sample} | change
+        with pytest.raises(ValueError, match=words):
+            kprune.polish(**given, progress=False)
