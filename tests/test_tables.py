@@ -10,7 +10,15 @@ import pytest
 
 import kprune
 from kprune.laboratory import figures, tables
-from kprune.laboratory.reports import ablation, accuracy, beyond, performance, speed, units
+from kprune.laboratory.reports import (
+    ablation,
+    accuracy,
+    base_size,
+    beyond,
+    performance,
+    speed,
+    units,
+)
 
 matplotlib.use("agg")
 
@@ -290,3 +298,19 @@ def test_what_an_ingredient_brings_alone_is_against_k_prune_with_the_same_sample
     assert found["gain"].round(6).tolist()[:2] == [3.0, 2.0] and found["gain"].isna().tolist()[2]
     labels = {"x": "gain", "y": "ingredient", "xlabel": "points above K-prune"}
     assert len(ablation.draw_ingredients(found, **labels).axes) == 1
+
+
+def test_base_size_keeps_apart_what_had_the_machine_to_itself(records):
+    """`kept` is a share of each run's own teacher; the cost is of runs with the most threads."""
+    runs = tables.collect(records)
+    assert base_size.kept(runs)["kept"].tolist() == pytest.approx(
+        [100 * score / 0.9 for score in (0.8, 0.9, 0.7, 0.88)]
+    )
+    threads = {"a": 2, "b": 1, "d": 2, "f": 1}
+    cost = base_size.cost(runs.assign(threads=runs["run"].map(threads)))
+    assert cost[["label", "passes", "runs"]].values.tolist() == [
+        ["K-prune", pytest.approx(2.001 / 4), 1],
+        ["Kwon et al.", pytest.approx(2.001 / 4), 1],
+    ]
+    units = base_size.units(runs)
+    assert units.loc[("minilm", "neurons", "sst2")].tolist() == [50, 100]
