@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import batch_of, tiny, tiny_sample, word_tokenizer
+from conftest import batch_of, shared, tiny, tiny_sample, word_tokenizer
+from scipy.stats import spearmanr
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import kprune
 from kprune import graph
 from kprune.classes import as_pruned
+from kprune.data.hub import load_split
 from kprune.encoders import Encoder
 from kprune.surgery import keep_units
 
@@ -161,3 +163,33 @@ def test_the_trainer_goes_on_with_a_pruned_model_where_it_was_stopped(tmp_path):
     assert all(found[name].equal(weight) for name, weight in whole.items())
     checkpoint = kprune.load(tmp_path / "run" / "checkpoint-4").state_dict()
     assert all(checkpoint[name].equal(weight) for name, weight in whole.items())
+
+
+def test_int8_costs_a_pruned_model_no_more_than_the_dense_one(real, tmp_path):
+    """On real weights and data (P13): with one scale for a matrix it cost seven points at 90%."""
+    dense, tokenizer, sample, rows = real
+    pruned, _ = kprune.prune(dense, sample, 0.8, progress=False)
+    pairs, gold = [rows["sentence1"], rows["sentence2"]], rows["label"]
+    lost = {}
+    for name, model in (("dense", dense), ("pruned", pruned)):
+        found = []
+        for bits in ("", "int8"):
+            folder = kprune.export(model, tmp_path / f"{name} {bits}", tokenizer, bits)
+            session = onnxruntime.InferenceSession(folder / graph.GRAPH)
+            z = []
+            for start in range(0, len(gold), 50):
+                some = [side[start : start + 50] for side in pairs]
+                given = tokenizer(*some, return_tensors="np", padding=True)
+                z += session.run(None, {one.name: given[one.name] for one in session.get_inputs()})
+            found.append(spearmanr(np.concatenate(z)[:, 0], gold).statistic)
+        lost[name] = found[0] - found[1]
+    assert lost["pruned"] < max(lost["dense"], 0) + 0.01
+
+
+@pytest.fixture
+def real():
+    """The STS-B teacher, its tokenizer, a sample, and some rows of the dev set."""
+    data = str(shared("data", "glue"))
+    dense, tokenizer = kprune.load_teacher(shared("checkpoints", "minilm-stsb"), "stsb")
+    sample = kprune.sample("stsb", tokenizer, 4000, data=data)
+    return dense, tokenizer, sample, load_split("stsb", "validation", data)[::3]
