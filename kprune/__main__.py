@@ -13,6 +13,7 @@ from rich.table import Table
 
 from kprune import __version__
 
+MUCH = 0.05  # share of texts that trimming may have read otherwise without a warning
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -117,8 +118,9 @@ def prune(
     """
     import kprune
     from kprune.data.hub import training_texts
+    from kprune.data.reach import local
     from kprune.data.tasks import get_task
-    from kprune.engine.files import check_target
+    from kprune.engine.files import GRAPH, check_target
     from kprune.inputs import longest
     from kprune.laboratory.texts import read_texts
     from kprune.options import read_options
@@ -129,11 +131,15 @@ def prune(
         options = vars(read_options([*own, *(option or [])]))
         if bool(texts) == bool(task):
             raise ValueError("Give the file of your own --texts, or the name of a --task.")
+        if rate is not None and speedup is not None:
+            raise ValueError("A rate and a speed-up are two limits; give one.")
+        if local(model).resolve() == local(out).resolve():
+            raise ValueError(f"--out is the folder that the model is in, {out}; choose another.")
         if (data and texts) or (column and task):
             raise ValueError("--column is of a file of texts, and --data of a task.")
-        graph = _graph_folder(out, export)
-        for folder in filter(None, (out, graph)):
-            check_target(folder, teachers=False)
+        check_target(out, teachers=False)
+        if graph := _graph_folder(out, export):
+            check_target(graph, teachers=False, whole=GRAPH)
         sample = read_texts(texts, column or ()) if texts else get_task(task)
         dense, tokenizer = _opened(model)
         if data:
@@ -151,6 +157,8 @@ def prune(
                 f"{done.pieces:,} of {done.dense_pieces:,} pieces of words are left; "
                 f"{done.changed:.1%} of texts held out would be read otherwise."
             )
+            if done.changed > MUCH:
+                typer.echo("That is much, and costs accuracy: trim with more texts.")
         if graph:
             kprune.export(pruned, graph, quantize=export.removeprefix("onnx"))
             typer.echo(f"Its graph is in {graph}; the README.md there says how to run it.")
@@ -230,6 +238,10 @@ def _one_sentence() -> Iterator[None]:
 def _graph_folder(out: Path, export: str) -> Path | None:
     if export not in ("", "onnx", "int8"):
         raise ValueError(f"--export is onnx or int8; got {export!r}.")
+    if export:
+        from kprune.graph import check_installed
+
+        check_installed()
     return out.with_name(f"{out.name}-{export}") if export else None
 
 
@@ -245,8 +257,8 @@ def _opened(model: str) -> tuple:
     if (local(model) / "modules.json").is_file():
         raise ValueError(
             f"{model} is a folder of sentence-transformers, which says itself how it pools; "
-            "open it in Python, as SentenceTransformer(folder), and pass that to kprune.prune, "
-            "kprune.export and the like."
+            "open it in Python, as SentenceTransformer(folder) or CrossEncoder(folder), and pass "
+            "that to kprune.prune or kprune.export."
         )
     config = load_config(model)
     name = (config.architectures or [""])[0]

@@ -82,6 +82,8 @@ def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
     text = f"`{name}`, a {type(model).__name__}, made smaller by kprune without retraining."
     if not report:
         return text
+    if report.get("pieces"):
+        text += f" Its vocabulary was cut to {report['pieces']:,} pieces of words."
     options = ", ".join(f"{key} {value}" for key, value in report["options"].items() if value)
     return (
         f"{text} {report['achieved_rate']:.1%} of the FLOPs of its heads and neurons are gone "

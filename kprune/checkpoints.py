@@ -20,6 +20,7 @@ from kprune.engine.empty import NoUnits
 from kprune.engine.files import (
     CARD,
     CONFIG,
+    GRAPH,
     WEIGHTS,
     check_target,
     sign,
@@ -58,7 +59,7 @@ def save(
     if not is_class(name):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     check_target(folder, teachers=False)
-    check_match(model, tokenizer := tokenizer or find_tokenizer(model))
+    check_match(model, tokenizer := tokenizer or find_tokenizer(model), whole=True)
     if not hasattr(tokenizer, "save_pretrained"):
         raise ValueError(f"A {type(tokenizer).__name__} cannot be saved; pass tokenizer=.")
     # One type for all, where others open it: that which holds every weight as it is.
@@ -150,6 +151,8 @@ def _at_hand(source: str | Path) -> Path:
 
 def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
     """The dense configuration of a saved model, the units it kept, and its class."""
+    if (folder / GRAPH).is_file() and not [*folder.glob("*.safetensors")]:
+        raise ValueError(f"{folder} holds an exported graph; run it as its README.md says.")
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:

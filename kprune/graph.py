@@ -16,13 +16,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from kprune.card import card
 from kprune.checks import check_model
 from kprune.encoders import Encoder
-from kprune.engine.files import CARD, check_target, sign, written_whole
+from kprune.engine.files import CARD, GRAPH, check_target, sign, written_whole
 from kprune.families import family_of
 from kprune.inputs import check_match, longest, made_up
 from kprune.sampling import find_tokenizer
 from kprune.sentences import opened
 
-GRAPH = "model.onnx"
 OPSET = 18
 WITHIN = 1e-5  # of PyTorch's outputs, and of their size where that is above 1
 SHAPES = ((2, 9), (1, 4), (3, 12))  # sequences × tokens: traced, and compared
@@ -53,21 +52,20 @@ def export(
     """
     if quantize not in ("", "int8"):
         raise ValueError(f'quantize is "" or "int8"; got {quantize!r}.')
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError("export needs the optional extra: pip install 'kprune[onnx]'.") from error
+    check_installed()
+    import onnxruntime
+
     pooled: dict[str, Any] = {}
     if inside := opened(model, {}):
         model, tokenizer, pooled = inside.model, tokenizer or inside.tokenizer, inside.options
     check_model(model, empty=True)
-    check_target(folder, teachers=False)
-    check_match(model, tokenizer := tokenizer or find_tokenizer(model))
+    check_target(folder, teachers=False, whole=GRAPH)
+    check_match(model, tokenizer := tokenizer or find_tokenizer(model), whole=True)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"A {type(tokenizer).__name__} has no tokenizer.json, which ONNX needs.")
     graph = Graph(model, **pooled)
     pairs = graph.encoder.kind.name == "span" or (inside and inside.pairs)
-    with written_whole(folder, teachers=False) as part:
+    with written_whole(folder, teachers=False, whole=GRAPH) as part:
         graph.write(part / GRAPH)
         if quantize:
             _in_8_bits(part / GRAPH)
@@ -79,6 +77,15 @@ def export(
         (part / CARD).write_text(_card(model, graph, tokenizer, quantize, pairs), encoding="utf-8")
         sign(part, report=getattr(model, "report", {}))
     return Path(folder)
+
+
+def check_installed() -> None:
+    """Raise ValueError where what writes and runs graphs is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ValueError("export needs the optional extra: pip install 'kprune[onnx]'.") from error
 
 
 class Graph(nn.Module):
@@ -231,4 +238,6 @@ def _card(
     )
     kept = "int8, activations as they come" if quantize else "float32"
     how = f"`model.onnx` is its graph, weights in {kept}.\n\n{run}"
+    if pairs and graph.outputs == ["logits"]:
+        how += "\nA CrossEncoder's `predict` puts its activation (a sigmoid) behind these logits.\n"
     return card(model, getattr(model, "report", {}), how, library="onnx")

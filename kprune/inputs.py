@@ -88,8 +88,11 @@ def check_inputs(model: PreTrainedModel, examples: Iterable[Example], what: str)
         raise ValueError(f"There are no sequences in {what}.")
 
 
-def check_match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """ValueError for a tokenizer without words; a warning where it is seen to be another model's.
+def check_match(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, whole: bool = False
+) -> None:
+    """ValueError for a tokenizer without words; a warning where it is seen to be another model's,
+    and where it would go along as a `whole`, ValueError for another than a trimmed model's.
 
     Embeddings may be a few rows more than there are words, and a tokenizer's added words may be
     without; words that do occur are looked at by `check_inputs`.
@@ -102,6 +105,11 @@ def check_match(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
         raise ValueError(
             f"The tokenizer pads with the id {pad!r}, which the model has no embedding for; set "
             "its pad_token to one of its words, or resize the model's embeddings."
+        )
+    if whole and words > rows and "pieces" in (getattr(model, "report", None) or {}):
+        raise ValueError(
+            f"The model was trimmed to {rows:,} pieces of words, and the tokenizer has {words:,}; "
+            "pass the one that trim gave."
         )
     found, padding = [], getattr(model.config, "pad_token_id", None)
     if not words <= rows <= words + SPARE:

@@ -201,7 +201,7 @@ def own_texts(texts: Iterable[str] | Iterable[tuple[str, str]]) -> list:
     """Texts, or pairs of them, in a list; ValueError for tables, nothing, and what is no list."""
     # Tables, and loaders, whose batches could be taken for pairs.
     table = any(hasattr(texts, name) for name in ("column_names", "columns", "batch_size"))
-    if table or isinstance(texts, (Mapping, Set, bytes)) or not isinstance(texts, Iterable):
+    if table or isinstance(texts, (Mapping, Set, str, bytes)) or not isinstance(texts, Iterable):
         kind = type(texts).__name__
         raise ValueError(
             f"Texts are a list of texts or of pairs of them, not a {kind}; pass its column of "

@@ -75,8 +75,8 @@ def trim(
     changed = sum(not ids <= known for ids in apart) / len(apart)
     trimmed = _with_rows(model, kept)
     trimmed.tokenizer = fewer
-    if report := getattr(model, "report", None):
-        trimmed.report = report | {"parameters": trimmed.num_parameters(), "pieces": len(kept)}
+    now = {"parameters": trimmed.num_parameters(), "pieces": len(kept)}
+    trimmed.report = (getattr(model, "report", None) or {}) | now
     return trimmed, fewer, Trimmed(len(kept), len(tokenizer), changed)
 
 

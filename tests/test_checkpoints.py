@@ -364,8 +364,10 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
         assert read_texts(file, ["a", "b"]) == [("one, two", "NA"), ("tr\u00e8s", "1")]
         with pytest.raises(ValueError, match=r"has the columns a, b, n; name one"):
             read_texts(file)
-        with pytest.raises(ValueError, match=r"has the columns a, b, n; name one"):
+        with pytest.raises(ValueError, match=r"has no column 'c', but a, b, n"):
             read_texts(file, ["c"])
+        with pytest.raises(ValueError, match=r"holds numbers in the column 'n'"):
+            read_texts(file, ["a", "n"])
     (tmp_path / "t.txt").write_text("one\u2028two\r\n\n \nthree\x0cfour\n", encoding="utf-8")
     assert read_texts(tmp_path / "t.txt") == ["one\u2028two", "three\x0cfour"]
     (tmp_path / "one.csv").write_text("only\nx\ny\n")
@@ -481,6 +483,9 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
         (["--task", "sst2", "--data", "/no/such"], "There is no data folder /no/such"),
         ([], "or the name of a --task"),
         (["--texts", str(texts), "--export", "pdf"], "--export is onnx or int8"),
+        (["--texts", str(texts), "--rate", ".5", "--speedup", "2"], "give one"),
+        (["--texts", str(tmp_path)], "it is a folder"),
+        (["--texts", str(texts), "--out", str(model)], "is the folder that the model is in"),
     ):
         bad = CliRunner().invoke(app, [*words[:4], *more])
         assert bad.exit_code == 2 and said in bad.output, bad.output

@@ -64,8 +64,6 @@ def test_every_head(kind, tmp_path):
     folder = kprune.export(model, tmp_path / "graph", word_tokenizer(95))
     same(run(folder, batch), model, batch)
     assert AutoConfig.from_pretrained(folder).model_type == "bert", "as others open it"
-    with pytest.raises(ValueError, match="kprune did not prune"):
-        kprune.load(folder)
 
 
 def test_the_mask_may_be_given_where_no_attention_is_left(tmp_path):
@@ -111,6 +109,40 @@ def test_a_graph_that_gives_something_else_is_not_written(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"gives other logits .* was not written"):
         kprune.export(cut("bert", "classification"), tmp_path / "graph", word_tokenizer(95))
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_graph_never_takes_the_place_of_weights_nor_weights_that_of_a_graph(tmp_path):
+    """`export p --out p` left no model."""
+    model, tokenizer = cut("bert", "classification"), word_tokenizer(95)
+    saved = kprune.save(model, tmp_path / "saved", tokenizer)
+    exported = kprune.export(model, tmp_path / "graph", tokenizer)
+    kprune.export(model, exported, tokenizer)  # one graph may take another's place
+    with pytest.raises(ValueError, match="holds a model's weights, which would be lost"):
+        kprune.export(model, saved, tokenizer)
+    with pytest.raises(ValueError, match="holds a graph, which would be lost"):
+        kprune.save(model, exported, tokenizer)
+    with pytest.raises(ValueError, match="holds an exported graph"):
+        kprune.load(exported)
+    kprune.load(saved)
+
+
+def test_a_trimmed_model_is_not_written_with_the_old_tokenizer(tmp_path):
+    """Ids beyond its embedding came later, as errors of libraries."""
+    model, old = tiny("bert", "classification"), word_tokenizer(400)
+    model.resize_token_embeddings(len(old), mean_resizing=False)
+    pruned, _ = kprune.prune(
+        model, ["w1 w2 w3"] * 40, 0.5, tokenizer=old, tokens=150, progress=False
+    )
+    trimmed, fewer, _ = kprune.trim(pruned, ["w1 w2"] * 20, old)
+    for write in (kprune.save, kprune.export):
+        with pytest.raises(
+            ValueError, match=r"trimmed to .* pieces of words, and the tokenizer has 404"
+        ):
+            write(trimmed, tmp_path / write.__name__, old)
+        write(trimmed, tmp_path / write.__name__, fewer)
+    assert "pieces of words" in (tmp_path / "save" / "README.md").read_text()
+    with pytest.raises(ValueError, match="not a str"):
+        kprune.trim(pruned, "texts.txt", old)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from kprune.data.reach import local
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
 CONFIG, WEIGHTS, CARD, RECORD = "config.json", "model.safetensors", "README.md", "teacher.json"
+GRAPH = "model.onnx"  # of an exported model
 MADE = "kprune.json"  # how a model was made, and which files are ours
 # What a folder of an earlier version may hold: these, and what tokenizers save of theirs.
 OURS = {
@@ -36,11 +37,12 @@ EARLIER = (
 )
 
 
-def check_target(path: str | Path, teachers: bool = True) -> None:
+def check_target(path: str | Path, teachers: bool = True, whole: str = WEIGHTS) -> None:
     """Raise ValueError where a folder that is to be written would cost files of someone else.
 
     It may be missing, or empty, or hold a model that this package wrote and nothing else, as it
-    wrote it; without `teachers`, no fine-tuned one. Likewise where nothing can be written there.
+    wrote it; without `teachers`, no fine-tuned one; and none whose weights are in another file than
+    `whole`, which is to take its place. Likewise where nothing can be written there.
     """
     if not isinstance(path, (str, Path)):
         raise ValueError(f"A model is saved in a folder; got {path!r} in place of its path.")
@@ -54,6 +56,9 @@ def check_target(path: str | Path, teachers: bool = True) -> None:
         if entry.is_symlink() or not entry.is_file() or not ours(entry):
             what = f"{entry.name}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
+        if entry.name in {WEIGHTS, GRAPH} - {whole}:
+            what = "a graph" if entry.name == GRAPH else "a model's weights"
+            raise ValueError(f"{path} holds {what}, which would be lost; choose another folder.")
         if entry.name == RECORD and not teachers:
             raise ValueError(f"{path} holds a teacher; choose another folder for the pruned model.")
     if os.path.ismount(path):
@@ -108,14 +113,14 @@ def told_of(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def written_whole(path: str | Path, teachers: bool = True) -> Iterator[Path]:
+def written_whole(path: str | Path, teachers: bool = True, whole: str = WEIGHTS) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends without an error.
 
     What was there is exchanged for it in one step, where the system can; folders that a killed
     process of this machine has left beside it go.
     """
     path = local(path)
-    check_target(path, teachers)
+    check_target(path, teachers, whole)
     path.parent.mkdir(parents=True, exist_ok=True)
     ours = _ours(path)
     for left in path.parent.glob(f"{glob.escape(ours)}*-*"):
@@ -132,7 +137,7 @@ def written_whole(path: str | Path, teachers: bool = True) -> Iterator[Path]:
         for file in (entry for entry in part.rglob("*") if entry.is_file()):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-        check_target(path, teachers)
+        check_target(path, teachers, whole)
         if not (path.exists() and _exchanged(part, path)):
             old = part.with_name(f"{part.name}-old")
             if path.exists():

@@ -15,6 +15,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 import kprune.engine.opener  # noqa: F401  (a pruned folder's configuration is known)
 from kprune.data.reach import hub, local
+from kprune.engine.files import GRAPH
 
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 MOST_LABELS = 10**6
@@ -137,7 +138,10 @@ def check_files(auto: type, config: PreTrainedConfig, folder: Path) -> None:
     """
     files = [*folder.glob("*.safetensors")]
     if not files:
-        raise ValueError(f"{folder} holds no weights in safetensors files, the only ones opened.")
+        what = "holds no weights in safetensors files, the only ones opened"
+        if (folder / GRAPH).is_file():
+            what = "holds an exported graph; take the model that it was made from"
+        raise ValueError(f"{folder} {what}.")
     room, size = sum(file.stat().st_size for file in files), math.inf
     if config.num_hidden_layers <= sum(map(_weights, files)) and config.hidden_size <= room:
         with torch.device("meta"), torch.random.fork_rng(devices=[]), _sensible(folder):

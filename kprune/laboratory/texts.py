@@ -15,9 +15,12 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
     column only, that need not be named. Any other holds a text in each line that is not blank.
     ValueError for a file that is not there or cannot be read, holds no text, or lacks the columns.
     """
+    import pandas as pd
+
     file = local(path)
     if not file.is_file():
-        raise ValueError(f"There is no file of texts {str(path)!r}.")
+        what = " (it is a folder)" if file.is_dir() else ""
+        raise ValueError(f"There is no file of texts {str(path)!r}{what}.")
     try:
         if file.suffix.lower() not in TABLES:
             if columns:
@@ -26,9 +29,14 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
             return _not_empty(file.read_text("utf-8-sig").split("\n"))
         table = _table(file)
         columns = list(columns or (table.columns if len(table.columns) == 1 else ()))
-        if len(columns) not in (1, 2) or not {*columns} <= {*table.columns}:
-            known = ", ".join(map(str, table.columns))
+        known = ", ".join(map(str, table.columns))
+        if other := [one for one in columns if one not in table.columns]:
+            raise ValueError(f"has no column {other[0]!r}, but {known}")
+        if len(columns) not in (1, 2):
             raise ValueError(f"has the columns {known}; name one, or the two of a pair")
+        for one in columns:
+            if not pd.to_numeric(table[one], errors="coerce").isna().any():
+                raise ValueError(f"holds numbers in the column {one!r}, and no texts")
         lists = [table[column].tolist() for column in columns]
         return _not_empty(lists[0]) if len(lists) == 1 else [*zip(*lists, strict=True)]
     except UnicodeDecodeError as error:
