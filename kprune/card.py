@@ -80,8 +80,12 @@ def origin(model: PreTrainedModel) -> str:
 def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
     """What was done to which model, in sentences."""
     text = f"`{name}`, a {type(model).__name__}, made smaller by kprune without retraining."
+    text += " Of training afterwards this page knows nothing."
     if not report:
         return text
+    if earlier := report.get("earlier"):
+        text += f" It had been pruned before, by {earlier['method']}, "
+        text += f"{earlier['achieved_rate']:.1%} of its FLOPs; what follows is of what was left."
     if report.get("pieces"):
         text += f" Its vocabulary was cut to {report['pieces']:,} pieces of words."
     options = ", ".join(f"{key} {value}" for key, value in report["options"].items() if value)

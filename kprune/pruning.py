@@ -209,7 +209,10 @@ def prune(
         report = _report(job, done)
         _own_weights(pruned, model)
         pruned.tokenizer = tokenizer or job.state.sample.tokenizer
+        earlier = getattr(model, "report", None) or {}
         pruned.report = report.to_dict()  # goes with it into its folder
+        pruned.report |= {"earlier": earlier} if "method" in earlier else {}
+        pruned.report |= {"pieces": earlier["pieces"]} if "pieces" in earlier else {}
         layers = [report.kept[t : t + 2] for t in range(0, len(report.kept), 2)]
         if pruned.config.num_hidden_layers < len(layers):  # whole ones are gone
             layers = [both for both in layers if any(both)]

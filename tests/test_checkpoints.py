@@ -150,6 +150,9 @@ def test_a_pruned_model_can_be_pruned_and_saved_again(saved, tmp_path):
     sample = kprune.sample("opinions", tokenizer, tokens=1000)
     smaller, _ = kprune.prune(model, sample, rate=0.5, progress=False)
     again = kprune.load(kprune.save(smaller, tmp_path / "smaller"))
+    card = (tmp_path / "smaller" / "README.md").read_text()
+    assert "It had been pruned before, by kprune, " in card
+    assert again.report["earlier"]["heads"] == model.report["heads"]
     batch = batch_of(sample)
     assert logits(again, batch).equal(logits(smaller, batch))
     for few, many in zip(again.config.kprune["kept"], model.config.kprune["kept"], strict=True):
