@@ -148,7 +148,7 @@ def prune(
             )
         pruned, report = kprune.prune(dense, sample, tokenizer=tokenizer, **options)
         if trim:
-            own = read_texts(texts, column or ()) if texts else training_texts(task, data or None)
+            own = sample if texts else training_texts(task, data or None)
             pruned, _, done = kprune.trim(pruned, own, tokenizer)
         kprune.save(pruned, out)
         typer.echo(f"{report}\nOpen it with kprune.load({str(out)!r}).")

@@ -64,16 +64,19 @@ def trim(
     ]
     check_texts("the texts", flat, range(len(flat)), words=False)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    used = [{*ids} for ids in tokenizer(flat, truncation=False, verbose=False)["input_ids"]]
+    read = tokenizer(flat, truncation=False, verbose=False)["input_ids"]
+    used = [{*ids} for ids in read]
     kept = _kept(backend, tokenizer, set().union(*used))
-    fewer = _rewritten(backend, tokenizer, {old: new for new, old in enumerate(kept)})
-    if [fewer.tokenize(text) for text in flat] != [tokenizer.tokenize(text) for text in flat]:
+    new = {number: place for place, number in enumerate(kept)}
+    fewer = _rewritten(backend, tokenizer, new)
+    again = fewer(flat, truncation=False, verbose=False)["input_ids"]
+    if again != [[new[number] for number in ids] for ids in read]:
         raise ValueError(f"A {type(tokenizer).__name__} reads the texts otherwise when trimmed.")
     rest = set().union(*(ids for n, ids in enumerate(used) if n % HELD_OUT))
     known = {*_kept(backend, tokenizer, rest)}
     apart = used[::HELD_OUT]
     changed = sum(not ids <= known for ids in apart) / len(apart)
-    trimmed = _with_rows(model, kept)
+    trimmed = _with_rows(model, new)
     trimmed.tokenizer = fewer
     now = {"parameters": trimmed.num_parameters(), "pieces": len(kept)}
     trimmed.report = (getattr(model, "report", None) or {}) | now
@@ -163,12 +166,11 @@ def _renumbered(part: Any, new: dict[int, int]) -> Any:
     return [_renumbered(one, new) for one in part] if isinstance(part, list) else part
 
 
-def _with_rows(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
-    """A copy of a model that keeps some rows of its embedding, in their order."""
+def _with_rows(model: PreTrainedModel, new: dict[int, int]) -> PreTrainedModel:
+    """A copy of a model that keeps those rows of its embedding that have a new number."""
     twin = copy.deepcopy(model)
     old = twin.get_input_embeddings()
-    rows = torch.tensor([one for one in kept if one < old.num_embeddings], device=old.weight.device)
-    new = {number: place for place, number in enumerate(kept)}
+    rows = torch.tensor([one for one in new if one < old.num_embeddings], device=old.weight.device)
     fewer = nn.Embedding(
         len(rows), old.embedding_dim, new.get(old.padding_idx), _weight=old.weight.detach()[rows]
     )

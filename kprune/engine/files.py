@@ -83,15 +83,15 @@ def _written(path: Path) -> Callable[[Path], bool]:
     """What tells whether a file in a model's folder is as this package wrote it."""
     files = read_json(path / MADE).get("files")
     if isinstance(files, dict):
-        return lambda entry: entry.name == MADE or files.get(entry.name) == _digest(entry)
+        return lambda entry: entry.name == MADE or files.get(entry.name) == digest(entry)
     # Earlier versions kept no list: then it goes by names.
     card, taught = path / CARD, read_json(path / RECORD).keys() >= {"task", "recipe"}
-    own = card.is_file() and _digest(card) in EARLIER
+    own = card.is_file() and digest(card) in EARLIER
     some = taught or (own and "kprune" in read_json(path / CONFIG))
     return lambda entry: some and entry.name in OURS and (own or entry.name != CARD)
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
     """A file's SHA-256."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -99,7 +99,7 @@ def _digest(file: Path) -> str:
 
 def sign(folder: Path, **told: Any) -> None:
     """Note in a model's folder, with what is `told` of it, which files were written."""
-    files = {entry.name: _digest(entry) for entry in folder.iterdir() if entry.is_file()}
+    files = {entry.name: digest(entry) for entry in folder.iterdir() if entry.is_file()}
     write_json(folder / MADE, {**told, "files": files})
 
 
@@ -109,7 +109,7 @@ def told_of(folder: Path) -> dict[str, Any]:
     files, report = noted.get("files"), noted.get("report")
     if not (isinstance(files, dict) and isinstance(report, dict) and weights.is_file()):
         return {}
-    return report if files.get(WEIGHTS) == _digest(weights) else {}
+    return report if files.get(WEIGHTS) == digest(weights) else {}
 
 
 @contextmanager

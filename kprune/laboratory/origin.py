@@ -1,6 +1,5 @@
 """What a teacher is made of, by content: a file that was written anew is another one."""
 
-import hashlib
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kprune.data.hub import content
 from kprune.data.reach import local
 from kprune.data.tasks import Task
-from kprune.engine.files import CONFIG
+from kprune.engine.files import CONFIG, digest
 
 if TYPE_CHECKING:
     from kprune.laboratory.finetuning import Recipe
@@ -25,11 +24,8 @@ def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") ->
         with suppress(Exception):  # what is wrong with it says who loads it
             found["data"] = content(local(data), task.config)[0]
     if (local(model) / CONFIG).is_file():
-        digest = hashlib.sha256()
-        for path in (local(model) / CONFIG, *sorted(local(model).glob("*.safetensors"))):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        found["model"] = digest.hexdigest()
+        files = (local(model) / CONFIG, *sorted(local(model).glob("*.safetensors")))
+        found["model"] = {path.name: digest(path) for path in files}
     made = None if task.kind == "embedding" else asdict(recipe)
     source = str(data) if data else task.dataset
     return {"task": task.name, "model": model, "data": source, "recipe": made, CONTENT: found}
