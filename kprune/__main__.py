@@ -51,7 +51,9 @@ def reproduce(
 ) -> None:
     """Make an experiment's missing runs and draw its table; finished runs are left alone."""
     from kprune.data.reach import local
-    from kprune.laboratory import batch, experiments, records
+
+    with _one_sentence():
+        from kprune.laboratory import batch, experiments, records
 
     if outputs:
         os.environ["KPRUNE_OUTPUTS"] = str(local(outputs).resolve())
@@ -120,9 +122,9 @@ def prune(
     from kprune.data.hub import training_texts
     from kprune.data.reach import local
     from kprune.data.tasks import get_task
+    from kprune.data.texts import read_texts
     from kprune.engine.files import GRAPH, check_target
     from kprune.inputs import longest
-    from kprune.laboratory.texts import read_texts
     from kprune.options import read_options
 
     with _one_sentence():
@@ -227,10 +229,10 @@ def evaluate(
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Within the block, what makes no sense ends the command in one sentence."""
+    """Within the block, what makes no sense, or is not there, ends the command in one sentence."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
 
@@ -278,10 +280,10 @@ def teacher(
     epochs: Annotated[float, typer.Option(help="passes; 0 takes the model's recipe", min=0)] = 0.0,
 ) -> None:
     """Fine-tune a teacher for a task, unless it is there."""
-    from kprune.laboratory import finetuning, teachers
-
     warnings.simplefilter("ignore", UserWarning)
     with _one_sentence():
+        from kprune.laboratory import finetuning, teachers
+
         recipe = finetuning.wanted_recipe(model, examples, epochs)
         record = teachers.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
     typer.echo(f"{task}: {record['scores']}")

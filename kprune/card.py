@@ -3,9 +3,10 @@
 from contextlib import suppress
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from kprune.data.checks import number
 from kprune.data.reach import HUB_ID, local
 from kprune.encoders import Encoder
 from kprune.engine.files import CARD
@@ -35,13 +36,22 @@ After `import kprune`, transformers' own `AutoModel….from_pretrained` and `pip
 model before. `kprune.json` is the whole report.
 """
 
+ALONE = """
+Where there is no kprune, transformers opens it by `modeling_kprune.py`, which lies in the folder,
+when asked to run it: `AutoModel….from_pretrained("this folder", trust_remote_code=True)`.
+"""
+
 
 def card(
-    model: PreTrainedModel, report: dict[str, Any], how: str = OPEN, library: str = "transformers"
+    model: PreTrainedModel,
+    report: dict[str, Any],
+    how: str = OPEN,
+    library: str = "transformers",
+    scores: dict[str, float] | None = None,
 ) -> str:
     """The page's text, with the Hub's metadata; without a `report` it says less.
 
-    `how` to open the folder is a part of it; the Hub shows the `library` that does.
+    `how` to open the folder is a part of it; the Hub shows the `library` that does, and `scores`.
     """
     encoder, name, cut = Encoder(model), origin(model), "kept" in noted(model.config)
     licence, source = None, local(model.config.name_or_path or "") / CARD
@@ -54,6 +64,7 @@ def card(
         base_model=name if "/" in name else None,
         pipeline_tag=TASKS[encoder.kind.name],
         tags=["kprune", "pruning"] if cut else ["kprune"],
+        **_results(name, TASKS[encoder.kind.name], report, scores or {}),
     )
     try:
         told = [_what(model, name, report), _units(encoder, report)]
@@ -62,9 +73,38 @@ def card(
     if not cut:
         told = [f"`{name}`, a {type(model).__name__}."]
     title = f"# {name}, pruned" if cut else f"# {name}"
+    if scores:
+        rows = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in scores.items())
+        told.insert(1, f"| score | |\n|---|---|\n{rows}")
     parts = [f"---\n{data.to_yaml()}\n---", title, *told, how.strip()]
     parts += [] if licence else ["The licence is that of the model that it was made from."]
     return "\n\n".join(parts) + "\n"
+
+
+def check_scores(scores: dict[str, float] | None) -> None:
+    """Raise ValueError for what is no number for each metric."""
+    if scores is not None and not isinstance(scores, dict):
+        raise ValueError(f"scores= is what kprune.evaluate gives, by metric; got {scores!r}.")
+    for metric, value in (scores or {}).items():
+        number(f"The score {metric!r}", value, whole=False)
+
+
+def _results(
+    name: str, task: str, report: dict[str, Any], scores: dict[str, float]
+) -> dict[str, Any]:
+    """The scores as the Hub's metadata has them, of the data that the sample is of."""
+    data = str(report.get("sample", "texts"))
+    found = [
+        EvalResult(
+            task_type=task,
+            dataset_type=data,
+            dataset_name=data,
+            metric_type=metric,
+            metric_value=float(value),
+        )
+        for metric, value in scores.items()
+    ]
+    return {"model_name": f"{name}, pruned", "eval_results": found} if found else {}
 
 
 def origin(model: PreTrainedModel) -> str:

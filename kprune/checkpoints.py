@@ -1,5 +1,6 @@
 """Save and load pruned models (safetensors and JSON)."""
 
+import copy
 from pathlib import Path
 
 import accelerate
@@ -10,7 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.card import card
+from kprune.card import ALONE, OPEN, card, check_scores
 from kprune.checks import check_model, check_weights
 from kprune.classes import as_pruned, checked_kept, cut_as
 from kprune.data.reach import HUB_ID, hub, local
@@ -28,15 +29,22 @@ from kprune.engine.files import (
     written_whole,
 )
 from kprune.engine.loading import SENSELESS, OwnCodeError, check_stored, load_config
+from kprune.engine.opener import CODE
 from kprune.families import FAMILIES, family_of
 from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
+from kprune.standalone import check_standalone, code_of
 
 BROKEN = (OSError, ValueError, *SENSELESS)  # what comes of values that make no sense
 
 
 def save(
-    model: PreTrainedModel, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+    model: PreTrainedModel,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    standalone: bool = False,
+    scores: dict[str, float] | None = None,
 ) -> Path:
     """Save a pruned model with its tokenizer; `load` reads it back to the bit.
 
@@ -48,6 +56,9 @@ def save(
         model: what `kprune.prune` returned; anything else, or one without a tokenizer, is refused.
         folder: where to; it is given back.
         tokenizer: by default the one that drew the sample.
+        standalone: add a file of Python, `modeling_kprune.py`, and name it in the configuration, so
+            that who has transformers alone opens the folder with `trust_remote_code=True`.
+        scores: of the pruned model, by metric, as `kprune.evaluate` gives them, for the card.
     """
     check_model(model, empty=True)
     if getattr(model.config, "kprune", None) is None:
@@ -58,6 +69,9 @@ def save(
     name = type(model).__name__
     if not is_class(name):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
+    if standalone:
+        check_standalone(model)
+    check_scores(scores)
     check_target(folder, teachers=False)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model), whole=True)
     if not hasattr(tokenizer, "save_pretrained"):
@@ -70,13 +84,18 @@ def save(
     state = {name: weight.clone(**whole) for name, weight in model.state_dict().items()}
     check_described(model, state)
     with written_whole(folder, teachers=False) as part:
-        model.config.save_pretrained(part)
+        config = copy.copy(model.config)
+        if standalone:
+            code, config.auto_map = code_of(model)
+            (part / CODE).write_text(code, encoding="utf-8")
+        config.save_pretrained(part)
         tokenizer.save_pretrained(part)
         report = getattr(model, "report", {})
-        (part / CARD).write_text(card(model, report), encoding="utf-8")
+        page = card(model, report, OPEN + ALONE * standalone, scores=scores)
+        (part / CARD).write_text(page, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
-        sign(part, report=report)
+        sign(part, report=report, **({"scores": scores} if scores else {}))
     return local(folder)
 
 

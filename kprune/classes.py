@@ -44,8 +44,8 @@ def as_pruned(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     """A model that was cut takes the class that opens it again; gives the same object."""
     family, config = family_of(model.config), model.config
     with MAKING:
-        config.__class__ = _pruned_config(_dense(type(config)))
-        model.__class__ = _pruned_class(_dense(type(model)), type(config))
+        config.__class__ = _pruned_config(dense_class(type(config)))
+        model.__class__ = _pruned_class(dense_class(type(model)), type(config))
     config.kprune = {"family": family, "kept": kept}
     return model
 
@@ -139,7 +139,7 @@ def _pruned_class(
     return made
 
 
-def _dense(kind: type) -> type:
+def dense_class(kind: type) -> type:
     """The class that was made smaller, or the class itself."""
     return kind.__mro__[1] if kind.__module__ == __name__ else kind
 

@@ -31,11 +31,12 @@ def keep_numbered(sublayer: Sublayer, units: Tensor) -> None:
     columns = (units[:, None] * sublayer.unit_size + within).flatten()
     rows = torch.cat([columns + block * features for block in range(sublayer.blocks)])
     for path, linear in sublayer.projections.items():
-        _set(linear, **({"columns": columns} if path == sublayer.output_path else {"rows": rows}))
+        to = {"columns": columns} if path == sublayer.output_path else {"rows": rows}
+        slice_linear(linear, **to)
     if sublayer.kind == "MHA":
         sublayer.names.after(sublayer.part, units, len(columns))
     if not len(units):
-        _stand_in(sublayer)
+        stand_in(sublayer)
 
 
 def cut(encoder: Encoder, masks: Sequence[Tensor]) -> None:
@@ -55,7 +56,7 @@ def masked(sublayer: Sublayer, mask: Tensor) -> Handle:
     return replaced(sublayer.output, lambda features: features * factors)
 
 
-def _stand_in(sublayer: Sublayer) -> None:
+def stand_in(sublayer: Sublayer) -> None:
     """Put modules without weights in the place of what has no units."""
     layer, names, core = sublayer.part, sublayer.names, sublayer.names.attention
     for path, linear in sublayer.projections.items():
@@ -75,7 +76,10 @@ def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     linear.out_features, linear.in_features = weight.shape
 
 
-def _set(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+def slice_linear(
+    linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None
+) -> None:
+    """Keep these rows and columns of a projection, numbers, in place; None keeps all."""
     weight, bias = linear.weight, linear.bias
     rows, columns = (None if n is None else n.to(weight.device) for n in (rows, columns))
     if rows is not None:

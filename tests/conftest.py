@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import kprune
+from kprune.classes import as_pruned
 from kprune.data.batching import Batch
 from kprune.data.tasks import Task
 from kprune.encoders import Encoder
@@ -97,6 +98,17 @@ def word_tokenizer(words: int = 90, pad: bool = True) -> PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, model_max_length=64, model_input_names=types, **names
     )
+
+
+def cut(family: str, kind: str) -> PreTrainedModel:
+    """A pruned model with a layer without heads and one without neurons."""
+    encoder, kept = Encoder(tiny(family, kind)), []
+    for sublayer in encoder.sublayers:
+        keep = torch.arange(sublayer.units) % 2 == 0
+        keep &= sublayer.place not in (0, 3)
+        keep_units(sublayer, keep)
+        kept.append(keep.nonzero().flatten().tolist())
+    return as_pruned(encoder.model, kept)
 
 
 def tiny_sample(kind: str = "classification", count: int = 23) -> kprune.Sample:

@@ -23,11 +23,11 @@ from typer.testing import CliRunner
 
 import kprune
 from kprune.__main__ import app
+from kprune.data.texts import read_texts
 from kprune.encoders import Encoder
 from kprune.engine import files
 from kprune.engine.files import check_target, write_json, written_whole
 from kprune.laboratory import finetuning
-from kprune.laboratory.texts import read_texts
 
 READER = """
 import sys, safetensors.torch, torch, kprune

@@ -8,30 +8,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import batch_of, shared, tiny, tiny_sample, word_tokenizer
+from conftest import batch_of, cut, shared, tiny, tiny_sample, word_tokenizer
 from scipy.stats import spearmanr
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import kprune
 from kprune import graph
-from kprune.classes import as_pruned
 from kprune.data.hub import load_split
 from kprune.encoders import Encoder
-from kprune.surgery import keep_units
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
-
-
-def cut(family, kind):
-    """A pruned model with a layer without heads and one without neurons."""
-    encoder, kept = Encoder(tiny(family, kind)), []
-    for sublayer in encoder.sublayers:
-        keep = torch.arange(sublayer.units) % 2 == 0
-        keep &= sublayer.place not in (0, 3)
-        keep_units(sublayer, keep)
-        kept.append(keep.nonzero().flatten().tolist())
-    return as_pruned(encoder.model, kept)
 
 
 def run(folder, batch):

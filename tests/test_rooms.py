@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import tiny, word_tokenizer
 
 PACKAGE = Path(__file__).parents[1] / "kprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -14,7 +15,7 @@ BELOW = {
     "data": ("kprune.data",),
     "engine": ("kprune.engine", "kprune.data.batching", "kprune.data.reach"),
 }
-HEAVY = {"sklearn", "scipy", "seaborn", "matplotlib", "pandas", "papermill", "pydantic"}
+HEAVY = {"sklearn", "scipy", "seaborn", "matplotlib", "papermill", "pydantic"}
 
 
 def parsed(path: Path) -> ast.Module:
@@ -102,3 +103,44 @@ def test_the_loop_fits_a_glance_and_a_family_a_paragraph():
     quirks = [node for node in families if getattr(node, "name", "").startswith("_")]
     assert len(records) >= 6 and len(quirks) >= 4
     assert all(lines(node) <= 15 for node in [*records, *quirks])
+
+
+THIN = """
+import json, re, sys, tomllib
+from pathlib import Path
+root, folder = Path(sys.argv[1]), Path(sys.argv[2])
+extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+BROUGHT = {"jinja2", "pydantic"}  # by torch and by typer
+names = [re.split("[<>=]", line)[0].replace("-", "_") for line in extra["laboratory"]]
+for name in {*names, "sklearn", "matplotlib", "IPython"} - BROUGHT:
+    sys.modules[name] = None  # as where it is not installed
+from typer.testing import CliRunner
+from kprune.__main__ import app
+def run(*command):
+    done = CliRunner().invoke(app, [*map(str, command)])
+    print(done.output, done.exception)
+    return done
+(folder / "texts.csv").write_text("text\\n" + "".join(f"w{i} w{i + 1}\\n" for i in range(60)))
+out = folder / "pruned"
+prune = ("prune", folder / "model", "--texts", folder / "texts.csv", "--out", out, "--trim")
+assert run(*prune, "--export", "onnx").exit_code == 0
+assert run("info", out).exit_code == 0
+import kprune
+kprune.load(out)
+for command in (("evaluate", out, "--task", "sst2"), ("reproduce", "a.yaml"), ("teacher", "sst2")):
+    done = run(*command)
+    assert done.exit_code == 2 and "pip install 'kprune[laboratory]'" in done.output
+try:
+    kprune.evaluate
+except ImportError as error:
+    assert "extra `laboratory`" in str(error)
+"""
+
+
+def test_a_base_install_prunes_loads_and_exports(tmp_path):
+    """Without what the extra `laboratory` brings; who needs that is told so."""
+    tiny("bert", "classification").save_pretrained(tmp_path / "model")
+    word_tokenizer(95).save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-c", THIN, PACKAGE.parent, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -20,8 +20,8 @@ def test_environment_follows_pyproject():
     assert environment["name"] == PROJECT["name"]
     conda, pip = environment["dependencies"][:-1], environment["dependencies"][-1]["pip"]
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
-    extra = PROJECT["optional-dependencies"]["minilm"]
-    assert pip == [*PROJECT["dependencies"], *extra, "-e ."]
+    extras = PROJECT["optional-dependencies"]
+    assert pip == [*PROJECT["dependencies"], *extras["laboratory"], *extras["minilm"], "-e ."]
 
 
 def test_readme_follows_pyproject():

@@ -37,7 +37,8 @@ class NoHeads(nn.Module):
             self.add_module(name, part)
         self.out, self.norm = out, norm
 
-    def forward(self, hidden_states: Tensor, *_, **__) -> tuple[Tensor, None]:
+    def forward(self, *given, **named) -> tuple[Tensor, None]:
+        hidden_states = [*given, *named.values()][0]  # by name, in transformers 4's DistilBERT
         found = hidden_states[..., :0]
         if self.out:
             found = self.get_submodule(self.out)(found)

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-import kprune.engine.opener  # noqa: F401  (a pruned folder's configuration is known)
 from kprune.data.reach import hub, local
 from kprune.engine.files import GRAPH
+from kprune.engine.opener import CODE, MODEL_TYPE  # which transformers knows from here on
 
 NEW_HEAD = 2**24  # weights, at most, that a head may have beyond the files
 MOST_LABELS = 10**6
@@ -179,5 +179,13 @@ def load_tokenizer(source: str | Path, **changes: Any) -> Tokenizer:
 
 
 def _refuse_code(settings: dict, source: str | Path) -> None:
-    if settings.get("auto_map"):
+    if (named := settings.get("auto_map")) and not _is_ours(named, settings):
         raise OwnCodeError(f"{source} names Python code of its own, which kprune never runs.")
+
+
+def _is_ours(named: Any, settings: dict) -> bool:
+    """Whether code is named for others' sake, by `save`; here it is known, and never run."""
+    module = f"{CODE.removesuffix('.py')}."
+    names = named.values() if isinstance(named, dict) else [None]
+    ours = all(isinstance(name, str) and name.startswith(module) for name in names)
+    return ours and settings.get("model_type") == MODEL_TYPE

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 MODEL_TYPE = "kprune"  # in a saved configuration: without this package, it names what is missing
+CODE = "modeling_kprune.py"  # what `save(…, standalone=True)` puts beside it
 
 
 class Opener(PreTrainedConfig):
@@ -15,11 +16,8 @@ class Opener(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **others) -> PreTrainedConfig:
-        return (
-            import_module("kprune.classes")
-            .config_class(config_dict)
-            .from_dict(config_dict, **others)
-        )
+        own = {key: value for key, value in config_dict.items() if key != "auto_map"}
+        return import_module("kprune.classes").config_class(own).from_dict(own, **others)
 
 
 AutoConfig.register(MODEL_TYPE, Opener, exist_ok=True)

@@ -21,7 +21,7 @@ def bar(total: float, what: str, show: bool = True) -> tqdm:
     In a notebook it is one output that is replaced, not a line per step; in a log file it writes a
     line every few seconds. `show` of False is silence.
     """
-    notebook, terminal = "ipykernel" in sys.modules, sys.stderr.isatty()
+    notebook, terminal = bool(sys.modules.get("ipykernel")), sys.stderr.isatty()
     return (_NotebookBar if notebook else tqdm)(
         total=total,
         desc=what,
