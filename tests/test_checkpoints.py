@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import families
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import batch_of, logits, tiny, tiny_sample
+from conftest import SHARED, TASKS, batch_of, logits, tiny, tiny_sample, word_tokenizer
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -67,25 +68,46 @@ def test_reloads_to_the_bit_in_a_fresh_process(pruned, teacher, saved, tmp_path)
     assert size < 4 * teacher[0].num_parameters(), "the file must be smaller than the dense model"
 
 
+REAL = {"minilm-sst2": "classification", "minilm-stsb": "regression", "minilm-squad": "span"}
 EVERYTHING = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import kprune, safetensors.torch
 from families import KINDS, batch_of, outputs
-place = Path(sys.argv[2])
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoTokenizer, pipeline
+place, words = Path(sys.argv[2]), ["w1 w2 w3", "w4"]
 batch, found = batch_of(json.loads((place / "rows.json").read_text())), {}
+def scores(model, kind, tokenizer):
+    return pipeline(f"{kind}-classification", model=model, tokenizer=tokenizer)(words)
 for path in place.glob("model*"):
-    found[path.name] = outputs(kprune.load(path), batch)
-    opened = KINDS[path.name.split()[-1]][0].from_pretrained(path, dtype="auto").eval()
+    kind, own = path.name.split()[-1], kprune.load(path)
+    found[path.name] = outputs(own, batch)
+    opened = KINDS[kind][0].from_pretrained(path, dtype="auto").eval()
     assert outputs(opened, batch).equal(found[path.name]), path.name
+    name, tokenizer = str(path), AutoTokenizer.from_pretrained(path)
+    if kind in ("classification", "tokens"):
+        task = "text" if kind == "classification" else "token"
+        assert scores(name, task, tokenizer) == scores(own, task, tokenizer), path.name
+    if kind in ("regression", "embedding"):
+        made = CrossEncoder if kind == "regression" else SentenceTransformer
+        one = made(name, device="cpu")
+        give = one.encode if kind == "embedding" else lambda words: one.predict([words])
+        there = give(words)
+        one[0].model = own
+        assert (give(words) == there).all(), path.name
 safetensors.torch.save_file(found, place / "found.safetensors")
 """
 
 
-def test_every_family_with_every_head_reloads_to_the_bit_in_a_fresh_process(tokenizer, tmp_path):
-    """By our loader and transformers' own; at a high rate, too, where sublayers have no unit."""
-    expected = {}
+def test_every_family_with_every_head_reloads_to_the_bit_in_a_fresh_process(tmp_path):
+    """By our loader, transformers' own, pipelines and sentence-transformers.
+
+    At a high rate, too, where sublayers have no unit; and the real checkpoints, where they are.
+    """
+    expected, tokenizer = {}, word_tokenizer(95)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # for those without types, too
     for rate, family, kind in itertools.product((0.6, 0.98), families.FAMILIES, families.KINDS):
         if rate == 0.98 and kind not in ("classification", "tokens"):
             continue
@@ -94,12 +116,21 @@ def test_every_family_with_every_head_reloads_to_the_bit_in_a_fresh_process(toke
         kprune.save(smaller, tmp_path / name, tokenizer)
         expected[name] = logits(smaller, batch_of(sample))
         assert expected[name].isfinite().all()
+    for folder, kind in REAL.items():
+        if (place := SHARED / "checkpoints" / folder).exists():
+            model = families.KINDS[kind][0].from_pretrained(place, dtype=torch.float32)
+            name = f"model {folder} {kind}"
+            task = dataclasses.replace(TASKS[kind], labels=model.config.num_labels)
+            real = dataclasses.replace(sample, task=task)
+            smaller, _ = kprune.prune(model, real, 0.6, "magnitude", progress=False)
+            kprune.save(smaller, tmp_path / name, AutoTokenizer.from_pretrained(place))
+            expected[name] = logits(smaller, batch_of(sample))
     write_json(tmp_path / "rows.json", sample.examples)
     here = Path(__file__).parent
     command = [sys.executable, "-c", EVERYTHING, here, tmp_path]
     subprocess.run(command, check=True, timeout=600)
     found = safetensors.torch.load_file(tmp_path / "found.safetensors")
-    assert found.keys() == expected.keys() and len(found) == 8 * len(families.FAMILIES)
+    assert found.keys() == expected.keys() and len(found) >= 8 * len(families.FAMILIES)
     for name, theirs in found.items():
         assert theirs.equal(expected[name]), name
 
@@ -508,3 +539,25 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
     assert re.search(r"spearman -?0\.\d{4}\n", scored.output), scored.output
     assert kprune.load(tmp_path / "out").config.kprune
     assert re.search(r"5\d\.\d% gone", done.output)
+
+
+def test_push_to_hub_pushes_what_opens_again(pruned, tmp_path, monkeypatch):
+    """By transformers' own means, up to the network: what it would commit is a pruned model."""
+
+    class Api:
+        def create_repo(self, repo_id, **_):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, repo_id, operations, **_):
+            for one in operations:
+                shutil.copy(one.path_or_fileobj, tmp_path / one.path_in_repo)
+
+    monkeypatch.setattr("transformers.utils.hub.hf_api", Api)
+    page = lambda *_, **__: ModelCard("---\ntags: [a]\n---\n")  # noqa: E731
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", page)
+    pruned.push_to_hub("me/mine")
+    again = kprune.load(tmp_path)
+    for (name, ours), theirs in zip(
+        pruned.state_dict().items(), again.state_dict().values(), strict=True
+    ):
+        assert ours.equal(theirs), name

@@ -45,9 +45,12 @@ def test_every_family(family, tmp_path):
     same(run(folder, batch), model, batch)
 
 
+@pytest.mark.parametrize("rate", [0.6, 0.9])
 @pytest.mark.parametrize("kind", families.KINDS)
-def test_every_head(kind, tmp_path):
-    model, batch = cut("bert", kind), batch_of(tiny_sample())
+def test_every_head(kind, rate, tmp_path):
+    model, report = kprune.prune(tiny("bert", kind), tiny_sample(kind), rate, progress=False)
+    assert rate < 0.9 or not all(report.heads), "there are sublayers without units"
+    batch = batch_of(tiny_sample())
     folder = kprune.export(model, tmp_path / "graph", word_tokenizer(95))
     same(run(folder, batch), model, batch)
     assert AutoConfig.from_pretrained(folder).model_type == "bert", "as others open it"
