@@ -89,10 +89,13 @@ def prune(
     out: Annotated[Path, typer.Option(help="folder for the pruned model")],
     texts: Annotated[
         str,
-        typer.Option(help="a file of texts: one in each line, or csv, tsv, json, jsonl, parquet"),
+        typer.Option(
+            help="a file of texts: one in each line, or csv, tsv, json, jsonl, parquet; or a data "
+            "set, a folder or Hub id"
+        ),
     ] = "",
     column: Annotated[
-        list[str] | None, typer.Option(help="the table's column of texts; twice for pairs")
+        list[str] | None, typer.Option(help="the column of texts; twice for pairs")
     ] = None,
     task: Annotated[str, typer.Option(help="the name of a task, in place of texts")] = "",
     data: Annotated[str, typer.Option(help="Hub id or folder of the task's data")] = "",

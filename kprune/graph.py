@@ -62,7 +62,9 @@ def export(
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"A {type(tokenizer).__name__} has no tokenizer.json, which ONNX needs.")
     graph = Graph(model, **pooled)
-    pairs = graph.encoder.kind.name == "span" or (inside and inside.pairs)
+    report = getattr(model, "report", {})
+    pairs = graph.encoder.kind.name == "span" or report.get("columns") == 2
+    pairs |= bool(inside and inside.pairs)
     with written_whole(folder, teachers=False, whole=GRAPH) as part:
         graph.write(part / GRAPH)
         _compare(part / GRAPH, graph)
@@ -72,7 +74,7 @@ def export(
         tokenizer.save_pretrained(part)
         _plain_config(model).save_pretrained(part)
         (part / CARD).write_text(_card(model, graph, tokenizer, quantize, pairs), encoding="utf-8")
-        sign(part, report=getattr(model, "report", {}))
+        sign(part, report=report)
     return Path(folder)
 
 
@@ -211,6 +213,7 @@ arrays = {{
 [{outputs}] = session.run({names}, arrays)
 ```
 """
+NAMED = ("classification", "multilabel", "tokens")  # kinds whose outputs have names
 ATTRIBUTES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
@@ -238,6 +241,9 @@ def _card(
     )
     kept = "int8, activations as they come" if quantize else "float32"
     how = f"`model.onnx` is its graph, weights in {kept}.\n\n{run}"
+    labels = [str(name) for _, name in sorted(model.config.id2label.items())]
+    if graph.encoder.kind.name in NAMED and labels != [f"LABEL_{n}" for n in range(len(labels))]:
+        how += f"\nThe logits stand for the labels {', '.join(labels)}, in this order.\n"
     if pairs and graph.outputs == ["logits"]:
         how += "\nA CrossEncoder's `predict` puts its activation (a sigmoid) behind these logits.\n"
     return card(model, getattr(model, "report", {}), how, library="onnx")

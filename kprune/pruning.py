@@ -233,6 +233,7 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         samples=len(sample.examples),
         model=origin(job.model),
         sample=sample.task.name,
+        columns=len(sample.task.columns),
         length=length,
         dense_flops=dense.flops(length),
         limit=most(1.0 if job.table else 1 - options.rate, dense, length),

@@ -39,6 +39,7 @@ class Report:
     speed: dict[str, float] = field(default_factory=dict)
     model: str = ""  # name of the dense one
     sample: str = ""  # name of its task, "texts" for one's own
+    columns: int = 1  # texts in each of its sequences
     notes: list[str] = field(default_factory=list)  # what else there is to say
 
     def note_few_tokens(self) -> None:

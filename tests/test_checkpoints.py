@@ -404,6 +404,12 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
             read_texts(file, ["a", "n"])
     (tmp_path / "t.txt").write_text("one\u2028two\r\n\n \nthree\x0cfour\n", encoding="utf-8")
     assert read_texts(tmp_path / "t.txt") == ["one\u2028two", "three\x0cfour"]
+    (tmp_path / "set").mkdir()
+    table.to_parquet(tmp_path / "set" / "train-0.parquet")
+    assert read_texts(tmp_path / "set", ["b"]) == ["NA", "1"]
+    assert read_texts(tmp_path / "set", ["a", "b"])[0] == ("one, two", "NA")
+    with pytest.raises(ValueError, match="lacks the column 'c'"):
+        read_texts(tmp_path / "set", ["c"])
     (tmp_path / "one.csv").write_text("only\nx\ny\n")
     assert read_texts(tmp_path / "one.csv") == ["x", "y"]
     (tmp_path / "broken.jsonl").write_text("{")
@@ -518,7 +524,8 @@ def test_the_command_line_prunes_and_saves(tmp_path, tokenizer, capsys):
         ([], "or the name of a --task"),
         (["--texts", str(texts), "--export", "pdf"], "--export is onnx or int8"),
         (["--texts", str(texts), "--rate", ".5", "--speedup", "2"], "give one"),
-        (["--texts", str(tmp_path)], "it is a folder"),
+        (["--texts", str(tmp_path)], "which is a folder, name the column"),
+        (["--texts", "someone/their-texts", "--column", "a"], "Hub cannot be reached"),
         (["--texts", str(texts), "--out", str(model)], "is the folder that the model is in"),
     ):
         bad = CliRunner().invoke(app, [*words[:4], *more])

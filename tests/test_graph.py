@@ -64,6 +64,19 @@ def test_the_mask_may_be_given_where_no_attention_is_left(tmp_path):
     same(run(kprune.export(model, tmp_path / "graph", word_tokenizer(95)), batch), model, batch)
 
 
+def test_the_card_shows_pairs_and_names_of_labels(tmp_path):
+    """As the sample and the configuration have them."""
+    model, tokenizer = tiny("bert", "tokens"), word_tokenizer(95)
+    model.config.id2label = {0: "O", 1: "B-person", 2: "I-person"}
+    page = kprune.export(model, tmp_path / "a", tokenizer) / "README.md"
+    assert "the labels O, B-person, I-person, in this order" in page.read_text()
+    pairs = [("w1 w2", f"w{n} w3") for n in range(40)]
+    sample = kprune.sample(pairs, tokenizer, 200)
+    pruned, _ = kprune.prune(tiny("bert", "classification"), sample, progress=False)
+    page = kprune.export(pruned, tmp_path / "b", tokenizer) / "README.md"
+    assert '("a question", "its passage")' in page.read_text() and "labels" not in page.read_text()
+
+
 @pytest.mark.parametrize("kind", ["classification", "span", "embedding"])
 def test_the_card_runs_it_without_pytorch(kind, tmp_path):
     model, tokenizer = cut("bert", kind), word_tokenizer(95)

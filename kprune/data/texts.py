@@ -1,10 +1,14 @@
 """Texts of one's own, from a file: a text in each line, or the columns of a table."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kprune.data.hub import load_split
 from kprune.data.reach import local
+from kprune.data.tasks import Task
 
+ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # one's own folder there and its data set
 TABLES = {".csv": ",", ".tsv": "\t", ".json": "", ".jsonl": "", ".parquet": ""}
 
 
@@ -12,14 +16,18 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
     """The texts of a file, or the pairs of them where two columns are named.
 
     A .csv, .tsv, .jsonl, .json (a list of records) or .parquet file is a table; where it has one
-    column only, that need not be named. Any other holds a text in each line that is not blank.
+    column only, that need not be named. Any other holds a text in each line that is not blank. A
+    folder, or what is no file but a Hub id, is a data set: the columns of its training split.
     ValueError for a file that is not there or cannot be read, holds no text, or lacks the columns.
     """
     import pandas as pd
 
     file = local(path)
+    if columns and (file.is_dir() or (not file.exists() and ON_HUB.fullmatch(str(path)))):
+        rows = load_split(Task(str(path), tuple(columns)), "train", str(path))
+        return _texts_of([rows[column][:] for column in columns])
     if not file.is_file():
-        what = " (it is a folder)" if file.is_dir() else ""
+        what = "; of a data set, which is a folder, name the column" if file.is_dir() else ""
         raise ValueError(f"There is no file of texts {str(path)!r}{what}.")
     try:
         if file.suffix.lower() not in TABLES:
@@ -37,8 +45,7 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
         for one in columns:
             if not pd.to_numeric(table[one], errors="coerce").isna().any():
                 raise ValueError(f"holds numbers in the column {one!r}, and no texts")
-        lists = [table[column].tolist() for column in columns]
-        return _not_empty(lists[0]) if len(lists) == 1 else [*zip(*lists, strict=True)]
+        return _texts_of([table[column].tolist() for column in columns])
     except UnicodeDecodeError as error:
         raise ValueError(f"The file {file} is no text in UTF-8; convert it.") from error
     except (ValueError, OSError) as error:
@@ -61,6 +68,10 @@ def _table(file: Path):
     except Exception as error:  # each reader has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"cannot be read as {kind[1:]}: {reason}") from error
+
+
+def _texts_of(columns: list[list]) -> list:
+    return _not_empty(columns[0]) if len(columns) == 1 else [*zip(*columns, strict=True)]
 
 
 def _not_empty(texts) -> list:
