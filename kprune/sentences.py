@@ -50,9 +50,13 @@ class Inside:
         texts, tokenizer = self.texts(sample), tokenizer or self.tokenizer
         return self.model, texts, tokenizer, options | self.options
 
-    def around(self, pruned: PreTrainedModel) -> Any:
-        """The same object with the pruned model in the place of its own, which it keeps."""
-        return copy.deepcopy(self.whole, {id(self.model): pruned})
+    def around(
+        self, smaller: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> Any:
+        """A copy of the object with another model, and perhaps tokenizer, in the place of its own."""
+        given = {id(self.model): smaller}
+        given |= {} if tokenizer is None else {id(self.tokenizer): tokenizer}
+        return copy.deepcopy(self.whole, given)
 
 
 def opened(model: Any, given: dict[str, Any]) -> Inside | None:

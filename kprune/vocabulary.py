@@ -19,6 +19,7 @@ from kprune.checks import check_model
 from kprune.data.checks import check_texts
 from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer, own_texts
+from kprune.sentences import opened
 
 HELD_OUT = 10  # one text in so many tells what others would lose
 BLANKS = ("##", "▁", "Ġ", "</w>")  # how pieces say where in a word they stand
@@ -46,13 +47,18 @@ def trim(
     no other text is lost either: its words fall into smaller pieces. Prune first, or afterwards.
 
     Args:
-        model: pruned or dense; it is not changed.
+        model: pruned or dense, or a SentenceTransformer or CrossEncoder with one inside, which is
+            given back as the same object; it is not changed.
         texts: as many as there are, of the kind that the model will see; or pairs of texts.
         tokenizer: the model's own, by default the one that travels with it.
 
     Gives the model, its tokenizer (`kprune.save` saves both), and what was done. ValueError for a
     tokenizer without a fast backend.
     """
+    if inside := opened(model, {}):
+        words = tokenizer or inside.tokenizer
+        smaller, fewer, done = trim(inside.model, inside.texts(texts), words)
+        return inside.around(smaller, fewer), fewer, done
     check_model(model, empty=True)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model))
     if not getattr(tokenizer, "is_fast", False):

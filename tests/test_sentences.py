@@ -232,3 +232,17 @@ def test_an_embedder_that_reads_its_texts_otherwise_is_refused(embedder):
     model[0].processing_kwargs = {"text": {"max_length": 8, "padding": True}}
     with pytest.raises(ValueError, match=r"processing_kwargs of its own \(max_length\)"):
         kprune.prune(model, TEXTS, rate=0.5, progress=False)
+
+
+def test_an_object_is_trimmed_as_what_is_inside(embedder, tmp_path):
+    """With its tokenizer: the same embeddings before and after saving."""
+    whole = embedder()
+    texts = TEXTS[:9]
+    fewer, _, done = kprune.trim(whole, texts)
+    assert done.pieces < done.dense_pieces and type(fewer) is type(whole)
+    assert (fewer.encode(texts) == whole.encode(texts)).all()
+    assert len(fewer.tokenizer) == done.pieces < len(whole.tokenizer)
+    pruned, _ = kprune.prune(fewer, texts * 9, 0.5, progress=False, tokens=500)
+    pruned.save_pretrained(str(tmp_path / "small"))
+    again = sentence_transformers.SentenceTransformer(str(tmp_path / "small"), device="cpu")
+    assert (again.encode(texts) == pruned.encode(texts)).all()

@@ -1,4 +1,4 @@
-"""`21_base_size`: a deep and wide encoder beside a small one, in scores kept and in passes."""
+"""`22_base_size`: a deep and wide encoder beside a small one, in scores kept and in passes."""
 
 import pandas as pd
 import seaborn as sns
