@@ -53,7 +53,7 @@ class Inside:
     def around(
         self, smaller: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> Any:
-        """A copy of the object with another model, and perhaps tokenizer, in the place of its own."""
+        """A copy of the object with another model, and perhaps tokenizer, in place of its own."""
         given = {id(self.model): smaller}
         given |= {} if tokenizer is None else {id(self.tokenizer): tokenizer}
         return copy.deepcopy(self.whole, given)
