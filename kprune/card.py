@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from kprune.data.checks import number
@@ -37,8 +37,15 @@ model before. `kprune.json` is the whole report.
 """
 
 ALONE = """
-Where there is no kprune, transformers opens it by `modeling_kprune.py`, which lies in the folder,
-when asked to run it: `AutoModel….from_pretrained("this folder", trust_remote_code=True)`.
+Where there is no kprune, transformers opens it by running `modeling_kprune.py`, which lies in the
+folder:
+
+```python
+from transformers import AutoTokenizer, {auto}
+
+model = {auto}.from_pretrained("this folder", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("this folder", trust_remote_code=True)
+```
 """
 
 
@@ -51,7 +58,7 @@ def card(
 ) -> str:
     """The page's text, with the Hub's metadata; without a `report` it says less.
 
-    `how` to open the folder is a part of it; the Hub shows the `library` that does, and `scores`.
+    `how` to open the folder is a part of it, and so are the `scores`; the Hub shows the `library`.
     """
     encoder, name, cut = Encoder(model), origin(model), "kept" in noted(model.config)
     licence, source = None, local(model.config.name_or_path or "") / CARD
@@ -64,14 +71,8 @@ def card(
         base_model=name if "/" in name else None,
         pipeline_tag=TASKS[encoder.kind.name],
         tags=["kprune", "pruning"] if cut else ["kprune"],
-        **_results(name, TASKS[encoder.kind.name], report, scores or {}),
     )
-    try:
-        told = [_what(model, name, report), _units(encoder, report)]
-    except (LookupError, TypeError, ValueError, AttributeError):  # a report that somebody changed
-        told = [_what(model, name, {}), _units(encoder, {})]
-    if not cut:
-        told = [f"`{name}`, a {type(model).__name__}."]
+    told = _told(model, report) if cut else [f"`{name}`, a {type(model).__name__}."]
     title = f"# {name}, pruned" if cut else f"# {name}"
     if scores:
         rows = "\n".join(f"| {metric} | {value:.4f} |" for metric, value in scores.items())
@@ -81,30 +82,28 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def check_scores(scores: dict[str, float] | None) -> None:
-    """Raise ValueError for what is no number for each metric."""
+def section(model: PreTrainedModel, report: dict[str, Any]) -> str:
+    """What a page of another's making is to say of a pruning."""
+    how = "It opens as before, where `import kprune` was run first."
+    return "\n\n".join(["", "# Pruned by kprune", *_told(model, report), how]) + "\n"
+
+
+def _told(model: PreTrainedModel, report: dict[str, Any]) -> list[str]:
+    encoder, name = Encoder(model), origin(model)
+    try:
+        return [_what(model, name, report), _units(encoder, report)]
+    except (LookupError, TypeError, ValueError, AttributeError):  # a report that somebody changed
+        return [_what(model, name, {}), _units(encoder, {})]
+
+
+def checked_scores(scores: dict[str, float] | None) -> dict[str, float]:
+    """The scores as plain numbers; ValueError for what is no number for each metric."""
     if scores is not None and not isinstance(scores, dict):
         raise ValueError(f"scores= is what kprune.evaluate gives, by metric; got {scores!r}.")
-    for metric, value in (scores or {}).items():
-        number(f"The score {metric!r}", value, whole=False)
-
-
-def _results(
-    name: str, task: str, report: dict[str, Any], scores: dict[str, float]
-) -> dict[str, Any]:
-    """The scores as the Hub's metadata has them, of the data that the sample is of."""
-    data = str(report.get("sample", "texts"))
-    found = [
-        EvalResult(
-            task_type=task,
-            dataset_type=data,
-            dataset_name=data,
-            metric_type=metric,
-            metric_value=float(value),
-        )
-        for metric, value in scores.items()
-    ]
-    return {"model_name": f"{name}, pruned", "eval_results": found} if found else {}
+    return {
+        str(metric): number(f"The score {metric!r}", value, whole=False)
+        for metric, value in (scores or {}).items()
+    }
 
 
 def origin(model: PreTrainedModel) -> str:
@@ -120,7 +119,13 @@ def origin(model: PreTrainedModel) -> str:
 def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
     """What was done to which model, in sentences."""
     text = f"`{name}`, a {type(model).__name__}, made smaller by kprune without retraining."
-    text += " Of training afterwards this page knows nothing."
+    if passes := report.get("polished"):
+        text += (
+            f" Then it was trained: distilled from the model before, in {passes} passes over the "
+        )
+        text += "same sample, without labels."
+    else:
+        text += " Of training afterwards this page knows nothing."
     if not report:
         return text
     if earlier := report.get("earlier"):

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.card import ALONE, OPEN, card, check_scores
+from kprune.card import ALONE, OPEN, card, checked_scores, section
 from kprune.checks import check_model, check_weights
 from kprune.classes import as_pruned, checked_kept, cut_as
 from kprune.data.reach import HUB_ID, hub, local
@@ -33,6 +33,7 @@ from kprune.engine.opener import CODE
 from kprune.families import FAMILIES, family_of
 from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
+from kprune.sentences import opened
 from kprune.standalone import check_standalone, code_of
 
 BROKEN = (OSError, ValueError, *SENSELESS)  # what comes of values that make no sense
@@ -52,6 +53,9 @@ def save(
     replaced; anything else is left alone and refused. Beside the model there is a model card,
     README.md, and the report of the pruning, `kprune.json`.
 
+    A SentenceTransformer or CrossEncoder is written by its own `save_pretrained`, whose page says
+    the same in a section of its own.
+
     Args:
         model: what `kprune.prune` returned; anything else, or one without a tokenizer, is refused.
         folder: where to; it is given back.
@@ -60,18 +64,28 @@ def save(
             that who has transformers alone opens the folder with `trust_remote_code=True`.
         scores: of the pruned model, by metric, as `kprune.evaluate` gives them, for the card.
     """
+    if not isinstance(standalone, bool):
+        raise ValueError(f"standalone is True or False; got {standalone!r}.")
+    if inside := opened(model, {}):
+        if standalone or scores or tokenizer:
+            what = "is saved by its own means: leave out standalone, scores and tokenizer"
+            raise ValueError(f"A {type(model).__name__} {what}.")
+        _check_pruned(inside.model)
+        with written_whole(folder, teachers=False) as part:
+            model.save_pretrained(str(part))
+            report = getattr(inside.model, "report", {})
+            with (part / CARD).open("a", encoding="utf-8") as page:
+                page.write(section(inside.model, report))
+            sign(part, report=report)
+        return local(folder)
     check_model(model, empty=True)
-    if getattr(model.config, "kprune", None) is None:
-        raise ValueError(
-            "kprune.save takes what kprune.prune gave; use save_pretrained for a dense model. One "
-            "out of kprune.steps is to be looked at."
-        )
+    _check_pruned(model)
     name = type(model).__name__
     if not is_class(name):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     if standalone:
         check_standalone(model)
-    check_scores(scores)
+    scores = checked_scores(scores)
     check_target(folder, teachers=False)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model), whole=True)
     if not hasattr(tokenizer, "save_pretrained"):
@@ -84,14 +98,16 @@ def save(
     state = {name: weight.clone(**whole) for name, weight in model.state_dict().items()}
     check_described(model, state)
     with written_whole(folder, teachers=False) as part:
-        config = copy.copy(model.config)
+        config, how = copy.copy(model.config), OPEN
         if standalone:
             code, config.auto_map = code_of(model)
             (part / CODE).write_text(code, encoding="utf-8")
+            auto = next(a for a, own in config.auto_map.items() if own.endswith(f".{name}"))
+            how += ALONE.format(auto=auto)
         config.save_pretrained(part)
         tokenizer.save_pretrained(part)
         report = getattr(model, "report", {})
-        page = card(model, report, OPEN + ALONE * standalone, scores=scores)
+        page = card(model, report, how, scores=scores)
         (part / CARD).write_text(page, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         (part / WEIGHTS).chmod((part / CARD).stat().st_mode)  # others may read it, too
@@ -103,7 +119,8 @@ def save(
 def load(folder: str | Path) -> PreTrainedModel:
     """Load a model that `save` wrote: same outputs to the bit, on the CPU, in evaluation mode.
 
-    Its tokenizer is in the same `folder`, or Hub repository: `AutoTokenizer.from_pretrained`.
+    Scores are of what was saved, and not taken along. Its tokenizer is in the same `folder`, or Hub
+    repository: `AutoTokenizer.from_pretrained`.
     ValueError when it is missing, is not of a pruned model, is damaged, or names code of its own;
     nothing of a size that its files do not have is allocated.
     """
@@ -147,6 +164,14 @@ def load(folder: str | Path) -> PreTrainedModel:
     return as_pruned(model, kept).requires_grad_(True)
 
 
+def _check_pruned(model: PreTrainedModel) -> None:
+    if getattr(model.config, "kprune", None) is None:
+        raise ValueError(
+            "kprune.save takes what kprune.prune gave; use save_pretrained for a dense model. One "
+            "out of kprune.steps is to be looked at."
+        )
+
+
 def is_class(name: str) -> bool:
     """Whether transformers has a model's class of this name."""
     found = getattr(transformers, name, None) if isinstance(name, str) else None
@@ -172,6 +197,8 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
     """The dense configuration of a saved model, the units it kept, and its class."""
     if (folder / GRAPH).is_file() and not [*folder.glob("*.safetensors")]:
         raise ValueError(f"{folder} holds an exported graph; run it as its README.md says.")
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name the folder that it is in.")
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a model saved by kprune.save: it has no config.json.")
     try:

@@ -20,7 +20,7 @@ from kprune.data.reach import local
 from kprune.encoders import Encoder
 from kprune.engine.files import told_of
 from kprune.engine.loading import check_files, check_labels, of_backbone
-from kprune.engine.opener import MODEL_TYPE
+from kprune.engine.opener import CODE, MODEL_TYPE
 from kprune.families import FAMILIES, family_of, noted
 from kprune.surgery import keep_numbered
 
@@ -141,7 +141,8 @@ def _pruned_class(
 
 def dense_class(kind: type) -> type:
     """The class that was made smaller, or the class itself."""
-    return kind.__mro__[1] if kind.__module__ == __name__ else kind
+    ours = kind.__module__ == __name__ or kind.__module__.endswith(f".{CODE.removesuffix('.py')}")
+    return kind.__mro__[1] if ours else kind
 
 
 def __getattr__(name: str) -> type:

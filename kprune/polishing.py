@@ -49,6 +49,8 @@ def polish(
 
     ValueError where model, teacher and sample do not fit each other.
     """
+    if not isinstance(sample, Sample):
+        raise ValueError("polish takes the sample itself, as kprune.sample draws it from texts.")
     passes = number("passes", passes, 1)
     learning_rate = number("learning_rate", learning_rate, above=0, whole=False)
     gamma = number("gamma", gamma, above=0, whole=False)
@@ -63,6 +65,8 @@ def polish(
             f"The model is for {student.kind.name} with {student.kind.outputs} outputs, and the "
             f"teacher for {dense.kind.name} with {dense.kind.outputs}."
         )
+    if student.flops(sample.length) > dense.flops(sample.length):
+        raise ValueError("The model has more units than its teacher; are the two exchanged?")
     checked(sample, model, student.kind, labels=False)
     pad = sample.tokenizer.pad_token_id
     given = [one.to(student.device) for one in batches(sample.examples, pad, TOKENS)]
@@ -93,4 +97,6 @@ def polish(
     optimizer.zero_grad()
     for weight, own in zip(student.model.parameters(), model.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
+    earlier = getattr(model, "report", None) or {}
+    student.model.report = earlier | {"polished": earlier.get("polished", 0) + passes}
     return student.model

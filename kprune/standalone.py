@@ -60,7 +60,7 @@ def cut(model):
                         setattr(part, name, len(kept) * (sublayer.unit_size if size else 1))
 '''
 CLASS = """
-class Pruned{name}(transformers.{name}):
+class {name}(transformers.{name}):
     config_class = PrunedConfig
 
     def __init__(self, config, *given, **named):
@@ -98,7 +98,7 @@ def code_of(model: PreTrainedModel) -> tuple[str, dict[str, str]]:
         f"class PrunedConfig(transformers.{config.__name__}):\n    model_type = {MODEL_TYPE!r}\n",
         *(CLASS.format(name=name).strip() + "\n" for name in sorted({*opened.values()})),
     ]
-    classes = {"AutoConfig": "PrunedConfig"} | {key: f"Pruned{to}" for key, to in opened.items()}
+    classes = {"AutoConfig": "PrunedConfig"} | opened
     module = CODE.removesuffix(".py")
     return "\n\n".join([HEAD, *parts]), {key: f"{module}.{to}" for key, to in classes.items()}
 

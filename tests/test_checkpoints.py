@@ -398,6 +398,8 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
         assert read_texts(file, ["a", "b"]) == [("one, two", "NA"), ("tr\u00e8s", "1")]
         with pytest.raises(ValueError, match=r"has the columns a, b, n; name one"):
             read_texts(file)
+        with pytest.raises(ValueError, match="name one, or the two of a pair"):
+            read_texts(file, ["a", "a"])
         with pytest.raises(ValueError, match=r"has no column 'c', but a, b, n"):
             read_texts(file, ["c"])
         with pytest.raises(ValueError, match=r"holds numbers in the column 'n'"):
@@ -414,11 +416,18 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
     assert read_texts(tmp_path / "one.csv") == ["x", "y"]
     (tmp_path / "broken.jsonl").write_text("{")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "semi.csv").write_text("a;b\n1,2;x\n1,2,3;y\n")
+    (tmp_path / "t.ndjson").write_text('{"b": "x"}\n{"b": ""}\n')
+    with pytest.warns(UserWarning, match="1 of 2 texts are empty, and left out"):
+        assert read_texts(tmp_path / "t.ndjson", ["b"]) == ["x"]
+    (tmp_path / "json.txt").write_text('{"b": "x"}\n')
     (tmp_path / "no.parquet").write_text("x")
     for name, words in {
         "broken.jsonl": "cannot be read as jsonl",
         "empty.csv": "cannot be read as csv",
         "no.parquet": "cannot be read as parquet",
+        "semi.csv": "cells are to be parted by commas",
+        "json.txt": "holds JSON in its lines; let its name end in .jsonl",
         "none.txt": "There is no file of texts",
     }.items():
         with pytest.raises(ValueError, match=words) as error:

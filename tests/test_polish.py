@@ -36,6 +36,15 @@ def test_a_polished_model_is_nearer_to_its_teacher(kind):
     assert all(w.equal(again.state_dict()[name]) for name, w in found.state_dict().items())
 
 
+def test_texts_and_exchanged_models_are_refused():
+    dense, sample = tiny("bert", "classification"), tiny_sample()
+    pruned, _ = kprune.prune(dense, sample, 0.5, progress=False)
+    with pytest.raises(ValueError, match="takes the sample itself"):
+        kprune.polish(pruned, dense, ["a text"])
+    with pytest.raises(ValueError, match="are the two exchanged"):
+        kprune.polish(dense, pruned, sample)
+
+
 def test_what_does_not_fit_is_refused():
     teacher, sample = tiny("bert", "classification"), tiny_sample()
     for change, words in (

@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import TASKS, tiny, word_tokenizer
+from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     pipeline,
 )
+from typer.testing import CliRunner
 
 import kprune
+from kprune.__main__ import app
 from kprune.encoders import Encoder
 from kprune.sentences import opened
 
@@ -246,3 +249,64 @@ def test_an_object_is_trimmed_as_what_is_inside(embedder, tmp_path):
     pruned.save_pretrained(str(tmp_path / "small"))
     again = sentence_transformers.SentenceTransformer(str(tmp_path / "small"), device="cpu")
     assert (again.encode(texts) == pruned.encode(texts)).all()
+
+
+def test_the_command_line_opens_and_saves_objects(embedder, tmp_path):
+    """What is pruned, trimmed, exported and told is the whole object."""
+    embedder(sentence_transformers.sentence_transformer.modules.Normalize()).save_pretrained(
+        str(tmp_path / "dense")
+    )
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    out = tmp_path / "small"
+
+    def run(*words):
+        return CliRunner().invoke(app, [*map(str, words)])
+
+    words = ("prune", tmp_path / "dense", "--texts", tmp_path / "texts.txt", "--out", out)
+    done = run(*words, "-o", "tokens=500", "--trim", "--export", "onnx")
+    assert done.exit_code == 0 and f"SentenceTransformer('{out}')" in done.output, done.output
+    again = sentence_transformers.SentenceTransformer(str(out), device="cpu")
+    assert np.allclose(np.linalg.norm(again.encode(TEXTS[:3]), axis=1), 1, atol=1e-6)
+    assert (tmp_path / "small-onnx" / "model.onnx").is_file()
+    said = run("info", out)
+    assert said.exit_code == 0 and "pruned by kprune on" in said.output, said.output
+    bad = run(*words, "-o", "tokens=500")
+    assert bad.exit_code == 2 and "which kprune did not write; choose another" in bad.output
+    description = out / "config_sentence_transformers.json"
+    description.write_text(description.read_text().replace("SentenceTransformer", "os.system"))
+    bad = run("info", out)
+    assert bad.exit_code == 2 and "is a os.system; kprune opens" in bad.output
+
+
+def test_save_writes_an_object_whole_or_not_at_all(embedder, tmp_path):
+    whole = embedder()
+    with pytest.raises(ValueError, match="use save_pretrained for a dense model"):
+        kprune.save(whole, tmp_path / "dense")
+    pruned, _ = kprune.prune(whole, TEXTS, 0.5, progress=False, tokens=500)
+    for wrong in ({"standalone": True}, {"scores": {"spearman": 0.8}}):
+        with pytest.raises(ValueError, match="is saved by its own means"):
+            kprune.save(pruned, tmp_path / "pruned", **wrong)
+    folder = kprune.save(pruned, tmp_path / "pruned")
+    page = (folder / "README.md").read_text()
+    assert page.startswith("---") and "# Pruned by kprune" in page and "| 1 |" in page
+    again = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    assert (again.encode(TEXTS[:5]) == pruned.encode(TEXTS[:5])).all()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"notes\.txt, which kprune did not write"):
+        kprune.save(pruned, tmp_path / "mine")
+
+
+def test_objects_are_scored_as_what_is_inside(embedder):
+    """On the pooling that they have; one that reads its texts otherwise is refused."""
+    task = kprune.Task("pairs", ("a", "b"), kind="embedding", labels=families.D)
+    rows = {"a": TEXTS[:20], "b": TEXTS[20:40], "label": [float(n % 5) for n in range(20)]}
+    rows = Dataset.from_dict(rows)
+    whole = embedder(pooling_mode="cls")
+    dev = kprune.dev_set(task, whole.tokenizer, rows)
+    inner = whole[0].auto_model
+    assert kprune.evaluate(whole, dev) == kprune.evaluate(inner, dev, pooling="cls")
+    assert kprune.evaluate(whole, dev) != kprune.evaluate(inner, dev)
+    whole.prompts, whole.default_prompt_name = {"query": "q: "}, "query"
+    with pytest.raises(ValueError, match="puts 'q: ' before"):
+        kprune.evaluate(whole, dev)

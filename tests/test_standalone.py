@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import families
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -39,7 +40,8 @@ for path in sorted(place.glob("model*")):
             made = pipeline("text-classification", model=str(path), trust_remote_code=True)
             made(["w1 w2"])
             opened.save_pretrained(place / "again")
-            AutoTokenizer.from_pretrained(path)
+            words = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+            words.save_pretrained(place / "again")
             again = getattr(transformers, auto).from_pretrained(
                 place / "again", trust_remote_code=True
             )
@@ -74,6 +76,8 @@ def test_every_family_opens_in_transformers_alone(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", ALONE, tmp_path, first], check=True, timeout=300)
     found = safetensors.torch.load_file(tmp_path / "found.safetensors")
     assert found.pop("again").equal(found[first])
+    again = kprune.load(tmp_path / "again")  # what was saved, or trained on, without kprune
+    assert logits(again, batch).equal(models[first])
     assert found.keys() == models.keys()
     for name, theirs in found.items():
         if theirs.dim() == 3:
@@ -87,7 +91,13 @@ def test_with_kprune_nothing_of_it_is_run(tokenizer, tmp_path, monkeypatch):
     """Neither by our loader nor, without a yes, by transformers'; other code is refused."""
     model = cut("bert", "classification")
     folder = kprune.save(model, tmp_path / "model", tokenizer, standalone=True)
+    modules = tmp_path / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+    monkeypatch.syspath_prepend(str(modules))
     compile((folder / "modeling_kprune.py").read_text(), "modeling_kprune.py", "exec")
+    asked = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    smaller, _ = kprune.prune(asked, tiny_sample(), 0.5, progress=False)  # opened by that file
+    assert type(kprune.load(kprune.save(smaller, tmp_path / "less", tokenizer))) is type(smaller)
     (folder / "modeling_kprune.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     batch = batch_of(tiny_sample())
     opened = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -123,20 +133,22 @@ def card_of(folder):
 
 
 def test_scores_are_on_the_card(tokenizer, tmp_path):
-    """As a table, and as the Hub's metadata; a model that is loaded does not claim them."""
-    pruned, report = kprune.prune(
-        tiny("bert", "classification"), tiny_sample(), 0.5, progress=False
-    )
-    scores = {"accuracy": 0.875, "f1": 0.5}
+    """In a table; a model that is loaded, and perhaps trained on, does not claim them."""
+    dense = tiny("bert", "classification")
+    pruned, _ = kprune.prune(dense, tiny_sample(), 0.5, progress=False)
+    scores = {"accuracy": 0.875, "f1": np.float32(0.5)}
     folder = kprune.save(pruned, tmp_path / "model", tokenizer, scores=scores)
     page = card_of(folder)
     assert "| accuracy | 0.8750 |" in page.text
-    results = {one.metric_type: one for one in page.data.eval_results}
-    assert results["accuracy"].metric_value == 0.875
-    assert results["f1"].dataset_name == report.sample == "tiny-classification"
+    assert page.data.eval_results is None, "which data they are of, this package does not know"
     assert json.loads((folder / "kprune.json").read_text())["scores"] == scores
     again = kprune.save(kprune.load(folder), tmp_path / "again")
-    assert card_of(again).data.eval_results is None
+    assert "accuracy" not in card_of(again).text
+    polished = kprune.polish(pruned, dense, tiny_sample(), passes=2, progress=False)
+    page = card_of(kprune.save(polished, tmp_path / "polished", tokenizer))
+    assert "Then it was trained: distilled from the model before, in 2 passes" in page.text
     for bad in ("0.9", {"accuracy": "0.9"}, {"accuracy": float("nan")}, {"accuracy": True}, 0.9):
         with pytest.raises(ValueError, match="score"):
             kprune.save(pruned, tmp_path / "bad", tokenizer, scores=bad)
+    with pytest.raises(ValueError, match="standalone is True or False; got 'no'"):
+        kprune.save(pruned, tmp_path / "bad", tokenizer, standalone="no")

@@ -1,6 +1,8 @@
 """Texts of one's own, from a file: a text in each line, or the columns of a table."""
 
+import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from kprune.data.reach import local
 from kprune.data.tasks import Task
 
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # one's own folder there and its data set
-TABLES = {".csv": ",", ".tsv": "\t", ".json": "", ".jsonl": "", ".parquet": ""}
+TABLES = dict.fromkeys((".json", ".jsonl", ".ndjson", ".parquet"), "")
+TABLES |= {".csv": ",", ".tsv": "\t"}
 
 
 def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | list[tuple[str, str]]:
@@ -34,13 +37,16 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
             if columns:
                 raise ValueError("is no table, so it has no columns; leave column out")
             # Not splitlines, which parts at signs that stand within a line of text, too.
-            return _not_empty(file.read_text("utf-8-sig").split("\n"))
+            lines = file.read_text("utf-8-sig").split("\n")
+            if _is_record(lines[0]):
+                raise ValueError("holds JSON in its lines; let its name end in .jsonl")
+            return _not_empty(lines)
         table = _table(file)
         columns = list(columns or (table.columns if len(table.columns) == 1 else ()))
         known = ", ".join(map(str, table.columns))
         if other := [one for one in columns if one not in table.columns]:
             raise ValueError(f"has no column {other[0]!r}, but {known}")
-        if len(columns) not in (1, 2):
+        if len(columns) not in (1, 2) or len({*columns}) < len(columns):
             raise ValueError(f"has the columns {known}; name one, or the two of a pair")
         for one in columns:
             if not pd.to_numeric(table[one], errors="coerce").isna().any():
@@ -59,19 +65,33 @@ def _table(file: Path):
     try:
         if kind == ".parquet":
             return pd.read_parquet(file)
-        if kind in (".json", ".jsonl"):
-            return pd.read_json(file, lines=kind == ".jsonl", dtype=False, convert_dates=False)
+        if kind in (".json", ".jsonl", ".ndjson"):
+            return pd.read_json(file, lines=kind != ".json", dtype=False, convert_dates=False)
         # An empty cell is an empty text, and NA a word.
         return pd.read_csv(file, sep=TABLES[kind], dtype=str, keep_default_na=False)
     except UnicodeDecodeError:
         raise
     except Exception as error:  # each reader has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(f"cannot be read as {kind[1:]}: {reason}") from error
+        cells = "; its cells are to be parted by commas" if kind == ".csv" else ""
+        raise ValueError(f"cannot be read as {kind[1:]}: {reason}{cells}") from error
+
+
+def _is_record(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _texts_of(columns: list[list]) -> list:
-    return _not_empty(columns[0]) if len(columns) == 1 else [*zip(*columns, strict=True)]
+    if len(columns) == 2:
+        return [*zip(*columns, strict=True)]
+    found = _not_empty(columns[0])
+    if empty := len(columns[0]) - len(found):
+        what = f"{empty:,} of {len(columns[0]):,} texts are empty, and left out."
+        warnings.warn(what, stacklevel=4)
+    return found
 
 
 def _not_empty(texts) -> list:

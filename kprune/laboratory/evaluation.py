@@ -28,6 +28,7 @@ from kprune.inputs import check_inputs, check_match
 from kprune.laboratory.metrics import of_entities, spans, squad_scores, token_scores
 from kprune.options import Options
 from kprune.outputs import kind_of
+from kprune.sentences import opened
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Score a model on a dev set, on the device and in the mode that the model is in.
 
-    In "bf16" the matrix products of the sublayers take low precision; `pooling`, "mean" or "cls",
-    is of a model without a head.
+    It may be a SentenceTransformer or CrossEncoder. In "bf16" the matrix products of the sublayers
+    take low precision; `pooling`, "mean" or "cls", is of a model without a head.
 
     Gives the task's metrics, all on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric`
     being the primary one: `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and
@@ -109,6 +110,12 @@ def evaluate(
     by name where model and data name theirs. ValueError when the model's head or classes do not fit
     the task, or its outputs are not finite.
     """
+    if inside := opened(model, {}):
+        if inside.prompt:
+            raise ValueError(
+                f"This {type(model).__name__} puts {inside.prompt!r} before each text."
+            )
+        model, pooling = inside.model, inside.options.get("pooling", pooling)
     names_of(model)
     if not isinstance(dev, DevSet):
         raise ValueError(f"evaluate takes what dev_set gives; got a {type(dev).__name__}.")
