@@ -312,5 +312,9 @@ def test_base_size_keeps_apart_what_had_the_machine_to_itself(records):
         ["K-prune", pytest.approx(2.001 / 4), 1],
         ["Kwon et al.", pytest.approx(2.001 / 4), 1],
     ]
+    mu = {"a": 1024.0, "d": 1024.0}
+    weighed = base_size.weighed(runs.assign(mu=runs["run"].map(mu).fillna(64.0)))
+    assert weighed["μ"].tolist() == ["64", "1024"] and weighed["score"].tolist() == ["90.0", "80.0"]
+    assert base_size.weighed(runs.assign(mu=64.0)).empty, "one weight is no comparison"
     units = base_size.units(runs)
     assert units.loc[("minilm", "neurons", "sst2")].tolist() == [50, 100]

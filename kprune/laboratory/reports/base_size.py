@@ -4,8 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import share_legend
-from kprune.laboratory.tables import called
+from kprune.laboratory.figures import WIDTH, called, panels, share_legend
 
 KEYS = ["model", "task", "label", "rate"]
 
@@ -20,27 +19,17 @@ def kept(runs: pd.DataFrame) -> pd.DataFrame:
 def draw_kept(shares: pd.DataFrame) -> Figure:
     """Bars of what is kept: a panel for each model and rate, a group for each task."""
     shown = shares.assign(task=called(shares["task"]))
-    shown = shown.assign(rate=shown["rate"].map("{:.0%} of FLOPs gone".format))
-    order = list(dict.fromkeys(shown["label"]))
-    grid = sns.catplot(
-        shown,
-        x="task",
-        y="kept",
-        hue="label",
-        hue_order=order,
-        col="model",
-        row="rate",
-        kind="bar",
-        errorbar="sd",
-        height=2.2,
-        aspect=1.6,
-        legend=False,
-    )
-    grid.set_titles("{col_name}, {row_name}").set_axis_labels("", "of the teacher's score (%)")
-    for axis in grid.axes.flat:
+    labels = list(dict.fromkeys(shown["label"]))
+    groups = shown.groupby(["rate", "model"], sort=False)
+    figure, axes = panels(len(groups), shown["model"].nunique(), (1.25 * WIDTH, 2.4), sharey=True)
+    for axis, ((rate, model), here) in zip(axes.flat, groups, strict=False):
+        style = {"hue": "label", "hue_order": labels, "palette": "colorblind", "errorbar": "sd"}
+        sns.barplot(here, x="task", y="kept", ax=axis, **style)
+        axis.get_legend().remove()
         axis.axhline(100, color="0.5", linestyle="--", linewidth=1)
-    share_legend(grid.figure, columns=len(order))
-    return grid.figure
+        axis.set(title=f"{model}, {rate:.0%} of the FLOPs gone", xlabel="", ylabel="% of the score")
+    share_legend(figure, columns=len(labels))
+    return figure
 
 
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
@@ -69,3 +58,22 @@ def units(runs: pd.DataFrame, method: str = "kprune") -> pd.DataFrame:
     long = pd.DataFrame(rows, columns=["model", "task", "kind", "layer", "share"])
     keys = ["model", "kind", "task"]
     return long.pivot_table("share", keys, "layer", sort=False).round(0)
+
+
+def weighed(runs: pd.DataFrame) -> pd.DataFrame:
+    """K-prune's score and the units left, by μ, for each task and rate with more than one."""
+    done = runs[(runs["state"] == "done") & (runs["method"] == "kprune")]
+    keys = ["model", "task", "rate"]
+    several = done[done.groupby(keys)["mu"].transform("nunique") > 1]
+    rows = [
+        {
+            **run[["model", "task"]],
+            "rate": f"{run['rate']:.0%}",
+            "μ": f"{run['mu']:g}",
+            "score": f"{100 * run['score']:.1f}",
+            "heads left": f"{sum(run['heads'])} of {sum(run['dense_heads'])}",
+            "neurons left": f"{sum(run['neurons']):,} of {sum(run['dense_neurons']):,}",
+        }
+        for _, run in several.sort_values([*keys, "mu"]).iterrows()
+    ]
+    return pd.DataFrame(rows).assign(task=lambda found: called(found["task"])) if rows else several
