@@ -101,7 +101,7 @@ def save(
         config, how = copy.copy(model.config), OPEN
         if standalone:
             code, config.auto_map = code_of(model)
-            (part / CODE).write_text(code, encoding="utf-8")
+            (part / f"{CODE}.py").write_text(code, encoding="utf-8")
             auto = next(a for a, own in config.auto_map.items() if own.endswith(f".{name}"))
             how += ALONE.format(auto=auto)
         config.save_pretrained(part)

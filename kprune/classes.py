@@ -141,7 +141,7 @@ def _pruned_class(
 
 def dense_class(kind: type) -> type:
     """The class that was made smaller, or the class itself."""
-    ours = kind.__module__ == __name__ or kind.__module__.endswith(f".{CODE.removesuffix('.py')}")
+    ours = kind.__module__ == __name__ or kind.__module__.endswith(f".{CODE}")
     return kind.__mro__[1] if ours else kind
 
 

@@ -46,8 +46,13 @@ def cut(model):
         features = here[output].in_features
         units = model.config.num_attention_heads if heads else features
         sublayer = SimpleNamespace(
-            **dict(kind="MHA" if heads else "FFN", part=layer, names=NAMES, output_path=output),
-            **dict(output=here[output], units=units, unit_size=features // units),
+            kind="MHA" if heads else "FFN",
+            part=layer,
+            names=NAMES,
+            output=here[output],
+            output_path=output,
+            units=units,
+            unit_size=features // units,
             blocks=NAMES.blocks[place % 2],
             projections={path: here[path] for path in (*inputs, output) if path in here},
         )
@@ -99,8 +104,7 @@ def code_of(model: PreTrainedModel) -> tuple[str, dict[str, str]]:
         *(CLASS.format(name=name).strip() + "\n" for name in sorted({*opened.values()})),
     ]
     classes = {"AutoConfig": "PrunedConfig"} | opened
-    module = CODE.removesuffix(".py")
-    return "\n\n".join([HEAD, *parts]), {key: f"{module}.{to}" for key, to in classes.items()}
+    return "\n\n".join([HEAD, *parts]), {key: f"{CODE}.{to}" for key, to in classes.items()}
 
 
 def _functions(after: Callable) -> Iterator[Callable]:

@@ -185,7 +185,6 @@ def _refuse_code(settings: dict, source: str | Path) -> None:
 
 def _is_ours(named: Any, settings: dict) -> bool:
     """Whether code is named for others' sake, by `save`; here it is known, and never run."""
-    module = f"{CODE.removesuffix('.py')}."
     names = named.values() if isinstance(named, dict) else [None]
-    ours = all(isinstance(name, str) and name.startswith(module) for name in names)
+    ours = all(isinstance(name, str) and name.startswith(f"{CODE}.") for name in names)
     return ours and settings.get("model_type") == MODEL_TYPE

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 MODEL_TYPE = "kprune"  # in a saved configuration: without this package, it names what is missing
-CODE = "modeling_kprune.py"  # what `save(…, standalone=True)` puts beside it
+CODE = "modeling_kprune"  # the module that `save(…, standalone=True)` puts beside it
 
 
 class Opener(PreTrainedConfig):

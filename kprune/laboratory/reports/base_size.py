@@ -67,7 +67,8 @@ def weighed(runs: pd.DataFrame) -> pd.DataFrame:
     several = done[done.groupby(keys)["mu"].transform("nunique") > 1]
     rows = [
         {
-            **run[["model", "task"]],
+            "model": run["model"],
+            "task": called([run["task"]])[0],
             "rate": f"{run['rate']:.0%}",
             "μ": f"{run['mu']:g}",
             "score": f"{100 * run['score']:.1f}",
@@ -76,4 +77,4 @@ def weighed(runs: pd.DataFrame) -> pd.DataFrame:
         }
         for _, run in several.sort_values([*keys, "mu"]).iterrows()
     ]
-    return pd.DataFrame(rows).assign(task=lambda found: called(found["task"])) if rows else several
+    return pd.DataFrame(rows)
