@@ -271,15 +271,25 @@ def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
     Where gradients are on, the first of them is a leaf of the graph: nothing below is
     differentiated, and nothing else (weights are frozen in an `Encoder.copy`).
     """
-    features: list[Tensor] = [torch.empty(0)] * len(sublayers)
-
-    def tap(number: int, passing: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not passing.requires_grad:
-            passing = passing.detach().requires_grad_()
-        features[number] = passing
-        return passing
-
+    found: list[Tensor] = [torch.empty(0)] * len(sublayers)
     with ExitStack() as stack:
         for number, sublayer in enumerate(sublayers):
-            stack.enter_context(replaced(sublayer.output, partial(tap, number)))
-        yield features
+            stack.enter_context(replaced(sublayer.output, partial(_tap, found, number)))
+        yield found
+
+
+@contextmanager
+def projected(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
+    """Within the block, what the output projections of `sublayers` give: [batch, length, d]."""
+    found: list[Tensor] = [torch.empty(0)] * len(sublayers)
+    with ExitStack() as stack:
+        for number, sublayer in enumerate(sublayers):
+            stack.enter_context(gives(sublayer.output, partial(_tap, found, number)))
+        yield found
+
+
+def _tap(found: list[Tensor], number: int, passing: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and not passing.requires_grad:
+        passing = passing.detach().requires_grad_()
+    found[number] = passing
+    return passing

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch
-from kprune.encoders import Encoder, tapped
+from kprune.encoders import Encoder, projected, tapped
 from kprune.engine.least_squares import wide
 from kprune.engine.memory import stretch_of
 from kprune.engine.workers import side_by_side
@@ -28,6 +28,16 @@ class Measured:
     gradients: list[Tensor]  # with a loss, Σ f_k · ∂loss/∂f_k over each sequence [batch, features]
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """What one batch leaves behind in neighbouring sublayers, on the way up and down."""
+
+    outputs: Tensor | None  # the model's, with the highest of them
+    features: list[Tensor]  # P of each, [batch, length, features]
+    points: list[Tensor]  # where the loss was differentiated, such as at P, [batch, length, ...]
+    slopes: list[Tensor]  # ∂loss/∂points; of the first tokens alone where no others are read
+
+
 def measure(
     encoder: Encoder,
     t: int,
@@ -38,59 +48,79 @@ def measure(
 ) -> Measured:
     """One batch up from sublayer `t`, and with a loss down again, by the model's own forward.
 
-    `encoder` has frozen weights (`Encoder.copy`); `hidden`, [batch, length, d], is at the input of
-    the sublayer, None starts at the embedding; `loss` gives one number per sample from the outputs.
-    `stretch` layers are differentiated in one go (None: all): between stretches the hidden states
-    are kept, and a lower one runs again on the way down.
+    Arguments as in `differentiated`; without a loss nothing is.
     """
-    top = len(encoder.sublayers)
     if loss is None:
         with tapped(encoder.sublayers[t:]) as features:
             outputs = encoder.run(batch, hidden, t)
         return Measured(outputs, [squared_sum(f, batch) for f in features], [])
+    outputs, squares, gradients = None, [], []
+    for part in differentiated(encoder, t, batch, hidden, loss, stretch):
+        outputs = part.outputs if outputs is None else outputs
+        squares = [squared_sum(f, batch) for f in part.features] + squares
+        pairs = zip(part.points, part.slopes, strict=True)
+        gradients = [(f * slope).sum(1, dtype=wide(f.dtype)) for f, slope in pairs] + gradients
+    return Measured(outputs, squares, gradients)
+
+
+def differentiated(
+    encoder: Encoder,
+    t: int,
+    batch: Batch,
+    hidden: Tensor | None,
+    loss: Callable[[Tensor], Tensor],
+    stretch: int | None = None,
+    at_outputs: bool = False,
+) -> Iterator[Slopes]:
+    """One batch up from sublayer `t` and down again: some sublayers at a time, the highest first.
+
+    `encoder` has frozen weights (`Encoder.copy`); `hidden`, [batch, length, d], is at the input of
+    the sublayer, None starts at the embedding; `loss` gives one number per sample from the outputs.
+    `stretch` layers are differentiated in one go (None: all): between stretches the hidden states
+    are kept, and a lower one runs again on the way down. The loss is differentiated at the features
+    of the units or, with `at_outputs`, at what the output projections give.
+    """
+    top = len(encoder.sublayers)
     ends = [t, *range(t // 2 * 2, top, 2 * stretch if stretch else top)[1:], top]
     inputs = [hidden]
     for low, high in pairwise(ends[:-1]):
         inputs.append(encoder.run(batch, inputs[-1], low, high))
-    slope, squares, gradients = None, [], []
+    slope = None
     for low, high in reversed([*pairwise(ends)]):
         entry = inputs.pop()
         below = [entry.detach().requires_grad_()] if low > t else []
         with torch.enable_grad():
-            found, features, own = _stretch(encoder, batch, *(below or [entry]), low, high)
+            entry = below[0] if below else entry
+            found, features, points = _stretch(encoder, batch, entry, low, high, at_outputs)
             goal = loss(found).sum() if high == top else found
-        if high == top:
-            outputs = found.detach()
-        slopes = list(torch.autograd.grad(goal, [*features, *below], slope))
+        slopes = list(torch.autograd.grad(goal, [*points, *below], slope))
         slope = slopes.pop() if below else None
-        squares = own + squares
-        pairs = zip(features, slopes, strict=True)
-        sums = [(f.detach() * slope_).sum(1, dtype=wide(f.dtype)) for f, slope_ in pairs]
-        gradients = sums + gradients
-    return Measured(outputs, squares, gradients)
+        outputs = found.detach() if high == top else None
+        features, points = ([tensor.detach() for tensor in some] for some in (features, points))
+        yield Slopes(outputs, features, points, slopes)
 
 
 def _stretch(
-    encoder: Encoder, batch: Batch, entry: Tensor | None, low: int, high: int
+    encoder: Encoder, batch: Batch, entry: Tensor | None, low: int, high: int, at_outputs: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Up from sublayer `low` to `high`: what comes out, features to differentiate, all squares."""
+    """Up from sublayer `low` to `high`: what comes out, features, and where to differentiate."""
     some, top = encoder.sublayers[low:high], len(encoder.sublayers)
     # In one layer alone, DeBERTa's convolution mixes tokens after it.
     first = encoder.kind.first_only and high == top > 2
-    whole, features = some[:-1] if first else some, []
+    whole, features, points = some[:-1] if first else some, [], []
     if whole:
-        with tapped(whole) as features:
+        with tapped(whole) as features, projected(whole) as given:
             stop = top - 1 if first else high if high < top else None
             entry = encoder.run(batch, entry, low, stop)
-    squares = [squared_sum(f, batch) for f in features]
+        points = given if at_outputs else features
     if not first:
-        return entry, features, squares
+        return entry, features, points
     # The head reads the first token only: so does the last FFN, but for its squares.
     with torch.no_grad():
         P = encoder.reaching(some[-1].output, batch, entry, top - 1)
-    with tapped(some[-1:]) as last:
+    with tapped(some[-1:]) as last, projected(some[-1:]) as given:
         found = encoder.run(batch.first_tokens(), entry[:, :1], top - 1)
-    return found, features + last, [*squares, squared_sum(P, batch)]
+    return found, [*features, P], points + (given if at_outputs else last)
 
 
 def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:

@@ -14,7 +14,7 @@ from kprune.competitors.layers import whole_layers
 from kprune.knowledge import Importance, Predictive, Representational, Weighted
 from kprune.mask_search import search
 from kprune.plus.method import WITHOUT as WITHOUT_PLUS
-from kprune.plus.method import kprune_plus, rescored
+from kprune.plus.method import kprune_plus
 from kprune.state import Pruned, State
 from kprune.sublayerwise import Method, sublayerwise
 from kprune.variations import Once, Reused, Rounded
@@ -41,20 +41,28 @@ SUBLAYERWISE: dict[str, Callable[[Options], Method]] = {
     "kprune": kprune,
     "kprune+": lambda options: kprune_plus(options.gamma, options.seed),
 }
+
+
+def _rescored(**parts) -> Change:
+    """A change of K-prune's importance."""
+    return lambda method, _: replace(method, scores=replace(method.scores, **parts))
+
+
+def _untuned(method: Method, _: Options) -> Method:
+    return replace(method, tuners=(), finish=())
+
+
 # What a method is without each of its ingredients, in the order in which they are taken out.
-EVERY: dict[str, Change] = {
-    "sublayerwise": lambda method, _: replace(
-        method, scores=Reused(method.scores, math.inf, always=(0,)), search=Once(method.search)
-    ),
-    "tuning": lambda method, _: replace(method, tuners=(), finish=()),
-}
 WITHOUT: dict[str, Mapping[str, Change]] = {
     "kprune": {
-        "predictive": lambda method, _: rescored(method, predictive=None),
-        "representational": lambda method, _: rescored(method, representational=None),
-        **EVERY,
+        "predictive": _rescored(predictive=None),
+        "representational": _rescored(representational=None),
+        "sublayerwise": lambda method, _: replace(
+            method, scores=Reused(method.scores, math.inf, always=(0,)), search=Once(method.search)
+        ),
+        "tuning": _untuned,
     },
-    "kprune+": {**WITHOUT_PLUS, **EVERY},
+    "kprune+": {**WITHOUT_PLUS, "tuning": _untuned},
 }
 INGREDIENTS = {name: tuple(changes) for name, changes in WITHOUT.items()}
 

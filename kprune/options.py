@@ -88,10 +88,11 @@ class Options:
                 f"without names ingredients of the method, with commas between them: {unknown[0]!r}"
                 f" is not among those of {method!r} ({', '.join(known) or 'it has none'})."
             )
-        if not self.reuse >= 0 or (self.reuse and not known):
+        again = ", ".join(name for name, own in INGREDIENTS.items() if "sublayerwise" in own)
+        if not self.reuse >= 0 or (self.reuse and "sublayerwise" not in known):
             yield (
-                f"reuse is the error up to which the methods {names} keep their scores, at least "
-                f"0; got {self.reuse} for {method!r}."
+                f"reuse is the error up to which {again} keeps its scores, which other methods "
+                f"measure once, at least 0; got {self.reuse} for {method!r}."
             )
         if self.reuse and "sublayerwise" in self.left_out:
             yield "reuse keeps scores from sublayer to sublayer; leave it out without sublayerwise."

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kprune.data.batching import on_device
+from kprune.data.batching import Batch, on_device
 from kprune.encoders import Encoder, name_of
 from kprune.engine.memory import give_back_memory
 from kprune.engine.progress import Clock
@@ -54,6 +54,8 @@ class State:
         self.teacher, self.student, self.sample, self.dtype = teacher, student, sample, dtype
         self.kind = student.kind  # what the model predicts
         self.outputs: list[Tensor] = []  # the teacher's, once the first sublayer was measured
+        # How much tokens count in tuning: of a sublayer's number and a batch, [batch, length].
+        self.weights: Callable[[int, Batch], Tensor] | None = None
         self.steps, self.finished = [], []  # what happened so far, and what was done at the end
         self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
         self.batches = on_device(sample, student.device)

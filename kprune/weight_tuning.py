@@ -79,12 +79,14 @@ def gather(
     outputs: int,
     hold_out: bool = False,
     done: Callable[[int], None] = lambda number: None,
+    place: int | None = None,
 ) -> NormalEquations:
     """The least-squares problem whose rows come from teacher and student, batch by batch.
 
     `rows` gives, of (teacher, student, number of the batch), P [batch, length, features] and Y
     [batch, length, outputs]; a length of 1 stands for one row a sequence. `hold_out` keeps the sums
-    of every tenth sequence apart as well. `done` is called after each batch.
+    of every tenth sequence apart as well. `done` is called after each batch. Tokens weigh what the
+    state, if it weighs any, says of the sublayer `place`.
     """
     found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
     before = [0]  # sequences before each batch
@@ -97,6 +99,9 @@ def gather(
         if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
             real = batch.mask[:, : P.shape[1], None]
             P, Y = P * real, Y * real
+        if state.weights and place is not None:
+            root = state.weights(place, batch)[:, : P.shape[1], None].sqrt()
+            P, Y = P * root, Y * root
         if hold_out:
             every = least_squares.HELD_OUT
             some = slice(-before[number] % every, None, every)
@@ -147,7 +152,8 @@ def gather_output(
             P, Y = padded(P, True), Y + output.bias
         return (P[:, :1], Y[:, :1]) if first_only else (P, Y)
 
-    found = gather(state, rows, output.in_features + bias, output.out_features, hold_out, done)
+    sizes = output.in_features + bias, output.out_features
+    found = gather(state, rows, *sizes, hold_out, done, t)
     state.teacher_moved = move
     return found
 

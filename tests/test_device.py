@@ -27,7 +27,7 @@ from kprune.engine.states import HiddenStates
 from kprune.laboratory import benchmark
 from kprune.laboratory.evaluation import DevSet, evaluate
 from kprune.limits import budget, latency, table
-from kprune.plus import elimination, fisher
+from kprune.plus import curvature, probes
 from kprune.sampling import Sample
 
 COUNT = 16
@@ -45,7 +45,7 @@ SUITS = {  # method, device and options
     "kprune, without sublayerwise": {"without": "representational,sublayerwise"},
     "kprune+": {"tokens": 40},
     "kprune+, little memory": NO_FREE_MEMORY,
-    "kprune+, without": {"without": "fisher,elimination,scale,ridge,bias,inputs,head"},
+    "kprune+, without": {"without": "metric,elimination,weights,ridge,bias,inputs,head"},
     "kwon": {"close": 1e-4},
     "kcm": {"rate": 0.15, "close": 1e-4},
     "magnitude": {},
@@ -195,9 +195,9 @@ def equations_left(function):
 
 
 FAULTS = [  # where, which, what is wrong, in which suit
-    (fisher, "draw_signs", left, "kprune+"),
+    (probes, "draw_signs", left, "kprune+"),
     (knowledge, "zeros", left, "kprune"),
-    (elimination, "zeros", left, "kprune+"),
+    (curvature, "zeros", left, "kprune+"),
     (kwon, "_padded_labels", left, "kwon"),
     (budget, "unit_seconds", left, "kprune, in time"),
     (HiddenStates, "__getitem__", left, "kprune"),
@@ -210,7 +210,7 @@ FAULTS = [  # where, which, what is wrong, in which suit
     (measuring, "measure", reads, "kprune"),
     (measuring, "squared_sum", reads, "kprune"),
     (attention, "attend", reads, "kprune"),
-    (fisher, "by_unit", reads, "kprune+"),
+    (curvature, "differentiated", reads, "kprune+"),
     (Encoder, "run", reads, "kwon"),
 ]
 

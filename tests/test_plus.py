@@ -1,24 +1,25 @@
 """K-prune+: each ingredient is what it says, against its definition."""
 
-import copy
+import dataclasses
 import itertools
-from functools import cache
+from functools import cache, partial
 
 import families
-import plain
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import KINDS, batch_of, logits, pair, state_at, tiny, tiny_sample
+from conftest import KINDS, batch_of, logits, tiny, tiny_sample
 
 import kprune
+from kprune import weight_tuning
 from kprune.data import batching
+from kprune.data.batching import on_device
 from kprune.encoders import Encoder
-from kprune.knowledge import Importance
-from kprune.plus import elimination
-from kprune.plus.elimination import eliminate, elimination_errors
-from kprune.plus.fisher import Fisher, draw_signs
+from kprune.plus import curvature, elimination, refits
+from kprune.plus.curvature import Curvature
+from kprune.plus.elimination import Elimination, eliminate
+from kprune.plus.probes import draw_signs
 from kprune.state import State
+from kprune.weight_tuning import gather
 
 
 @pytest.mark.parametrize("kind", families.KINDS)
@@ -52,8 +53,8 @@ def test_a_sequence_has_the_same_signs_in_every_batch(kind, monkeypatch):
         monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", max_tokens)
         encoder = Encoder(tiny("bert", kind))
         state = State(encoder, encoder, tiny_sample(kind))
-        found = {}
-        for batch, signs in zip(state.batches, draw_signs(state, seed), strict=True):
+        found, all_signs = {}, draw_signs(encoder.kind, state.batches, seed)
+        for batch, signs in zip(state.batches, all_signs, strict=True):
             assert signs.shape == encoder.run(batch).shape and signs.abs().min() == 1
             for index, real, own in zip(
                 batch.index.tolist(), batch.attention_mask.bool(), signs, strict=True
@@ -112,44 +113,129 @@ def test_units_that_others_can_replace_cost_nothing():
     assert sorted(found[:2] > found[2:].max()) == [False, True]
 
 
-def errors_of(family, kind, count, first_only=None):
-    """The errors of all sublayers, and the dense model's state."""
+def dense_state(kind, count=23, family="bert"):
     encoder = Encoder(tiny(family, kind, dtype=torch.float64))
-    state = State(encoder, encoder, tiny_sample(kind, count))
-    if first_only is not None:
-        state.kind = copy.copy(state.kind)
-        state.kind.first_only = first_only
-    with torch.no_grad():
-        return elimination_errors(state), state
+    return State(encoder, encoder, tiny_sample(kind, count))
 
 
-def test_few_first_tokens_are_not_enough_to_judge_by():
-    """With fewer sequences than features, the last layer's errors are over all tokens."""
-    few, state = errors_of("bert", "classification", 20)
-    everywhere, _ = errors_of("bert", "classification", 20, first_only=False)
-    assert state.kind.first_only and state.student.sublayers[-1].output.in_features > 20
-    assert all(ours.equal(theirs) for ours, theirs in zip(few, everywhere, strict=True))
+def slopes_by_hand(state, gamma, chosen):
+    """Of the sequences `chosen`, one at a time: P and the probe's gradient g at each sublayer."""
+    model, subs = state.student.model, state.student.sublayers
+    some = dataclasses.replace(
+        state.sample, examples=[state.sample.examples[i] for i in chosen], labels=None
+    )
+    parts = on_device(some, torch.device("cpu"))
+    signs = {
+        index: own
+        for batch, drawn in zip(parts, draw_signs(state.kind, parts, 0), strict=True)
+        for index, own in zip(batch.index.tolist(), drawn, strict=True)
+    }
+    found = []
+    for number, row in enumerate(some.examples):
+        batch, kept = families.batch_of([row]), [None] * len(subs)
+
+        def take(place, kept, _, given, out):
+            kept[place] = given[0], out
+
+        hooks = [sub.output.register_forward_hook(partial(take, sub.place, kept)) for sub in subs]
+        z = state.kind.read(families.forward(model.requires_grad_(True), batch), None)
+        for one in hooks:
+            one.remove()
+        own = signs[number][: len(row["input_ids"])] if z.dim() == 3 else signs[number]
+        probe = state.kind.probe(z, z.detach(), gamma, None, own[None]).sum()
+        slopes = torch.autograd.grad(probe, [out for _, out in kept])
+        pairs = zip(kept, slopes, strict=True)
+        found.append([(P[0].detach(), slope[0]) for (P, _), slope in pairs])
+    return found
 
 
-@pytest.mark.parametrize("max_tokens", [40, 10**6])
-@pytest.mark.parametrize("kind", ["classification", "tokens"])
-def test_the_last_layer_is_judged_by_the_tokens_that_are_read(kind, max_tokens, monkeypatch):
-    """The errors of all units add up to ‖P·W‖² where the head reads, in units of its variance."""
-    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", max_tokens)
-    found, state = errors_of("bert", kind, 60)
-    for t, sub in enumerate(state.student.sublayers):
-        rows = state.sample.examples
-        P, total = (
-            plain.seen(state.student.model, module, rows)
-            for module in (sub.output, plain.norms(state.student)[t])
+@pytest.mark.parametrize("ranked", [10**6, 60])
+@pytest.mark.parametrize("kind", families.KINDS)
+def test_the_curvature_is_that_of_each_token_by_hand(kind, ranked, monkeypatch):
+    """PᵀP, Σ g·gᵀ and what tokens weigh, of all sequences or of every so-many-th."""
+    monkeypatch.setattr(curvature, "RANKED", ranked)
+    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", 60)
+    state = dense_state(kind)
+    count = len(state.sample.examples)
+    chosen = range(0, count, -(-state.sample.tokens // ranked))
+    seen = Curvature(state, 2.0, 0)
+    assert seen.samples == len(chosen) and (len(chosen) < count) == (ranked == 60)
+    expected = slopes_by_hand(state, 2.0, chosen)
+    assert seen.tokens == sum(len(one[0][0]) for one in expected)
+    for t in range(len(state.student.sublayers)):
+        P, g = (torch.cat([one[t][k] for one in expected]) for k in (0, 1))
+        torch.testing.assert_close(seen.grams[t], P.T @ P)
+        torch.testing.assert_close(seen.slopes[t], g.T @ g)
+        assert g.abs().max() > 1e-6
+        mean = g.norm(dim=1)[g.norm(dim=1) > 0].mean()
+        for batch in state.batches:
+            weights = seen.weights(t, batch)
+            assert weights.shape == batch.inputs["input_ids"].shape
+            for index, own in zip(batch.index.tolist(), weights, strict=True):
+                length = len(state.sample.examples[index]["input_ids"])
+                wanted = torch.ones(length, dtype=torch.float64)
+                if index in chosen:
+                    wanted = 0.5 + 0.5 * expected[chosen.index(index)][t][1].norm(dim=1) / mean
+                torch.testing.assert_close(own[:length], wanted)
+
+
+@pytest.mark.parametrize("kind", ["classification", "tokens", "embedding"])
+def test_scores_are_of_k_pred_by_its_second_order(kind):
+    """All units of a sublayer together cost ½·tr(Wᵀ·A·W·G) a sequence, whatever the order."""
+    state = dense_state(kind, 60)
+    seen, scores = Curvature(state, 2.0, 0), Elimination()(state, 0)
+    sequences = len(state.sample.examples)
+    for sub, gram, slopes, score in zip(
+        state.student.sublayers, seen.grams, seen.slopes, scores, strict=True
+    ):
+        W = sub.output.weight.detach().T
+        whole = (W.T @ gram @ W @ slopes).trace() / (2 * state.sample.tokens * sequences)
+        assert score.sum().item() == pytest.approx(whole.item(), rel=0.02) and (score >= 0).all()
+    for without in ({"metric": False}, {"repaired": False}):
+        others = Elimination(**without)(state, 0)
+        assert any(
+            one.argsort().ne(two.argsort()).any() for one, two in zip(scores, others, strict=True)
         )
-        if kind == "classification" and sub.layer == families.LAYERS - 1:
-            lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-            first = lengths.cumsum(0) - lengths
-            P, total = P[first], total[first]
-        lost = (P @ sub.output.weight.detach().T).square().sum()
-        expected = lost / total.var(-1).sum()
-        assert found[t].sum().item() == pytest.approx(expected.item(), rel=0.02)
+    assert all((score > 0).all() for score in scores)  # the paper's are zero at the first sublayer
+
+
+@pytest.mark.parametrize("place", [None, 1, 4])
+def test_tuning_weighs_rows_by_their_tokens(place):
+    """The sums are of √w·P and √w·Y, with w of the sublayer where the tokens come from."""
+    state = dense_state("span", 60)
+    state.weights = Curvature(state, 2.0, 0).weights
+    draw = torch.Generator().manual_seed(0)
+    P, Y = (
+        [
+            torch.randn(*b.inputs["input_ids"].shape, d, generator=draw).double()
+            for b in state.batches
+        ]
+        for d in (5, 3)
+    )
+    found = gather(state, lambda _, __, number: (P[number], Y[number]), 5, 3, place=place)
+    gram, moment = torch.zeros(5, 5, dtype=torch.float64), torch.zeros(5, 3, dtype=torch.float64)
+    for batch, ours, theirs in zip(state.batches, P, Y, strict=True):
+        real = batch.attention_mask.bool()
+        w = 1 if place is None else state.weights(place, batch)[real][:, None]
+        gram += ours[real].T @ (w * ours[real])
+        moment += ours[real].T @ (w * theirs[real])
+    torch.testing.assert_close(found.gram, gram)
+    torch.testing.assert_close(found.moment, moment)
+
+
+def test_what_heads_are_given_weighs_what_it_did_below(monkeypatch):
+    """Those of neurons, and all outputs, weigh as the sublayer itself does."""
+    places = []
+    for module in (weight_tuning, refits):
+        whole = module.gather
+
+        def seen(*given, whole=whole, **named):
+            places.append(named.get("place", given[6] if len(given) > 6 else None))
+            return whole(*given, **named)
+
+        monkeypatch.setattr(module, "gather", seen)
+    kprune.prune(tiny("bert", "span"), tiny_sample("span", 60), 0.3, "kprune+", progress=False)
+    assert places == [0, 1, 1, 1, 2, 3, 3, 3, 4, 5, 5, None]
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -179,53 +265,9 @@ def test_each_ingredient_changes_the_result(ingredient):
     assert not torch.equal(outputs_without(""), outputs_without(ingredient))
 
 
-def test_the_first_sublayer_has_predictive_knowledge():
-    """Weak point 1 is mended: its gradient is zero in the paper's method, not here."""
-    encoder = Encoder(tiny("bert", "classification"))
-    state = State(encoder, encoder, tiny_sample(count=60))
-    found = Importance(Fisher(), None, lambda sublayers, ours, theirs: ours)(state, 0)
-    assert all((score > 0).all() for score in found)
-    p = F.softmax(logits(encoder.model, batch_of(state.sample)) / 2, -1)
-    assert p.min() > 0  # and the teacher is not certain, or its information would be zero
-
-
-@pytest.mark.parametrize("kind", families.KINDS)
-def test_fisher_information_is_that_of_each_mask_by_hand(kind, monkeypatch):
-    """Half the mean square of each unit's mask gradient of the probe, one sequence at a time."""
-    monkeypatch.setitem(batching.BATCH_TOKENS, "cpu", 60)
-    state = state_at(1, *pair("bert", kind), tiny_sample(kind))
-    found = Importance(Fisher(), None, lambda sublayers, ours, theirs: ours)(state, 1)
-    totals = [torch.zeros_like(score) for score in found]
-    model, above = state.student.model, state.student.sublayers[1:]
-    signs = {
-        index: own
-        for batch, drawn in zip(state.batches, draw_signs(state, 0), strict=True)
-        for index, own in zip(batch.index.tolist(), drawn, strict=True)
-    }
-    for index, row in enumerate(state.sample.examples):
-        batch, length = families.batch_of([row]), len(row["input_ids"])
-        masks = [torch.ones(sub.units, dtype=torch.float64, requires_grad=True) for sub in above]
-        hooks = [
-            sub.output.register_forward_pre_hook(
-                lambda _, given, m=m, n=sub.unit_size: (given[0] * m.repeat_interleave(n),)
-            )
-            for sub, m in zip(above, masks, strict=True)
-        ]
-        ours = state.kind.read(families.forward(model, batch), None)
-        for hook in hooks:
-            hook.remove()
-        theirs = state.kind.read(families.forward(state.teacher.model, batch), None).detach()
-        own = signs[index][:length] if ours.dim() == 3 else signs[index]
-        probe = state.kind.probe(ours, theirs, 2.0, None, own[None])
-        for total, gradient in zip(totals, torch.autograd.grad(probe.sum(), masks), strict=True):
-            total += gradient.square() / 2 / len(state.sample.examples)
-    for ours, theirs in zip(found, totals, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
 def test_several_ingredients_can_be_left_out_and_no_unknown_one():
     model, sample = tiny("bert", "classification"), tiny_sample(count=60)
-    without = "fisher, elimination"
+    without = "metric, elimination"
     report = kprune.prune(model, sample, 0.5, "kprune+", without=without, progress=False)[1]
     assert report.flops <= report.limit
     for method in ("kprune", "kprune+", "random"):

@@ -1,80 +1,53 @@
-"""Representational knowledge as the error that remains *after* weight-tuning."""
+"""What a unit is worth: the K_pred that its loss still costs after the others made up for it."""
 
-from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from kprune.data.batching import Batch
-from kprune.encoders import tapped
-from kprune.knowledge import zeros
-from kprune.measuring import Measured
+from kprune.knowledge import by_unit
+from kprune.plus.curvature import Curvature
 from kprune.state import State
 
 RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on rounding
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
 
 
+@dataclass
 class Elimination:
-    """E of each unit: found in the dense model, at the first sublayer, for all of them at once."""
+    """Scores of units, found once, in the dense model: how much K_pred grows as they leave.
 
-    def __init__(self) -> None:
-        self.errors: list[Tensor] = []
-        self.start = 0
-
-    def __call__(self, state: State, t: int) -> "Elimination":
-        """Sums of a measurement from sublayer `t` up, to which its batches add nothing."""
-        if t == 0:
-            self.errors = elimination_errors(state)
-        self.start = t
-        return self
-
-    def add(self, batch: Batch, found: Measured) -> None:
-        """Nothing to add."""
-
-    def per_unit(self) -> list[Tensor]:
-        return self.errors[self.start :]
-
-
-def elimination_errors(state: State) -> list[Tensor]:
-    """What each unit of a model still costs when the units left make up for it as well as they can.
-
-    Backward elimination on every sublayer's output: the unit goes whose loss the others can best
-    replace by least squares, and its score is by how much the error has grown, relative to the
-    variance of X + P·W, which a LayerNorm divides by. PᵀP is of the model as it is, in one pass;
-    where the head reads the first token only, the last layer's is over it alone, if there are more
-    sequences than features. (Tuning fits all tokens there, too.)
+    An error ΔW of a sublayer's output projection costs ½·tr(ΔWᵀ·A·ΔW·G), with the sums of
+    `Curvature`: A = PᵀP, and G of the slopes. A unit's score is what is added to it when the unit
+    leaves and the others are refit.
     """
-    sublayers = state.student.sublayers
-    top, sequences = len(state.student.layers) - 1, len(state.sample.examples)
-    few = [
-        state.kind.first_only and sub.layer == top and sequences > sub.output.in_features
-        for sub in sublayers
-    ]
-    grams = [zeros(sub, sub.output.in_features, sub.output.in_features) for sub in sublayers]
-    variances = [zeros(sub) for sub in sublayers]
 
-    encoder = state.student.copy()
-    for number, batch in enumerate(state.batches):
-        with ExitStack() as stack:
-            totals: list[Tensor] = []
-            features = stack.enter_context(tapped(encoder.sublayers))
-            for sublayer in encoder.sublayers:
-                stack.enter_context(sublayer.total(totals.append))
-            encoder.run(batch, state.student_hidden[number], stop=len(sublayers))
-        real = torch.ones_like(totals[0][..., 0]) if batch.mask is None else batch.mask
-        sums = zip(few, features, totals, grams, variances, strict=True)
-        for first, P, total, gram, variance in sums:
-            some = slice(1) if first else slice(None)
-            rows = (P[:, some] * real[:, some, None]).to(gram.dtype).flatten(0, 1)
-            gram += rows.T @ rows
-            variance += (total[:, some].to(gram.dtype).var(-1) * real[:, some]).sum()
-        state.clock.tick(len(sublayers))
-    errors = []
-    for sublayer, variance in zip(sublayers, variances, strict=True):
-        weight = sublayer.output.weight.T.double()
-        errors.append(eliminate(grams.pop(0).double(), weight, sublayer.unit_size) / variance)
-    return errors
+    gamma: float = 2.0  # temperature γ of the teacher's distribution
+    seed: int = 0  # of the probes' signs
+    metric: bool = True  # else all directions of a sublayer's output count alike
+    repaired: bool = True  # else the others stay as they are, and what each unit adds is its score
+    weights: bool = True  # whether tuning weighs tokens by their slopes
+    scores: list[Tensor] = field(default_factory=list)  # of all sublayers
+
+    def __call__(self, state: State, t: int) -> list[Tensor]:
+        """Scores of sublayers `t` … 2L − 1, float64 [units] each; measured at the first."""
+        if t == 0:
+            seen = Curvature(state, self.gamma, self.seed)
+            state.weights = seen.weights if self.weights else None
+            self.scores = [self.worth(state, seen, k) for k in range(len(seen.grams))]
+        return self.scores[t:]
+
+    def worth(self, state: State, seen: Curvature, place: int) -> Tensor:
+        sublayer = state.student.sublayers[place]
+        gram, slopes = (sums[place].double() for sums in (seen.grams, seen.slopes))
+        values, vectors = torch.linalg.eigh(slopes)
+        values = values.clamp(min=0) if self.metric else values.mean().expand_as(values)
+        weight = sublayer.output.weight.T.double() @ (vectors * values.sqrt())  # W·G^½
+        if self.repaired:
+            found = eliminate(gram, weight, sublayer.unit_size)
+        else:
+            found = by_unit(sublayer, gram.diagonal() * weight.square().sum(1))
+        return found / (2 * seen.tokens * seen.samples)
 
 
 def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:

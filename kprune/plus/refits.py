@@ -43,7 +43,9 @@ class TuneInputs:
             )
             return padded(x_student, ones), F.linear(x_teacher.to(weight.dtype), weight, bias)
 
-        equations = gather(state, rows, weight.shape[1] + ones, len(weight), self.hold_out)
+        # What heads are given weighs what it did where it came from.
+        sizes, place = (weight.shape[1] + ones, len(weight)), t if t % 2 else t - 1
+        equations = gather(state, rows, *sizes, self.hold_out, place=place)
         return refit(target.inputs, equations, ones)
 
 
@@ -55,7 +57,7 @@ class TuneHead:
 
     @torch.no_grad()
     def __call__(self, state: State) -> Tuning | None:
-        last, top = state.student.last, len(state.student.sublayers)
+        last, top = state.student.last, len(state.student.sublayers)  # where both are
         if last is None:
             return None
         ones, seen = last.bias is not None, []
@@ -66,8 +68,9 @@ class TuneHead:
             return None
 
         def rows(teacher: Encoder, student: Encoder, number: int) -> tuple[Tensor, Tensor]:
-            hidden, wanted = state.student_hidden[number], state.outputs[number]
-            P = student.reaching(student.last, state.batches[number], hidden, top)
+            batch, hidden = state.batches[number], state.student_hidden[number]
+            wanted = teacher.run(batch, state.teacher_hidden[number], top)
+            P = student.reaching(student.last, batch, hidden, top)
             if wanted.dim() == 2:  # one row per sequence
                 P, wanted = P[:, None], wanted[:, None]
             return padded(P, ones), wanted
