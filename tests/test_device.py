@@ -210,7 +210,7 @@ FAULTS = [  # where, which, what is wrong, in which suit
     (measuring, "measure", reads, "kprune"),
     (measuring, "squared_sum", reads, "kprune"),
     (attention, "attend", reads, "kprune"),
-    (curvature, "differentiated", reads, "kprune+"),
+    (curvature.Curvature, "add", reads, "kprune+"),
     (Encoder, "run", reads, "kwon"),
 ]
 

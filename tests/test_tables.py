@@ -262,7 +262,7 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
         write(tmp_path, "b", 0.70, seed=1, **plain),  # without a counterpart
         write(tmp_path, "c", 0.85, seed=0, **better),
         write(tmp_path, "d", None, seed=1, **better),
-        write(tmp_path, "e", 0.20, seed=0, **better | {"without": "fisher"}),
+        write(tmp_path, "e", 0.20, seed=0, **better | {"without": "metric"}),
         write(tmp_path, "f", 0.92, seed=0, rate=0.3, **plain),  # better than the teacher
         write(tmp_path, "g", 0.93, seed=0, rate=0.3, **better),
         write(tmp_path, "h", 0.895, seed=0, rate=0.2, **plain),  # half a point lost
@@ -278,26 +278,6 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
     lost = ablation.losses(table[table["method"] == "kprune+"])
     assert lost["loss"].round(6).tolist() == [65.0]  # 0.85 less 0.20, of the same seed and rate
     assert len(ablation.draw_ingredients(lost).axes) == 1
-
-
-def test_what_an_ingredient_brings_alone_is_against_k_prune_with_the_same_sample(tmp_path):
-    lone = {"without": "b,c", "method": "kprune+"}
-    runs = [
-        write(tmp_path, "a", 0.80, seed=0, without=""),
-        write(tmp_path, "b", 0.70, seed=1, without=""),
-        write(tmp_path, "c", 0.83, seed=0, **lone),
-        write(tmp_path, "d", 0.72, seed=1, **lone),
-        write(tmp_path, "e", 0.90, seed=2, **lone),  # without a counterpart
-        write(tmp_path, "f", 0.99, seed=0, **lone | {"without": ""}),
-        write(tmp_path, "g", 0.10, seed=0, **lone | {"without": "b"}),  # two are left
-        write(tmp_path, "h", 0.10, seed=0, **lone | {"method": "kprune"}),  # another method
-    ]
-    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
-    found = beyond.alone(tables.collect(tmp_path), ["a", "b", "c"])
-    assert found["ingredient"].tolist() == ["a"] * 3
-    assert found["gain"].round(6).tolist()[:2] == [3.0, 2.0] and found["gain"].isna().tolist()[2]
-    labels = {"x": "gain", "y": "ingredient", "xlabel": "points above K-prune"}
-    assert len(ablation.draw_ingredients(found, **labels).axes) == 1
 
 
 def test_base_size_keeps_apart_what_had_the_machine_to_itself(records):

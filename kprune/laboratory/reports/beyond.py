@@ -1,28 +1,11 @@
 """`18_beyond`: K-prune+ beside K-prune."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import MARKERS, WIDTH, called, panels, share_legend
-from kprune.laboratory.reports.ablation import ahead
 from kprune.laboratory.tables import NAMES, named_by
-
-
-def alone(runs: pd.DataFrame, ingredients: Sequence[str]) -> pd.DataFrame:
-    """Points that each ingredient of K-prune+ brings by itself over K-prune, seed by seed.
-
-    Of all `ingredients` that a run can leave out, gives the runs that leave out all but one, with
-    that `ingredient` and its `gain` (points; none where either run is not done).
-    """
-    left = [{*ingredients} - {*without.split(",")} for without in runs["without"]]
-    some = pd.Series([len(names) == 1 for names in left], index=runs.index)
-    some &= runs["method"] == "kprune+"
-    plain = runs[(runs["method"] == "kprune") & (runs["without"] == "")]
-    names = [min(names) for names, chosen in zip(left, some, strict=True) if chosen]
-    return runs[some].assign(ingredient=names, gain=ahead(runs[some], plain))
 
 
 def recovered(runs: pd.DataFrame) -> pd.DataFrame:
