@@ -168,6 +168,17 @@ def reads(function):
     return faulty
 
 
+def reads_parts(function):
+    """A fault: the host looks at slopes as they come."""
+
+    def faulty(*args, **named):
+        for part in function(*args, **named):
+            part.slopes[0].sum().item()
+            yield part
+
+    return faulty
+
+
 def part_left(*names):
     """A fault: parts of a batch stay on the CPU."""
     return lambda to: (
@@ -210,7 +221,7 @@ FAULTS = [  # where, which, what is wrong, in which suit
     (measuring, "measure", reads, "kprune"),
     (measuring, "squared_sum", reads, "kprune"),
     (attention, "attend", reads, "kprune"),
-    (curvature.Curvature, "add", reads, "kprune+"),
+    (curvature, "differentiated", reads_parts, "kprune+"),
     (Encoder, "run", reads, "kwon"),
 ]
 

@@ -622,8 +622,9 @@ def test_a_model_without_a_tokenizer_is_refused():
         find_tokenizer(tiny("bert", "classification"))
 
 
-@pytest.mark.parametrize("method", ["kprune", "kprune+"])
-@pytest.mark.parametrize("without", ["", "sublayerwise"])
+@pytest.mark.parametrize(
+    ("method", "without"), [("kprune", ""), ("kprune", "sublayerwise"), ("kprune+", "")]
+)
 def test_neurons_in_multiples(method, without):
     """Every layer keeps a multiple, the limit holds, and hardly less is kept."""
     model, sample = tiny("bert", "classification"), tiny_sample(count=60)
