@@ -35,6 +35,7 @@ class Elimination:
             seen = Curvature(state, self.gamma, self.seed)
             state.weights = seen.weights if self.weights else None
             self.scores = [self.worth(state, seen, k) for k in range(len(seen.grams))]
+            del seen.grams, seen.slopes  # the weights stay
         return self.scores[t:]
 
     def worth(self, state: State, seen: Curvature, place: int) -> Tensor:
