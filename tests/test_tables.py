@@ -267,6 +267,8 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
         write(tmp_path, "g", 0.93, seed=0, rate=0.3, **better),
         write(tmp_path, "h", 0.895, seed=0, rate=0.2, **plain),  # half a point lost
         write(tmp_path, "i", 0.93, seed=0, rate=0.2, **better),
+        write(tmp_path, "j", 0.70, seed=0, rate=0.1, **plain),
+        write(tmp_path, "k", 0.93, seed=0, rate=0.1, dense=0.95, **better),  # another teacher
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     found = beyond.recovered(tables.collect(tmp_path)).set_index("rate")
@@ -274,7 +276,7 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
     assert found.loc[0.5, "recovered (%)"] == pytest.approx(50)
     assert found.loc[[0.3, 0.2], "recovered (%)"].isna().all()
     table = tables.collect(tmp_path)
-    assert len(beyond.draw_beside(table[table["without"] == ""]).axes) == 3
+    assert len(beyond.draw_beside(table[table["without"] == ""]).axes) == 4
     lost = ablation.losses(table[table["method"] == "kprune+"])
     assert lost["loss"].round(6).tolist() == [65.0]  # 0.85 less 0.20, of the same seed and rate
     assert len(ablation.draw_ingredients(lost).axes) == 1
