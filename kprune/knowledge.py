@@ -127,14 +127,20 @@ class Importance:
                 part.add(batch, found)
             if t == 0:
                 state.outputs.append(found.outputs)
-        if t == 0 and not torch.stack([z.isfinite().all() for z in state.outputs]).all():
-            raise ValueError(
-                "The model's outputs on the sample hold NaN or infinite values, so nothing can be "
-                "ranked; see that it works in its precision, or load it in float32."
-            )
+        if t == 0:
+            check_finite([z.isfinite().all() for z in state.outputs])
         sublayers = state.student.sublayers[t:]
         nothing = [zeros(sub, sub.units).double() for sub in sublayers]
         return self.combine(sublayers, *(part.per_unit() if part else nothing for part in parts))
+
+
+def check_finite(finite: Sequence[Tensor]) -> None:
+    """Raise ValueError unless all outputs on the sample are; a flag for each batch."""
+    if not torch.stack([*finite]).all():
+        raise ValueError(
+            "The model's outputs on the sample hold NaN or infinite values, so nothing can be "
+            "ranked; see that it works in its precision, or load it in float32."
+        )
 
 
 def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:

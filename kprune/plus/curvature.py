@@ -13,7 +13,7 @@ from kprune.data.batching import Batch, on_device
 from kprune.encoders import Encoder
 from kprune.engine.memory import stretch_of
 from kprune.engine.workers import side_by_side
-from kprune.knowledge import zeros
+from kprune.knowledge import check_finite, zeros
 from kprune.measuring import BACK_TOO, Slopes, differentiated
 from kprune.plus.probes import probes
 from kprune.state import State
@@ -47,12 +47,7 @@ class Curvature:
         self.norms = [zeros(sub, self.samples, longest) for sub, *_ in sizes]
         self.row = torch.full((len(examples),), self.samples, device=student.device)
         self.row[::every] = torch.arange(self.samples, device=student.device)
-        finite = [self.add(*found) for found in passes(state, batches, gamma, seed)]
-        if not torch.stack(finite).all():
-            raise ValueError(
-                "The model's outputs on the sample hold NaN or infinite values, so nothing can be "
-                "ranked; see that it works in its precision, or load it in float32."
-            )
+        check_finite([self.add(*found) for found in passes(state, batches, gamma, seed)])
 
     def add(self, batch: Batch, parts: list[Slopes]) -> Tensor:
         """Add what a batch leaves behind; tells whether its outputs are finite."""
