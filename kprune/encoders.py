@@ -5,7 +5,7 @@ No attention, norm, gate or head is written again here: a family is a few names 
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal
@@ -264,32 +264,31 @@ def flops(model: PreTrainedModel, length: float) -> float:
     return Encoder(model).flops(number("length, in tokens,", length, above=0, whole=False))
 
 
-@contextmanager
-def tapped(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
+def tapped(sublayers: Sequence[Sublayer]) -> AbstractContextManager[list[Tensor]]:
     """Within the block, the features of `sublayers` in passing: a list, [batch, length, features].
 
     Where gradients are on, the first of them is a leaf of the graph: nothing below is
     differentiated, and nothing else (weights are frozen in an `Encoder.copy`).
     """
-    found: list[Tensor] = [torch.empty(0)] * len(sublayers)
-    with ExitStack() as stack:
-        for number, sublayer in enumerate(sublayers):
-            stack.enter_context(replaced(sublayer.output, partial(_tap, found, number)))
-        yield found
+    return _watched(sublayers, replaced)
+
+
+def projected(sublayers: Sequence[Sublayer]) -> AbstractContextManager[list[Tensor]]:
+    """Within the block, what the output projections of `sublayers` give: [batch, length, d]."""
+    return _watched(sublayers, gives)
 
 
 @contextmanager
-def projected(sublayers: Sequence[Sublayer]) -> Iterator[list[Tensor]]:
-    """Within the block, what the output projections of `sublayers` give: [batch, length, d]."""
+def _watched(sublayers: Sequence[Sublayer], hook: Callable) -> Iterator[list[Tensor]]:
     found: list[Tensor] = [torch.empty(0)] * len(sublayers)
+
+    def tap(number: int, passing: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not passing.requires_grad:
+            passing = passing.detach().requires_grad_()
+        found[number] = passing
+        return passing
+
     with ExitStack() as stack:
         for number, sublayer in enumerate(sublayers):
-            stack.enter_context(gives(sublayer.output, partial(_tap, found, number)))
+            stack.enter_context(hook(sublayer.output, partial(tap, number)))
         yield found
-
-
-def _tap(found: list[Tensor], number: int, passing: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and not passing.requires_grad:
-        passing = passing.detach().requires_grad_()
-    found[number] = passing
-    return passing

@@ -1,6 +1,7 @@
 """What a pass over the sample tells: each unit's features and, with a loss, their gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
@@ -12,7 +13,7 @@ from kprune.data.batching import Batch
 from kprune.encoders import Encoder, projected, tapped
 from kprune.engine.least_squares import wide
 from kprune.engine.memory import stretch_of
-from kprune.engine.workers import side_by_side
+from kprune.engine.workers import Result, side_by_side
 from kprune.state import State
 
 Loss = Callable[[int, Tensor], Tensor]  # of the number of a batch and its outputs, one per sample
@@ -105,22 +106,25 @@ def _stretch(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Up from sublayer `low` to `high`: what comes out, features, and where to differentiate."""
     some, top = encoder.sublayers[low:high], len(encoder.sublayers)
+
+    def at(sublayers: list, features: list[Tensor]) -> AbstractContextManager[list[Tensor]]:
+        return projected(sublayers) if at_outputs else nullcontext(features)
+
     # In one layer alone, DeBERTa's convolution mixes tokens after it.
     first = encoder.kind.first_only and high == top > 2
     whole, features, points = some[:-1] if first else some, [], []
     if whole:
-        with tapped(whole) as features, projected(whole) as given:
+        with tapped(whole) as features, at(whole, features) as points:
             stop = top - 1 if first else high if high < top else None
             entry = encoder.run(batch, entry, low, stop)
-        points = given if at_outputs else features
     if not first:
         return entry, features, points
     # The head reads the first token only: so does the last FFN, but for its squares.
     with torch.no_grad():
         P = encoder.reaching(some[-1].output, batch, entry, top - 1)
-    with tapped(some[-1:]) as last, projected(some[-1:]) as given:
+    with tapped(some[-1:]) as last, at(some[-1:], last) as own:
         found = encoder.run(batch.first_tokens(), entry[:, :1], top - 1)
-    return found, [*features, P], points + (given if at_outputs else last)
+    return found, [*features, P], points + own
 
 
 def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measured]:
@@ -129,20 +133,38 @@ def measured(state: State, t: int, loss: Loss | None = None) -> Iterator[Measure
     Products are in the state's ranking precision. On a CPU the loss is called from several threads.
     """
     state.check_place(t)
-    student = state.student.copy(state.dtype)
-    stretch = stretch_of(student.model, len(student.layers) - t // 2, state.batches)
-    work = (BACK_TOO if loss else FORWARD) * (len(student.sublayers) - t)
 
-    def one(encoder: Encoder, number: int) -> Measured:
+    def one(encoder: Encoder, number: int, stretch: int) -> Measured:
         own = loss and partial(loss, number)
         hidden = state.student_hidden[number]
         return measure(encoder, t, state.batches[number], hidden, own, stretch)
 
+    yield from over_batches(state, t, state.batches, one, BACK_TOO if loss else FORWARD)
+
+
+def over_batches(
+    state: State,
+    t: int,
+    batches: Sequence[Batch],
+    one: Callable[[Encoder, int, int], Result],
+    work: int,
+) -> Iterator[Result]:
+    """What `one` makes of each batch, in order, with the student in ranking precision.
+
+    It takes an encoder of its own worker, the number of the batch, and how many layers to
+    differentiate in one go; `work` on a sublayer, of those from `t` up, is for the bar.
+    """
+    student = state.student.copy(state.dtype)
+    stretch = stretch_of(student.model, len(student.layers) - t // 2, batches)
+
+    def at_once(encoder: Encoder, number: int) -> Result:
+        return one(encoder, number, stretch)
+
     copies = chain([student], iter(student.copy, None))  # one for each worker
     with side_by_side(student.device, copies.__next__) as over:
-        for found in over(one, range(len(state.batches))):
+        for found in over(at_once, range(len(batches))):
             yield found
-            state.clock.tick(work)
+            state.clock.tick(work * (len(student.sublayers) - t))
 
 
 def squared_sum(features: Tensor, batch: Batch) -> Tensor:

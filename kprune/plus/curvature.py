@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,8 @@ from torch import Tensor
 
 from kprune.data.batching import Batch, on_device
 from kprune.encoders import Encoder
-from kprune.engine.memory import stretch_of
-from kprune.engine.workers import side_by_side
 from kprune.knowledge import check_finite, zeros
-from kprune.measuring import BACK_TOO, Slopes, differentiated
+from kprune.measuring import BACK_TOO, Slopes, differentiated, over_batches
 from kprune.plus.probes import probes
 from kprune.state import State
 
@@ -86,19 +83,11 @@ def passes(
     state: State, batches: Sequence[Batch], gamma: float, seed: int
 ) -> Iterator[tuple[Batch, list[Slopes]]]:
     """Each batch, and what it leaves behind, in ranking precision: stretches from the top down."""
-    student = state.student.copy(state.dtype)
-    stretch = stretch_of(student.model, len(student.layers), batches)
     probe = probes(state.kind, batches, gamma, seed)
 
-    def one(encoder: Encoder, number: int) -> list[Slopes]:
-        def loss(outputs: Tensor) -> Tensor:
-            return probe(number, outputs)
-
+    def one(encoder: Encoder, number: int, stretch: int) -> list[Slopes]:
+        loss = partial(probe, number)
         parts = differentiated(encoder, 0, batches[number], None, loss, stretch, at_outputs=True)
         return list(parts)
 
-    copies = chain([student], iter(student.copy, None))  # one for each worker
-    with side_by_side(student.device, copies.__next__) as over:
-        for batch, found in zip(batches, over(one, range(len(batches))), strict=True):
-            yield batch, found
-            state.clock.tick(BACK_TOO * len(student.sublayers))
+    return zip(batches, over_batches(state, 0, batches, one, BACK_TOO), strict=True)

@@ -9,7 +9,7 @@ from kprune.pruning import prepared
 from kprune.engine.as_found import plain_tensors
 import before as v
 S = "../shared"
-task, rate, evals = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+task, rate, evals, scores = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]  # shares or metric
 T={"squad":(f"{S}/checkpoints/minilm-squad",f"{S}/data/squad"),"stsb":(f"{S}/checkpoints/minilm-stsb",f"{S}/data/glue")}[task]
 dense,tok,_=kprune.teacher(task,"minilm",T[1],T[0]); dense.requires_grad_(False)
 sample=kprune.sample(task,tok,10000,0,T[1]); unseen=kprune.sample(task,tok,30000,77,T[1])
@@ -22,8 +22,8 @@ opts=Options(rate=rate,method="kprune+")
 with plain_tensors():
     job=prepared(dense,sample,opts,progress=False)
     outputs=[job.state.teacher.run(b, job.state.teacher_hidden[n], 0).detach() for n,b in enumerate(job.state.batches)]
-    job.state.outputs=outputs
-    imp=v.elimG_at(job.state,0)[1]
+    if scores=="metric": job.state.outputs=outputs  # the other fills them itself
+    imp=v.elimG_at(job.state,0)[1] if scores=="metric" else v.kprune_plus(2.0,0).scores(job.state,0)
 subs=enc.sublayers; price=[job.budget.price(s) for s in subs]
 order=[i.argsort(descending=True) for i in imp]
 limit=job.budget.left
