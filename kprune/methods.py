@@ -21,9 +21,11 @@ from kprune.variations import Once, Reused, Rounded
 from kprune.weight_tuning import TuneOutput
 
 if TYPE_CHECKING:
+    from kprune.data.tokens import Example
     from kprune.engine.progress import Clock
     from kprune.limits.budget import Budget
     from kprune.options import Options
+    from kprune.sampling import Sample
 
 Change = Callable[[Method, "Options"], Method]
 
@@ -80,10 +82,16 @@ def composed(options: Options) -> Method:
     return method
 
 
+def copies(options: Options, sample: Sample) -> list[Example]:
+    """What the method works on besides the sample's own sequences."""
+    return composed(options).copies(sample) if options.method in SUBLAYERWISE else []
+
+
 def watched(method: Method, clock: Clock) -> Method:
     """The method, its parts timed."""
     tuning = clock.step("tuning", "tuning")
-    return Method(
+    return replace(
+        method,
         scores=clock.step("knowledge", "measuring")(method.scores),
         search=clock.step("mask search")(method.search),
         tuners=tuple(map(tuning, method.tuners)),

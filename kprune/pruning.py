@@ -28,7 +28,7 @@ from kprune.limits.budget import Budget, Flops, Seconds
 from kprune.limits.latency import latencies
 from kprune.limits.table import LatencyTable, measure_latencies
 from kprune.measuring import BACK_TOO
-from kprune.methods import LABELS_NEEDED, METHODS
+from kprune.methods import LABELS_NEEDED, METHODS, copies
 from kprune.options import Options, known_options
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
@@ -128,7 +128,7 @@ def prepared(
             stacklevel=2,
         )
     dtype = ranking_dtype(options.precision, teacher.model)
-    state = State(teacher, teacher.copy(), sample, dtype)
+    state = State(teacher, teacher.copy(), sample, dtype, copies(options, sample))
     count = len(teacher.sublayers)
     total = sum(work(t, count) for t in range(count + 1)) * len(state.batches)
     state.clock = Clock(teacher.device, bar(total, "pruning", progress))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from typing import TypeVar
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from kprune.data.batching import Batch, on_device
+from kprune.data.tokens import Example
 from kprune.encoders import Encoder, name_of
+from kprune.engine import least_squares
 from kprune.engine.memory import give_back_memory
 from kprune.engine.progress import Clock
 from kprune.engine.states import HiddenStates
@@ -45,11 +48,16 @@ class State:
 
     Hidden states are kept at the input of the target only: no lower sublayer runs twice.
     `dtype` is of the products in passes that only rank units, and in the teacher's; None for the
-    model's own.
+    model's own. `copies` are sequences beside the sample's own, made of its first ones in turn.
     """
 
     def __init__(
-        self, teacher: Encoder, student: Encoder, sample: Sample, dtype: torch.dtype | None = None
+        self,
+        teacher: Encoder,
+        student: Encoder,
+        sample: Sample,
+        dtype: torch.dtype | None = None,
+        copies: Sequence[Example] = (),
     ):
         self.teacher, self.student, self.sample, self.dtype = teacher, student, sample, dtype
         self.kind = student.kind  # what the model predicts
@@ -58,7 +66,9 @@ class State:
         self.weights: Callable[[int, Batch], Tensor] | None = None
         self.steps, self.finished = [], []  # what happened so far, and what was done at the end
         self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
-        self.batches = on_device(sample, student.device)
+        examples = [*sample.examples, *copies]
+        self.seen = replace(sample, examples=examples, labels=None) if copies else sample
+        self.batches = on_device(self.seen, student.device)
         self._teachers = [teacher.copy(dtype)]  # those that run: one for each worker
         self.place = 0  # number of the sublayer at whose input the hidden states are
         self.teacher_moved = False  # on to the next sublayer already, while it was looked at
@@ -80,6 +90,15 @@ class State:
         # By a copy: at its first run a model finds its layers, to tell of their outputs later.
         found = (self._teachers[0].run(self.batches[number], h, top) for h in (hidden, other))
         return torch.equal(*found)
+
+    @cached_property
+    def held_out(self) -> list[Tensor]:
+        """Places in each batch of every tenth sequence of the sample, and of its copies."""
+        own = len(self.sample.examples)
+        return [
+            (batch.index % own % least_squares.HELD_OUT == 0).nonzero().flatten()
+            for batch in self.batches
+        ]
 
     def teach_by(self, teacher: Encoder) -> None:
         """Take another model for the teacher from here on."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kprune.data.tokens import Example
 from kprune.limits.budget import Budget
+from kprune.sampling import Sample
 from kprune.state import Pruned, State
 from kprune.surgery import keep_units
 from kprune.weight_tuning import Tuning
@@ -25,6 +27,8 @@ class Method:
     search: Callable[[State, int, Sequence[Tensor], Budget], tuple[list[Tensor], float]]
     tuners: tuple[Callable[[State, int, Tensor], Tuning], ...] = ()  # after sublayer t was cut
     finish: tuple[Callable[[State], Tuning], ...] = ()  # at the end
+    # the sample → sequences to work on besides its own
+    copies: Callable[[Sample], list[Example]] = lambda sample: []
 
 
 @torch.no_grad()

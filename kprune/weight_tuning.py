@@ -89,9 +89,6 @@ def gather(
     state, if it weighs any, says of the sublayer `place`.
     """
     found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
-    before = [0]  # sequences before each batch
-    for batch in state.batches:
-        before.append(before[-1] + len(batch.index))
 
     def one(encoders: tuple[Encoder, Encoder], number: int) -> tuple[Products, Products, int]:
         P, Y = rows(*encoders, number)
@@ -103,8 +100,7 @@ def gather(
             root = state.weights(place, batch)[:, : P.shape[1], None].sqrt()
             P, Y = P * root, Y * root
         if hold_out:
-            every = least_squares.HELD_OUT
-            some = slice(-before[number] % every, None, every)
+            some = state.held_out[number]
             held = products(P[some].flatten(0, 1), Y[some].flatten(0, 1))
         whole = P.shape[1] == batch.inputs["input_ids"].shape[1]
         tokens = batch.tokens if whole else len(P)

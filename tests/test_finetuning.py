@@ -13,8 +13,9 @@ import kprune
 from kprune.data.hub import load_split
 from kprune.data.tasks import GENERATED, TASKS, Task
 from kprune.encoders import Encoder
-from kprune.laboratory.finetuning import Recipe, find_model, pretrained, training_set
+from kprune.laboratory.finetuning import find_model, pretrained
 from kprune.laboratory.packaged import PACKAGED, pour_into_distilbert
+from kprune.laboratory.training import Recipe, training_set
 
 ARCHITECTURES = ("minilm", "minilm-distilbert")
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)

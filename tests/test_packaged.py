@@ -11,7 +11,8 @@ from transformers import AutoModel
 from kprune.data.batching import collate
 from kprune.engine.loading import load_model, load_tokenizer
 from kprune.laboratory import packaged
-from kprune.laboratory.finetuning import Recipe, default_recipe, find_model
+from kprune.laboratory.finetuning import default_recipe, find_model
+from kprune.laboratory.training import Recipe
 
 PUBLISHED = b"the published weights"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

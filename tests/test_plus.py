@@ -14,7 +14,8 @@ from kprune import weight_tuning
 from kprune.data import batching
 from kprune.data.batching import on_device
 from kprune.encoders import Encoder
-from kprune.plus import curvature, elimination, refits
+from kprune.plus import copies, curvature, elimination, refits
+from kprune.plus.copies import Copies
 from kprune.plus.curvature import Curvature
 from kprune.plus.elimination import Elimination, eliminate
 from kprune.plus.probes import draw_signs
@@ -258,6 +259,49 @@ def outputs_without(ingredient):
     smaller, report = kprune.prune(model, sample, 0.5, "kprune+", **options)
     assert report.flops <= report.limit
     return logits(smaller, batch_of(sample))
+
+
+def test_copies_are_of_the_sample_s_words_and_at_most_one_of_each_sequence():
+    sample, noise = tiny_sample(count=300), {}
+    own = [token for example in sample.examples for token in example["input_ids"]]
+    words = {*own} - {own[0]}
+    sample.tokenizer.all_special_ids = [own[0]]
+    for seed in (0, 0, 1):
+        found = Copies(seed)(sample)
+        assert found == noise.setdefault(seed, found)
+        assert len(found) == len(sample.examples)
+        pairs = [
+            pair
+            for example, copy in zip(sample.examples, found, strict=True)
+            for pair in zip(example["input_ids"], copy["input_ids"], strict=True)
+        ]
+        assert all(one == other or {one, other} <= words for one, other in pairs)
+        assert 0.1 < sum(one != other for one, other in pairs) / len(pairs) < 0.2
+        parts = [example["token_type_ids"] for example in found]
+        assert parts == [example["token_type_ids"] for example in sample.examples]
+    assert noise[0] != noise[1] and sample.examples == tiny_sample(count=300).examples
+    most = sample.tokens + sum(len(copy["input_ids"]) for copy in found[:7])
+    for least, count in ((most, 7), (most - 1, 6), (sample.tokens, 0), (1, 0)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(copies, "LEAST", least)
+            assert Copies(1)(sample) == found[:count]
+    empty = dataclasses.replace(sample, examples=[{"input_ids": own[:1]}])
+    assert Copies()(empty) == []
+
+
+def test_copies_are_seen_and_not_counted():
+    """What a report tells, and a limit in FLOPs, is of the sample that was given."""
+    sample = tiny_sample(count=30)
+    found = {}
+    for step in kprune.steps(tiny("bert", "classification"), sample, method="kprune+", rate=0.5):
+        found = step.state
+    assert sum(len(batch.index) for batch in found.batches) == 60 and found.sample == sample
+    held = [batch.index[some] for batch, some in zip(found.batches, found.held_out, strict=True)]
+    assert sorted(torch.cat(held).tolist()) == [0, 10, 20, 30, 40, 50]
+    report = kprune.prune(tiny("bert", "classification"), sample, method="kprune+")[1]
+    alone = kprune.prune(tiny("bert", "classification"), sample, method="kprune")[1]
+    for what in ("tokens", "samples", "length", "limit"):
+        assert getattr(report, what) == getattr(alone, what)
 
 
 @pytest.mark.parametrize("ingredient", kprune.INGREDIENTS["kprune+"])

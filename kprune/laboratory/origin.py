@@ -11,7 +11,7 @@ from kprune.data.tasks import Task
 from kprune.engine.files import CONFIG, digest
 
 if TYPE_CHECKING:
-    from kprune.laboratory.finetuning import Recipe
+    from kprune.laboratory.training import Recipe
 
 CONTENT = "content"  # of the record: what its names stood for
 

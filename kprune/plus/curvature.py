@@ -29,9 +29,9 @@ class Curvature:
     """
 
     def __init__(self, state: State, gamma: float, seed: int):
-        student, examples = state.student, state.sample.examples
-        every = -(-state.sample.tokens // RANKED)
-        some = replace(state.sample, examples=examples[::every], labels=None)
+        student, examples = state.student, state.seen.examples
+        every = -(-state.seen.tokens // RANKED)
+        some = replace(state.seen, examples=examples[::every], labels=None)
         self.samples, self.tokens = len(some.examples), some.tokens
         batches = on_device(some, student.device)
         sizes = [

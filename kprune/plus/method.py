@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kprune.mask_search import search
+from kprune.plus.copies import Copies
 from kprune.plus.elimination import Elimination
 from kprune.plus.refits import TuneHead, TuneInputs
 from kprune.sublayerwise import Method
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def kprune_plus(gamma: float = 2.0, seed: int = 0) -> Method:
     """Units ranked once, by the error after tuning in K_pred's metric; inputs and head refit, too.
 
+    Small samples are filled up with noised copies.
     Scores are in one unit, so there is no λ and no μ.
     """
     return Method(
@@ -26,6 +28,7 @@ def kprune_plus(gamma: float = 2.0, seed: int = 0) -> Method:
         search=search,
         tuners=(TuneInputs(hold_out=True), TuneOutput(bias=True, hold_out=True)),
         finish=(TuneHead(hold_out=True),),
+        copies=Copies(seed),
     )
 
 
@@ -56,4 +59,5 @@ WITHOUT: dict[str, Callable[[Method, Options], Method]] = {
     ),
     "inputs": lambda method, _: _tuners(method, _not(TuneInputs)),
     "head": lambda method, _: _tuners(method, _not(TuneHead)),
+    "copies": lambda method, _: replace(method, copies=Method.copies),
 }
