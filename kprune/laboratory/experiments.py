@@ -24,7 +24,7 @@ MOST_RUNS = 10_000
 BOUNDS = {
     **dict.fromkeys(("every", "repeats"), (1, 1_000_000)),
     **dict.fromkeys(("samples", "examples", "layers", "width", "length"), (0, 1_000_000_000)),
-    "epochs": (0, 1000),
+    **dict.fromkeys(("epochs", "again", "polish"), (0, 1000)),
 }
 # Parameters without which a notebook is no run, and no report.
 OF_RUNS, OF_REPORTS = {"method", "rate", "outputs"}, {"records", "outputs"}
