@@ -10,9 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.card import origin
 from kprune.checks import check_model
-from kprune.classes import as_pruned
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import check_same_words, check_tokenizer
 from kprune.description import check_described
@@ -21,11 +19,11 @@ from kprune.engine.as_found import plain_tensors
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
-from kprune.families import BUILT_IN, family_of, noted
+from kprune.families import BUILT_IN, family_of
 from kprune.family_check import check_family
+from kprune.finishing import finished
 from kprune.inputs import checked, longest
-from kprune.limits.budget import Budget, Flops, Seconds
-from kprune.limits.latency import latencies
+from kprune.limits.budget import Budget, Flops, Seconds, most
 from kprune.limits.table import LatencyTable, measure_latencies
 from kprune.measuring import BACK_TOO
 from kprune.methods import LABELS_NEEDED, METHODS, copies
@@ -37,7 +35,6 @@ from kprune.sentences import opened
 from kprune.state import Pruned, State
 
 Drawn = Sample | Task | str | Sequence[str] | Sequence[tuple[str, str]]
-OFF = 0.05  # of the speed-up asked, beyond which the report says so
 TILE = 16  # neurons: products of other widths take longer, and no table foresees by how much
 
 
@@ -135,11 +132,6 @@ def prepared(
     return Job(options, model, state, budget, table)
 
 
-def most(share: float, encoder: Encoder, length: float) -> float:
-    """A share of all FLOPs, as a limit: sums of many units round, and an exact fit fits."""
-    return share * encoder.flops(length) * (1 + 1e-12)
-
-
 @_documented
 def steps(
     model: PreTrainedModel,
@@ -169,13 +161,13 @@ def steps(
 def prune(
     model: PreTrainedModel,
     sample: Drawn,
-    rate: float = Options.rate,
+    rate: float | Sequence[float] = Options.rate,
     method: str = Options.method,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: bool = True,
     **options,
-) -> tuple[PreTrainedModel, Report]:
+) -> tuple[PreTrainedModel, Report] | list[tuple[PreTrainedModel, Report]]:
     """Prune a fine-tuned encoder to a FLOPs limit without retraining.
 
     The work happens on the device that the model is on.
@@ -184,14 +176,16 @@ def prune(
         model: the fine-tuned model (the teacher), or a SentenceTransformer or CrossEncoder with one
             inside; it is not changed.
         sample: a `Sample`, or what `kprune.sample` draws one from: a task, its name, or texts.
-        rate: compression rate, the share of FLOPs to remove, in (0, 1).
+        rate: compression rate, the share of FLOPs to remove, in (0, 1); or a list of rates, for a
+            family of models, whose units K-prune+ ranks once.
         method: name of the method, one of `METHODS`.
         tokenizer: the model's; by default the sample's, or the one found beside the model.
         progress: whether to show a progress bar.
         options: the other fields of `Options`.
 
     Returns:
-        The pruned model, an object like the one given, and a report.
+        The pruned model, an object like the one given, and a report; for a list of rates a list of
+        such pairs.
 
     Raises:
         ValueError: for what cannot be pruned, or not like this; the message says why.
@@ -199,99 +193,19 @@ def prune(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
-    chosen = Options(rate=rate, method=method, **options)
-    with plain_tensors():
-        job = prepared(model, sample, chosen, tokenizer, progress)
-        with job.state.clock.steps:
-            done = list(job.run())
-        pruned = job.state.student.model
-        pruned.config._attn_implementation = model.config._attn_implementation
-        report = _report(job, done)
-        _own_weights(pruned, model)
-        pruned.tokenizer = tokenizer or job.state.sample.tokenizer
-        earlier = getattr(model, "report", None) or {}
-        pruned.report = report.to_dict()  # goes with it into its folder
-        pruned.report |= {"earlier": earlier} if "method" in earlier else {}
-        pruned.report |= {"pieces": earlier["pieces"]} if "pieces" in earlier else {}
-        layers = [report.kept[t : t + 2] for t in range(0, len(report.kept), 2)]
-        if pruned.config.num_hidden_layers < len(layers):  # whole ones are gone
-            layers = [both for both in layers if any(both)]
-        as_pruned(pruned, [own for both in layers for own in both])
-    return inside.around(pruned) if inside else pruned, report
-
-
-def _report(job: Job, done: Sequence[Pruned]) -> Report:
-    options, state, sample, dense = job.options, job.state, job.state.sample, Encoder(job.model)
-    shown = ("gamma", "lam", "mu", "precision", "without", "reuse", "multiple")
-    length, student = sample.length, state.student
-    report = Report(
-        method=options.method,
-        rate=0.0 if job.table else options.rate,
-        options={name: getattr(options, name) for name in shown},
-        seed=sample.seed,
-        tokens=sample.tokens,
-        samples=len(sample.examples),
-        model=origin(job.model),
-        sample=sample.task.name,
-        columns=len(sample.task.columns),
-        length=length,
-        dense_flops=dense.flops(length),
-        limit=most(1.0 if job.table else 1 - options.rate, dense, length),
-        dense_parameters=job.model.num_parameters(),
-        dense_heads=dense.units("MHA"),
-        dense_neurons=dense.units("FFN"),
-        flops=student.flops(length),
-        parameters=student.model.num_parameters(),
-        heads=student.units("MHA"),
-        neurons=student.units("FFN"),
-        kept=[step.keep.nonzero().flatten().tolist() for step in done],
-        thresholds=[step.threshold for step in done if step.threshold is not None],
-        tuning=[step.tuned[-1] for step in done if step.tuned],
-        seconds=state.clock.seconds,
-        notes=[*state.notes],
-    )
-    if earlier := noted(job.model.config).get("kept"):
-        # Units keep their first numbers.
-        report.kept = [
-            [names[unit] for unit in units]
-            for names, units in zip(earlier, report.kept, strict=True)
-        ]
-    if job.table:
-        report.speed = _speed(job, report)
-    refits = {f"inputs of the {step.name}": step.tuned[:-1] for step in done}
-    for what, tuned in {**refits, "head": state.finished}.items():
-        report.notes += [f"{what}: {one.trouble}" for one in tuned if one and one.trouble]
-    if len(student.model.state_dict()) > len(job.model.state_dict()):
-        report.notes.append("layers that shared their weights have weights of their own now")
-    report.note_few_tokens()
-    return report
-
-
-def _speed(job: Job, report: Report) -> dict[str, float]:
-    options, student = job.options, job.state.student
-    asked = {"asked": options.speedup, "batch_size": options.batch_size, "length": options.length}
-    models = {"dense": job.model, "pruned": student.model}
-    found = latencies(models, options.batch_size, options.length, 15, quiet=True)
-    measured = found["dense"] / found["pruned"]
-    if abs(measured / options.speedup - 1) > OFF:
-        report.notes.append(
-            f"{measured:.2f} times as fast is over {OFF:.0%} off the {options.speedup:g} asked: "
-            "the machine was busy, or a unit is too large a step; try again, or ask for a bit more"
-        )
-    predicted = job.table.whole / job.table.predict([sub.units for sub in student.sublayers])
-    return asked | {"predicted": predicted, "measured": measured}
-
-
-def _own_weights(pruned: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Weights that were not cut are copied; all can be trained where the model's can."""
-    given = dict(model.named_parameters())
-    shared = {weight.data_ptr(): weight for weight in given.values()}
-    some = any(weight.requires_grad for weight in given.values())
-    for name, weight in pruned.named_parameters():
-        source = shared.get(weight.data_ptr(), given.get(name))  # layers may have moved down
-        if weight.data_ptr() in shared:
-            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-        weight.requires_grad_(some if source is None else source.requires_grad)
-    for part in pruned.modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            setattr(part, name, buffer.clone())
+    several = isinstance(rate, list | tuple)
+    if several and not rate:
+        raise ValueError("rate is a share of FLOPs (60%: 0.6), or a list of them; got none.")
+    made, rankings = [], {}
+    rates = rate if several else [rate]
+    for chosen in [Options(rate=one, method=method, **options) for one in rates]:
+        with plain_tensors():
+            job = prepared(model, sample, chosen, tokenizer, progress)
+            job.state.rankings = rankings  # the same for every rate
+            with job.state.clock.steps:
+                done = list(job.run())
+            pruned, report = finished(job, done)
+            pruned.tokenizer = tokenizer or job.state.sample.tokenizer
+        sample = job.state.sample  # drawn once
+        made.append((inside.around(pruned) if inside else pruned, report))
+    return made if several else made[0]

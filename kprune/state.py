@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -64,6 +64,8 @@ class State:
         self.outputs: list[Tensor] = []  # the teacher's, once the first sublayer was measured
         # How much tokens count in tuning: of a sublayer's number and a batch, [batch, length].
         self.weights: Callable[[int, Batch], Tensor] | None = None
+        # Of scores that are measured once, by what measures: all of them, and such weights.
+        self.rankings: dict[Hashable, tuple[list[Tensor], Callable[[int, Batch], Tensor]]] = {}
         self.steps, self.finished = [], []  # what happened so far, and what was done at the end
         self.clock, self.notes = Clock(student.device), []  # what there is to say afterwards
         examples = [*sample.examples, *copies]

@@ -16,7 +16,7 @@ from pretend_gpu import REAL, Mixed, Waits, each, gpu, inner
 from transformers import AutoTokenizer
 
 import kprune
-from kprune import knowledge, mask_search, measuring, pruning, weight_tuning
+from kprune import finishing, knowledge, mask_search, measuring, weight_tuning
 from kprune.competitors import kwon
 from kprune.data.batching import BATCH_TOKENS, Batch
 from kprune.data.tasks import Task
@@ -100,7 +100,7 @@ def prune(family, kind, suit, device):
     model = model_of(family, kind, dtype=torch.float64 if exact else torch.float32).to(device)
     sample = Sample(rows, task_of(kind), Pads(), labels=labels)
     with ExitStack() as stack:
-        for module in (table, pruning):
+        for module in (table, finishing):
             stack.enter_context(patch.object(module, "latencies", steady))
         stack.enter_context(patch.dict(BATCH_TOKENS, cpu=tokens, other=tokens))
         return kprune.prune(model, sample, method=suit.split(",")[0], **options)

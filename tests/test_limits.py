@@ -8,7 +8,7 @@ import torch
 from conftest import tiny, tiny_sample
 
 import kprune
-from kprune import pruning
+from kprune import finishing, pruning
 from kprune.encoders import Encoder
 from kprune.laboratory import benchmark
 from kprune.limits import budget as budgets
@@ -94,7 +94,7 @@ def test_pruned_to_a_speed(counted_clock):
 
 
 def test_a_speed_that_was_missed_is_said(monkeypatch):
-    monkeypatch.setattr(pruning, "latencies", lambda *_, **__: {"dense": 3.0, "pruned": 1.0})
+    monkeypatch.setattr(finishing, "latencies", lambda *_, **__: {"dense": 3.0, "pruned": 1.0})
     model, times = tiny("bert", "classification"), []
 
     def measured(*_, **__):

@@ -317,3 +317,25 @@ def test_several_ingredients_can_be_left_out_and_no_unknown_one():
     for method in ("kprune", "kprune+", "random"):
         with pytest.raises(ValueError, match="'fishing' is not among those"):
             kprune.prune(model, sample, 0.5, method, without="fishing")
+
+
+@pytest.mark.parametrize("method", ["kprune+", "kprune"])
+def test_a_family_is_each_rate_s_own_model(method, monkeypatch):
+    """To the bit; and K-prune+ measures for all of them once."""
+    model, sample = tiny("bert", "classification"), tiny_sample(count=60)
+    alone = [kprune.prune(model, sample, rate, method, progress=False) for rate in (0.4, 0.7)]
+    measured, passes = [], curvature.passes
+    monkeypatch.setattr(
+        curvature, "passes", lambda *given: measured.append(given) or passes(*given)
+    )
+    family = kprune.prune(model, sample, [0.4, 0.7], method, progress=False)
+    assert len(measured) == (method == "kprune+")
+    assert [report.rate for _, report in family] == [0.4, 0.7]
+    for (one, report), (other, own) in zip(family, alone, strict=True):
+        assert report.kept == own.kept and report.flops <= report.limit
+        assert logits(one, batch_of(sample)).equal(logits(other, batch_of(sample)))
+    with pytest.raises(ValueError, match="between 0 and 1; got 7"):
+        kprune.prune(model, sample, [0.4, 7.0], method)
+    with pytest.raises(ValueError, match="got none"):
+        kprune.prune(model, sample, [], method)
+    assert len(measured) == (method == "kprune+"), "nothing was begun"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kprune.encoders import Sublayer
+from kprune.encoders import Encoder, Sublayer
 from kprune.limits.table import LatencyTable, measure_candidate, unit_seconds
 from kprune.state import State
 
@@ -88,3 +88,8 @@ class Seconds(Budget):
         pruned = [sublayer.units for sublayer in state.student.sublayers[:t]]
         self.left = self.table.left(self.speedup, factor, pruned)
         return True
+
+
+def most(share: float, encoder: Encoder, length: float) -> float:
+    """A share of all FLOPs, as a limit: sums of many units round, and an exact fit fits."""
+    return share * encoder.flops(length) * (1 + 1e-12)

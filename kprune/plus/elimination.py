@@ -1,6 +1,6 @@
 """What a unit is worth: the K_pred that its loss still costs after the others made up for it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ RIDGE = 1e-4  # of PᵀP's diagonal: which unit goes next must not hang on round
 CHUNK = 16  # a sixteenth of the neurons that are left goes at a time
 
 
-@dataclass
+@dataclass(frozen=True)
 class Elimination:
     """Scores of units, found once, in the dense model: how much K_pred grows as they leave.
 
@@ -27,16 +27,17 @@ class Elimination:
     metric: bool = True  # else all directions of a sublayer's output count alike
     repaired: bool = True  # else the others stay as they are, and what each unit adds is its score
     weights: bool = True  # whether tuning weighs tokens by their slopes
-    scores: list[Tensor] = field(default_factory=list)  # of all sublayers
 
     def __call__(self, state: State, t: int) -> list[Tensor]:
-        """Scores of sublayers `t` … 2L − 1, float64 [units] each; measured at the first."""
-        if t == 0:
+        """Scores of sublayers `t` … 2L − 1, float64 [units] each; measured once."""
+        if self not in state.rankings:
             seen = Curvature(state, self.gamma, self.seed)
-            state.weights = seen.weights if self.weights else None
-            self.scores = [self.worth(state, seen, k) for k in range(len(seen.grams))]
+            scores = [self.worth(state, seen, k) for k in range(len(seen.grams))]
             del seen.grams, seen.slopes  # the weights stay
-        return self.scores[t:]
+            state.rankings[self] = scores, seen.weights
+        scores, weights = state.rankings[self]
+        state.weights = weights if self.weights else None
+        return scores[t:]
 
     def worth(self, state: State, seen: Curvature, place: int) -> Tensor:
         sublayer = state.student.sublayers[place]
