@@ -90,6 +90,8 @@ def gather(
     """
     found = NormalEquations.zeros(features, outputs, state.student.device, hold_out)
 
+    places = state.held_out if hold_out else []  # found before the batches, not among them
+
     def one(encoders: tuple[Encoder, Encoder], number: int) -> tuple[Products, Products, int]:
         P, Y = rows(*encoders, number)
         batch, held = state.batches[number], []
@@ -100,7 +102,7 @@ def gather(
             root = state.weights(place, batch)[:, : P.shape[1], None].sqrt()
             P, Y = P * root, Y * root
         if hold_out:
-            some = state.held_out[number]
+            some = places[number]
             held = products(P[some].flatten(0, 1), Y[some].flatten(0, 1))
         whole = P.shape[1] == batch.inputs["input_ids"].shape[1]
         tokens = batch.tokens if whole else len(P)
