@@ -2,10 +2,13 @@
 
 import dataclasses
 import inspect
+import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import kprune
@@ -57,3 +60,31 @@ def test_everything_public_is_documented():
             names += [word for word in re.findall(r"`(\w+)`", text) if word not in names]
         for argument in inspect.signature(thing).parameters.keys() - SAY_IT:
             assert argument in said, f"{name} does not say what {argument} is"
+
+
+def committed(*folders):
+    """Files under version control."""
+    try:
+        listed = subprocess.check_output(["git", "ls-files", "-z", *folders], cwd=ROOT, text=True)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("not in a git checkout")
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_results_are_strict_json():
+    def refuse(word):
+        raise ValueError(word)
+
+    found = [
+        path for path in committed("outputs", "notebooks") if path.suffix in (".json", ".ipynb")
+    ]
+    assert len(found) > 300
+    for path in found:
+        json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_no_machine_shows_in_what_is_committed():
+    """No folder of somebody's, no user's name, no warning."""
+    machine = re.compile(r"/(work|root|home|tmp|Users|check)/\w|\w+Warning:")
+    found = [path for path in committed("outputs", "notebooks", "params") if path.suffix != ".png"]
+    assert not [path.name for path in found if machine.search(path.read_text())]
