@@ -15,7 +15,8 @@ from kprune.data.hub import load_split
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LESSONS = [p for p in NOTEBOOKS if p.stem < "10" or p.stem in ("21_ship", "23_retrain")]
+OTHERS = "21_ship", "23_retrain", "25_hundred_lines"  # that run by themselves
+LESSONS = [path for path in NOTEBOOKS if path.stem < "10" or path.stem in OTHERS]
 STEPS = [path for path in LESSONS if path.stem != "06_kprune"]
 REPORTS = [path for path in NOTEBOOKS if path not in LESSONS]
 TABLES = (".csv", ".md", ".tex")
