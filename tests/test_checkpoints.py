@@ -314,7 +314,7 @@ def test_what_others_wrote_is_never_lost(name, among_ours, pruned, tmp_path, mon
     USERS[name](folder)
     before = contents(tmp_path)
     worked = []
-    monkeypatch.setattr(finetuning, "load_split", lambda *_: worked.append(1))
+    monkeypatch.setattr(finetuning, "labelled_rows", lambda *_: worked.append(1))
     message = rf"model holds {name}, which kprune did not write; choose another folder"
     with pytest.raises(ValueError, match=message):
         kprune.save(pruned, folder)
