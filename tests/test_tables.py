@@ -276,10 +276,65 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
     assert found.loc[0.5, "recovered (%)"] == pytest.approx(50)
     assert found.loc[[0.3, 0.2], "recovered (%)"].isna().all()
     table = tables.collect(tmp_path)
-    assert len(beyond.draw_beside(table[table["without"] == ""]).axes) == 4
+    titles = [axis.get_title("left") for axis in beyond.draw_beside(table).axes]
+    assert titles == ["SST-2"]
+    assert "wins back 50% in the mean." in beyond.answer(found.reset_index())
     lost = ablation.losses(table[table["method"] == "kprune+"])
     assert lost["loss"].round(6).tolist() == [65.0]  # 0.85 less 0.20, of the same seed and rate
     assert len(ablation.draw_ingredients(lost).axes) == 1
+
+
+def test_answers_say_what_the_numbers_say():
+    """Sentences of the reports follow from their tables: who leads, by how much, what is noise."""
+    ahead = pd.DataFrame(
+        {
+            "task": ["sst2", "qqp", "mrpc"],
+            "rate": ["60%", "60%", "80%"],
+            "K-prune": [88.0, 80.3, 80.0],
+            "best other": ["Kwon et al."] * 3,
+            "lead": [1.5, 0.0, 7.25],
+        }
+    )
+    lines = accuracy.answer(ahead).splitlines()
+    assert "60% of the FLOPs removed" in lines[0] and "1 of 2 tasks, by 1.5 (SST-2)" in lines[0]
+    assert "1 of 1 tasks, by 7.2 (MRPC)" in lines[1]
+    assert lines[2] == "- Not on QQP at 60%: Kwon et al. has 80.3 there, K-prune 80.3."
+
+    best = pd.DataFrame(
+        {
+            "label": ["K-prune", "K-prune", "KCM"],
+            "task": ["sst2", "mrpc", "sst2"],
+            "rate": [0.6, 0.8, None],
+            "speedup": [2.0, 4.0, None],
+        }
+    )
+    first, second = speed.answer(best, 3.0).splitlines()
+    assert "2 of 2 tasks within 3 points, up to 4.00× (MRPC, 80% gone)" in first
+    assert "a median of 80%" in first and second == "- KCM: 0 of 1 tasks within 3 points."
+
+    losses = pd.DataFrame(
+        {
+            "task": ["sst2"] * 3,
+            "rate": [0.8] * 3,
+            "without": ["tuning", "predictive", "representational"],
+            "loss": [6.5, 0.4, -3.0],
+        }
+    )
+    (line,) = ablation.answer(losses).splitlines()
+    assert "*tuning* matters most, 6.5 points" in line and "*predictive* less than 1.5" in line
+    assert "without *representational* the method is 3.0 points *better*" in line
+
+
+def test_a_speed_up_beyond_the_ideal_is_no_measurement():
+    runs = pd.DataFrame({"speedup": [2.4, 2.6, None], "achieved": [0.6, 0.6, 0.6]})
+    assert speed.credible(runs).index.tolist() == [0, 2]
+
+
+def test_a_figure_says_where_its_numbers_are_from(records):
+    runs = tables.collect(records)
+    text = tables.source(runs)
+    assert text.startswith(f"kprune reproduce params/{records.name}.yaml · ")
+    assert f"{(runs['state'] == 'done').sum()} runs at " in text
 
 
 def test_base_size_keeps_apart_what_had_the_machine_to_itself(records):

@@ -1,7 +1,7 @@
 """The look of the figures, and what they share.
 
 Every function that draws makes its own axes and returns the figure. Heads are always blue and
-neurons always orange.
+neurons always orange, and nothing else is; a method has the same colour everywhere.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,26 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from kprune.laboratory import tables
 
-BLUE, ORANGE, GREEN = (sns.color_palette("colorblind")[i] for i in (0, 1, 2))
+PALETTE = sns.color_palette("colorblind")
+BLUE, ORANGE, GREEN = PALETTE[:3]
 GREY = "0.6"
 MARKERS = "osD^vPX*"
+# Colour and marker of methods, as tables call them.
+METHODS = {
+    "K-prune": (GREEN, "o"),
+    "K-prune+": (PALETTE[4], "D"),
+    "Kwon et al.": (PALETTE[3], "s"),
+    "KCM": (PALETTE[5], "v"),
+    "magnitude": ("0.45", "P"),
+    "random": ("0.7", "X"),
+    "first layers": (PALETTE[9], "<"),
+    "spaced layers": (PALETTE[8], ">"),
+}
+LEAST = 20.0  # points that an axis of scores spans at the least: less would magnify noise
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
 METRIC_NAMES = {
     "f1": "F1",
@@ -32,7 +46,7 @@ WIDTH = 7.0  # inches: one column of a notebook
 
 def look() -> None:
     """Set seaborn's theme: legible at column width, safe for colour-blind readers."""
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.95)
+    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE[2:], font_scale=0.95)
     plt.rcParams.update(
         {
             "figure.figsize": (WIDTH, 3.4),
@@ -47,14 +61,37 @@ def look() -> None:
     )
 
 
+def styles(labels: Iterable[str]) -> dict[str, dict]:
+    """Colour and marker of each of these methods, variants ("K-prune without tuning") included."""
+    others = zip(PALETTE[3:], "^*psvhX", strict=True)
+    found: dict[str, dict] = {}
+    for label in dict.fromkeys(labels):
+        colour, marker = METHODS.get(label) or next(others, ("black", "h"))
+        found[label] = {"color": colour, "marker": marker}
+    return found
+
+
+def room(axis: plt.Axes, least: float = LEAST, most: float = 100.0) -> None:
+    """Widen an axis of scores (× 100) downwards to `least` points, up to `most` at the top."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, min(high, most) - least), min(high, most + 1))
+
+
 def called(tasks: Iterable[str]) -> list[str]:
     """What people call tasks, in a figure: a dollar sign there would begin a formula."""
     return [name.replace("$", r"\$") for name in tables.called(tasks)]
 
 
-def save(figure: Figure, folder: str | Path, name: str) -> None:
-    """Save a figure as PNG and SVG; the same figure gives the same bytes."""
+def save(figure: Figure, folder: str | Path, name: str, source: str = "") -> None:
+    """Save a figure as PNG and SVG, with its `source` below; the same figure gives the same bytes.
+
+    `tables.source` says where the numbers are from.
+    """
     folder = Path(folder)
+    if source:
+        below = ScaledTranslation(0.05, -0.12, figure.dpi_scale_trans)  # inches
+        style = {"va": "top", "fontsize": 6.5, "color": "0.45"}
+        figure.text(0, 0, source, transform=figure.transFigure + below, **style)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         part = folder / f".{name}.part.{suffix}"
@@ -65,7 +102,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
 def points(runs: pd.DataFrame, value: str, **words: str) -> Figure:
     """A number of each finished run beside its method, and what the axes are called.
 
-    Colours tell the tasks apart, shapes the rates.
+    Colours tell the tasks apart (never those of heads and neurons), shapes the rates.
     """
     runs = runs[runs["state"] == "done"].astype({value: float})
     tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
@@ -75,7 +112,8 @@ def points(runs: pd.DataFrame, value: str, **words: str) -> Figure:
     names = {"task": called(runs["task"]), "rate": runs["rate"].map(rates)}
     table = runs.assign(place=runs["label"].map(labels.index) + lanes, **names)
     figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 0.9 + 0.55 * len(labels)))
-    style = {"hue": "task", "palette": "colorblind", "s": 45, "linewidth": 0}
+    colours = [PALETTE[i] for i in (2, 3, 4, 5, 6, 7, 8, 9)][: len(tasks)]
+    style = {"hue": "task", "palette": colours, "s": 45, "linewidth": 0}
     style |= {
         "style": "rate",
         "style_order": [*rates.values()],
@@ -108,6 +146,6 @@ def panels(
 
 
 def share_legend(figure: Figure, columns: int) -> None:
-    """One legend below for all panels."""
+    """One legend above for all panels."""
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=columns)
+    figure.legend(*handles, loc="outside upper center", ncols=columns)

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -184,6 +185,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str | int | Non
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
     }

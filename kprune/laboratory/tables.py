@@ -69,6 +69,7 @@ def collect(records: str | Path) -> pd.DataFrame:
             row["state"] = "failed"
         rows.append(row)
     table = pd.DataFrame(rows)
+    table.attrs["experiment"] = records.name
     table["label"] = [_label(row) for row in rows]
     if not (table["state"] == "done").any():
         raise ValueError(f"None of the {len(table)} runs in {records} is done: nothing to draw.")
@@ -80,6 +81,29 @@ def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[runs["state"] == "done"]
     same = done.groupby(["device", "threads"], dropna=False)["run"].transform("count")
     return runs.drop(index=same.index[same < same.max()]).reset_index(drop=True)
+
+
+def source(runs: pd.DataFrame) -> str:
+    """Where the numbers of runs of `collect` are from: command, commits, machine, days."""
+    done = runs[runs["state"] == "done"]
+    environments = [extra["environment"] for extra in done["extra"]]
+    commits = dict.fromkeys(str(commit)[:7] for commit in done["commit"])
+    threads = sorted({int(count) for count in done["threads"].dropna()})
+    days = sorted({one["date"] for one in environments if "date" in one})
+    parts = [
+        f"kprune reproduce params/{runs.attrs.get('experiment', '…')}.yaml",
+        f"{len(done)} runs at {few(commits)}",
+        f"{few(sorted(set(done['device'].dropna())))}, {few(map(str, threads))} threads",
+        *([days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []),
+    ]
+    return " · ".join(parts)
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """Names in a line, the first of them where there are many."""
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def records_folder(records: str | Path) -> Path:
@@ -112,6 +136,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         table["model"] = [Path(model).name for model in table["model"]]
     if "task" in table:
         table["task"] = called(table["task"])
+    if "rate" in table and pd.api.types.is_float_dtype(table["rate"]):
+        table["rate"] = table["rate"].map("{:.0%}".format, na_action="ignore")
     names = {
         column: f"{column:.0%}" if isinstance(column, float) else HEADINGS.get(column, column)
         for column in table.columns

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
+from kprune.laboratory import tables
 from kprune.laboratory.figures import (
     GREY,
-    MARKERS,
     METRIC_NAMES,
     WIDTH,
     called,
     panels,
+    room,
     share_legend,
+    styles,
 )
 from kprune.laboratory.tables import GAP, NAMES, named_by, summarise
 
@@ -44,28 +45,54 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(rate=joined["rate"].map("{:.0%}".format))
 
 
+def answer(ahead: pd.DataFrame) -> str:
+    """Where K-prune leads and where not, in words, from what `lead` gave."""
+    rates = [float(rate.rstrip("%")) / 100 for rate in ahead["rate"]]
+    ahead = ahead.assign(at=rates, place=tables.called(ahead["task"])).dropna(subset="lead")
+    found = []
+    for rate, some in ahead.groupby("at"):
+        first = some[some["lead"] >= 0.05]
+        text = f"- With {rate:.0%} of the FLOPs removed K-prune is ahead of every other method on "
+        text += f"{len(first)} of {len(some)} tasks"
+        if len(first):
+            best, least = first.loc[first["lead"].idxmax()], first.loc[first["lead"].idxmin()]
+            text += f", by {least['lead']:.1f} ({least['place']}) to {best['lead']:.1f} points "
+            text += f"({best['place']})"
+        found.append(text + ".")
+    behind = ahead[ahead["lead"] < 0.05]
+    found += [
+        f"- Not on {row['place']} at {row['rate']}: {row['best other']} has "
+        f"{row[NAMES['kprune']] - row['lead']:.1f} there, K-prune {row[NAMES['kprune']]:.1f}."
+        for _, row in behind.iterrows()
+    ]
+    return "\n".join(found)
+
+
 def draw_curves(runs: pd.DataFrame) -> Figure:
     """Score against the share of FLOPs gone: a panel for each task, a line for each method."""
-    tasks, labels = list(dict.fromkeys(runs["task"])), list(dict.fromkeys(runs["label"]))
-    styles = dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    tasks, looks = list(dict.fromkeys(runs["task"])), styles(runs["label"])
     figure, axes = panels(len(tasks), 3, (1.25 * WIDTH, 2.6), sharex=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = runs[runs["task"] == task]
-        for label, marker in zip(labels, MARKERS, strict=False):
+        for label, look in looks.items():
             some = here[here["label"] == label].astype({"score": float})
             score = 100 * some.groupby("rate")["score"].agg(["mean", "std"])
-            style = {"color": styles[label], "marker": marker, "label": label, "capsize": 2}
-            axis.errorbar(100 * score.index, score["mean"], score["std"].fillna(0), **style)
+            spread = score["std"].fillna(0)
+            style = {"label": label, "capsize": 2, **look}
+            axis.errorbar(100 * score.index, score["mean"], spread, **style)
         if not (here["state"] == "done").any():
             axis.annotate("no run is done", (0.5, 0.5), xycoords="axes fraction", ha="center")
             axis.set_yticks([])
         axis.set_xticks(100 * np.unique(runs["rate"]))
-        axis.axhline(100 * here["dense"].astype(float).mean(), color=GREY, linestyle="--")
+        axis.margins(x=0.12)
+        dense = 100 * here["dense"].astype(float).mean()
+        axis.axhline(dense, color=GREY, linestyle="--", label="teacher")
+        room(axis)
         metric = next(iter(here["metric"].dropna()), "score")
         metric = METRIC_NAMES.get(metric, metric)
         axis.set(title=called([task])[0], ylabel=f"{metric} × 100")
         axis.title.set_fontsize("medium")
     for axis in axes[-1]:
-        axis.set_xlabel("FLOPs gone (%)")
-    share_legend(figure, columns=5)
+        axis.set_xlabel("FLOPs removed (%)")
+    share_legend(figure, columns=6)
     return figure

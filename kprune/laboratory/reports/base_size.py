@@ -4,7 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import WIDTH, called, panels, share_legend
+from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
 
 KEYS = ["model", "task", "label", "rate"]
 
@@ -20,10 +20,12 @@ def draw_kept(shares: pd.DataFrame) -> Figure:
     """Bars of what is kept: a panel for each model and rate, a group for each task."""
     shown = shares.assign(task=called(shares["task"]))
     labels = list(dict.fromkeys(shown["label"]))
+    colours = {label: look["color"] for label, look in styles(labels).items()}
     groups = shown.groupby(["rate", "model"], sort=False)
     figure, axes = panels(len(groups), shown["model"].nunique(), (1.25 * WIDTH, 2.4), sharey=True)
     for axis, ((rate, model), here) in zip(axes.flat, groups, strict=False):
-        style = {"hue": "label", "hue_order": labels, "palette": "colorblind", "errorbar": "sd"}
+        style = {"hue": "label", "hue_order": labels, "palette": colours, "errorbar": "sd"}
+        style |= {"saturation": 1}
         sns.barplot(here, x="task", y="kept", ax=axis, **style)
         axis.get_legend().remove()
         axis.axhline(100, color="0.5", linestyle="--", linewidth=1)

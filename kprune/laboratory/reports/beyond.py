@@ -1,10 +1,10 @@
 """`18_beyond`: K-prune+ beside K-prune."""
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import MARKERS, WIDTH, called, panels, share_legend
+from kprune.laboratory import tables
+from kprune.laboratory.figures import GREY, WIDTH, called, panels, room, share_legend, styles
 from kprune.laboratory.tables import NAMES, named_by
 
 
@@ -32,26 +32,58 @@ def recovered(runs: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index()
 
 
+def answer(won: pd.DataFrame) -> str:
+    """How much is recovered, in words, from what `recovered` gave."""
+    found, share = [], "recovered (%)"
+    for rate, some in won.groupby("rate"):
+        ahead = some[NAMES["kprune+"]] - some[NAMES["kprune"]]
+        text = f"- With {rate:.0%} of the FLOPs removed K-prune+ is ahead on "
+        text += (
+            f"{(ahead > 0).sum()} of {len(some)} tasks, by {ahead.mean():.1f} points in the mean"
+        )
+        if len(shares := some.dropna(subset=share)):
+            low, high = shares.loc[shares[share].idxmin()], shares.loc[shares[share].idxmax()]
+            text += f"; of what K-prune loses it wins back {shares[share].mean():.0f}% in the mean"
+            if len(shares) > 1:
+                text += f" ({low[share]:.0f} on {tables.called([low['task']])[0]} to "
+                text += f"{high[share]:.0f} on {tables.called([high['task']])[0]})"
+        found.append(text + ".")
+    return "\n".join(found)
+
+
 def draw_beside(runs: pd.DataFrame) -> Figure:
-    """Score of each method on each task, a panel per rate: a point per run, the teacher a dash."""
-    done = runs[runs["state"] == "done"]
-    tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
-    rates = sorted(set(runs["rate"]))
-    size = 1.25 * WIDTH, 0.45 * len(tasks)
-    figure, axes = panels(len(rates), len(rates), size, more=1.2, sharex=True, sharey=True)
-    for axis, rate in zip(axes.flat, rates, strict=True):
-        here = done[done["rate"] == rate]
-        for number, label in enumerate(labels):
-            some = here[here["label"] == label]
-            height = [tasks.index(task) + 0.3 * (number + 1) / len(labels) for task in some["task"]]
-            style = {"color": sns.color_palette()[number], "alpha": 0.6, "label": label}
-            axis.plot(100 * some["score"].astype(float), height, MARKERS[number], **style)
-        teacher = 100 * here.astype({"dense": float}).groupby("task")["dense"].mean()
-        places = [tasks.index(task) + 0.2 for task in teacher.index]
-        axis.plot(teacher, places, "|", color="black", markersize=18, label="teacher")
-        axis.set(title=f"−{rate:.0%} FLOPs", xlabel="score × 100")
+    """Score of both methods, a panel for each task: a line joins runs on the same sample."""
+    done = runs[runs["state"] == "done"].astype({"score": float, "dense": float})
+    tasks = list(dict.fromkeys(done["task"]))
+    rates = sorted(set(done["rate"]))
+    looks = styles([NAMES["kprune"], NAMES["kprune+"], *done["label"]])
+    figure, axes = panels(len(tasks), 4, (1.3 * WIDTH, 2.4), more=0.6)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        here = done[done["task"] == task]
+        axis.axhline(100 * here["dense"].mean(), color=GREY, linestyle="--", label="teacher")
+        for place, rate in enumerate(rates):
+            pairs = here[here["rate"] == rate].pivot_table(
+                index="seed", columns="label", values="score", sort=False
+            )
+            x = [
+                place + 0.36 * (number / max(1, len(looks) - 1) - 0.5)
+                for number in range(len(looks))
+            ]
+            points = 100 * pairs.reindex(columns=[*looks])
+            axis.plot(x, points.T, color="0.75", linewidth=1, zorder=1)
+            for (label, look), at in zip(looks.items(), x, strict=True):
+                style = {"linestyle": "", "markersize": 5, "alpha": 0.75, **look}
+                axis.plot(
+                    [at] * len(points), points[label], label=label if not place else None, **style
+                )
+        axis.set_xticks(range(len(rates)), [f"{100 * rate:.0f}" for rate in rates])
+        axis.set(title=called([task])[0], xlim=(-0.5, len(rates) - 0.5))
+        axis.grid(axis="x", visible=False)
         axis.title.set_fontsize("medium")
-    axes[0, 0].set_yticks([place + 0.2 for place in range(len(tasks))], called(tasks))
-    axes[0, 0].set_ylim(len(tasks) - 0.3, -0.3)
-    share_legend(figure, len(labels) + 1)
+        room(axis)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("score × 100")
+    for axis in axes.flat[len(tasks) - 4 : len(tasks)]:
+        axis.set_xlabel("FLOPs removed (%)")
+    share_legend(figure, len(looks) + 1)
     return figure

@@ -5,7 +5,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, WIDTH
+from kprune.laboratory.figures import GREY, WIDTH, styles
 
 LAYERS = ("first-layers", "spaced-layers")
 
@@ -52,7 +52,11 @@ def draw_kept(runs: pd.DataFrame, least: float = 0.0) -> Figure:
     )
     labels = list(dict.fromkeys(shares["label"]))
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
-    style = {"hue": "label", "style": "label", "markers": [*MARKERS[: len(labels)]]}
+    looks = styles(labels)
+    colours, markers = (
+        {name: look[part] for name, look in looks.items()} for part in ("color", "marker")
+    )
+    style = {"hue": "label", "style": "label", "palette": colours, "markers": markers}
     style |= {"dashes": False, "errorbar": "sd", "err_style": "bars", "err_kws": {"capsize": 2}}
     sns.lineplot(shares, x="gone", y="kept", ax=axes, **style)
     axes.axhline(100, color=GREY, linestyle="--")

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import BLUE, GREY, MARKERS, ORANGE, WIDTH, called, panels
+from kprune.laboratory.figures import GREEN, GREY, MARKERS, PALETTE, WIDTH, called, panels
 from kprune.laboratory.tables import collect, one_at_a_time
 
 
@@ -34,7 +34,9 @@ def performance(records: str | Path) -> pd.DataFrame:
             **{name: extra.get(name) for name in ("gains", "kept", "inference")},
         }
     added = pd.DataFrame.from_dict(found, orient="index")
-    return table.drop(columns=["memory", "steps"]).join(added)
+    joined = table.drop(columns=["memory", "steps"]).join(added)
+    joined.attrs = table.attrs
+    return joined
 
 
 def growth(runs: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +105,8 @@ def inference(runs: pd.DataFrame) -> pd.DataFrame:
 
 def draw_steps(runs: pd.DataFrame) -> Figure:
     """Time of each step in F, a bar per run, with the limit by count; from `performance`."""
-    names = []
+    order = ["task", "precision", "reuse", "multiple", "rate", "tokens"]
+    runs, names = runs.sort_values(order, kind="stable"), []
     for task, (_, run) in zip(called(runs["task"]), runs.iterrows(), strict=True):
         parts = [task, f"{run['rate']:g}", f"{run['tokens'] / 1000:g}K"]
         parts += ["reuse"] if run["reuse"] else []
@@ -111,14 +114,15 @@ def draw_steps(runs: pd.DataFrame) -> Figure:
         names.append(", ".join([*parts, *(["full"] if run["precision"] == "full" else [])]))
     shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
-    shares.plot.barh(stacked=True, width=0.8, linewidth=1, ax=axes)
+    colours = [PALETTE[i] for i in (2, 3, 4, 8, 7)][: shares.shape[1]]
+    shares.plot.barh(stacked=True, width=0.8, linewidth=1, color=colours, ax=axes)
     limits = runs["limit"].astype(float)
     axes.plot(limits, range(len(names)), "k|", markersize=12, markeredgewidth=2, label="limit")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(
         title="Where the time goes",
-        xlabel="time (F: plain forward passes over the sample)",
+        xlabel="time (passes over the sample)",
         ylabel="task, rate, tokens",
     )
     axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
@@ -131,7 +135,7 @@ def draw_growth(table: pd.DataFrame) -> Figure:
     figure, axes = panels(2 * len(names), len(names), (1.2 * WIDTH, 2.1), more=0, sharex="col")
     for (top, bottom), name in zip(axes.T, names, strict=True):
         here = table[table["axis"] == name]
-        for axis, value, color in ((top, "seconds", BLUE), (bottom, "memory", ORANGE)):
+        for axis, value, color in ((top, "seconds", GREEN), (bottom, "memory", PALETTE[4])):
             axis.plot(here["value"], here[value], "o-", color=color)
             axis.set(xlim=(0, None), ylim=(0, 1.15 * here[value].max()))
         top.set_title(name)
@@ -143,11 +147,15 @@ def draw_growth(table: pd.DataFrame) -> Figure:
 
 
 def draw_gains(table: pd.DataFrame) -> Figure:
-    """A bar per idea and task: time without it over time with it; from `gains`."""
+    """A mark per idea and task: time without it over time with it; from `gains`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
     table = table.assign(task=called(table["task"]))
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
-    sns.barplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes)
+    count = table["task"].nunique()
+    style = {"palette": PALETTE[2 : 2 + count], "markers": [*MARKERS[:count]]}
+    style |= {"linestyle": "none"}
+    sns.pointplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes, **style)
+    axes.grid(axis="y", visible=True)
     axes.axvline(1, color=GREY, linewidth=1.2)
     axes.set(
         title="What each idea brings, measured alone",

@@ -1,10 +1,9 @@
 """`24_retraining`: pruning without retraining against pruning with it."""
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import MARKERS, WIDTH, called, panels, share_legend
+from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
 from kprune.laboratory.tables import NAMES
 
 SERIES = "series"
@@ -67,17 +66,14 @@ def draw_frontier(runs: pd.DataFrame) -> Figure:
     rates = [rate for rate, some in done.groupby("rate") if some["method"].nunique() > 1]
     size = 1.25 * WIDTH, 2.6
     figure, axes = panels(len(tasks) * len(rates), len(rates), size, more=1.2, sharex=True)
-    style = dict(zip(series, zip(sns.color_palette(), MARKERS, strict=False), strict=False))
+    looks = styles(series)
     for line, (task, name) in enumerate(zip(tasks, called(tasks), strict=True)):
         for column, rate in enumerate(rates):
             axis = axes[line, column]
             here = done[(done["task"] == task) & (done["rate"] == rate)]
             for one, some in here.groupby(SERIES, sort=False):
-                colour, marker = style[one]
                 means = some.groupby("again")[["passes", "score"]].mean()
-                axis.plot(
-                    means["passes"], 100 * means["score"], marker=marker, color=colour, label=one
-                )
+                axis.plot(means["passes"], 100 * means["score"], label=one, **looks[one])
             teacher = 100 * here["dense"].mean()
             axis.axhline(teacher, color="0.5", linestyle="--", linewidth=1.2, label="teacher")
             axis.set(title=f"{name}, −{rate:.0%} FLOPs", xscale="log", ylabel="score × 100")
