@@ -46,6 +46,7 @@ def test_readme_lists_every_option_with_its_default():
 
 def test_version_is_said_once():
     assert kprune.__version__ == PROJECT["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
 
 
 def test_everything_public_is_documented():

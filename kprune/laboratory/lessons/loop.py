@@ -1,0 +1,69 @@
+"""The table and the figures of lesson 06: what a run gives, where its time goes, what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import GREEN, METRIC_NAMES, PALETTE, WIDTH
+
+if TYPE_CHECKING:
+    from kprune.report import Report
+
+
+def result(report: Report, scores: Mapping, latency: Mapping, metric: str) -> pd.DataFrame:
+    """Score, size and speed of the dense and of the pruned model."""
+    rows = {
+        metric: (f"{scores[name][metric]:.3f}" for name in ("dense", "pruned")),
+        "FLOPs per sequence (M)": (f"{n / 1e6:,.0f}" for n in (report.dense_flops, report.flops)),
+        "parameters (M)": (f"{n / 1e6:.1f}" for n in (report.dense_parameters, report.parameters)),
+        "ms for 32 × 128 tokens": (f"{1000 * latency[name]:,.0f}" for name in ("dense", "pruned")),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["dense", "pruned"])
+
+
+def parts(seconds: Mapping[str, float], one_pass: float) -> Figure:
+    """The time of each part of a run, in passes of so many seconds."""
+    names = {"knowledge": "measure", "mask search": "search", "tuning": "tune"}
+    names |= {"advancing": "advance"}
+    seconds = seconds or {"nothing": 0.0}  # some floors take no time that is told
+    passes = [spent / one_pass for spent in seconds.values()]
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.4 * len(passes)))
+    bars = axes.barh([names.get(n, n) for n in seconds], passes, color=PALETTE[4], height=0.6)
+    axes.bar_label(bars, fmt="%.2f", padding=4, fontsize="small")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    title = "Measuring takes the most" if passes[0] == max(passes) else "Where the time goes"
+    axes.set(title=title, xlabel="time (passes)", xlim=(0, 1.12 * max(passes) or 1))
+    return figure
+
+
+def variants(
+    found: Mapping[str, Sequence[float]], dense: float, examples: int, metric: str
+) -> Figure:
+    """Scores (0 to 1) by variant, one for each seed, beside the dense model's.
+
+    An accuracy has a band of one standard error, on so many `examples`.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.45 * len(found)))
+    error = (dense * (1 - dense) / examples) ** 0.5 if metric == "accuracy" else 0.0
+    axes.axvspan(100 * (dense - error), 100 * (dense + error), color="0.92")
+    axes.axvline(100 * dense, color="0.35", linestyle="--", label="teacher, ± one standard error")
+    for place, scores in enumerate(found.values()):
+        axes.plot([100 * x for x in scores], [place] * len(scores), "o", color=GREEN, alpha=0.6)
+        axes.plot(100 * sum(scores) / len(scores), place, "|", color="black", markersize=16)
+    axes.plot([], [], "o", color=GREEN, alpha=0.6, label="one seed")
+    axes.plot([], [], "|", color="black", markersize=12, linestyle="", label="mean")
+    axes.set_yticks(range(len(found)), [*found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set(
+        title="What each part of the loop brings",
+        xlabel=f"{METRIC_NAMES.get(metric, metric)} on the dev set (× 100)",
+    )
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    return figure

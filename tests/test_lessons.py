@@ -1,0 +1,116 @@
+"""The core course keeps what it promises: short lessons, a drawing first, readings that hold."""
+
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+CORE = [path for path in NOTEBOOKS if path.stem < "08"]
+GRADES = "derive", "write", "explore"
+
+
+def cells(path: Path) -> list[nbformat.NotebookNode]:
+    return nbformat.read(path, as_version=4).cells
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def lines(cell: nbformat.NotebookNode) -> int:
+    return sum(bool(line.strip()) for line in cell.source.splitlines())
+
+
+def lesson(path: Path) -> list[nbformat.NotebookNode]:
+    """A lesson's cells up to its exercises, and that cell without them."""
+    found = []
+    for cell in cells(path):
+        before, exercises, _ = cell.source.partition("## Exercises")
+        found.append(nbformat.from_dict({**cell, "source": before}))
+        if exercises:
+            return found
+    raise AssertionError(f"{path.stem} has no exercises")
+
+
+def texts(found: list[nbformat.NotebookNode]) -> str:
+    return "\n".join(cell.source for cell in found if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_a_core_lesson_is_short(path):
+    """Words and lines that a reader sees: what is folded, and the parameters, are apart."""
+    found = lesson(path)
+    words = re.sub(r"!\[[^]]*]", "", texts(found)).split()
+    assert len(words) <= 700, len(words)
+    code = [cell for cell in found if cell.cell_type == "code"]
+    seen = [lines(cell) for cell in code if not {"parameters", "hide-input"} & {*tags(cell)}]
+    assert sum(seen) <= 60 and statistics.median(seen) <= 8 and max(seen) <= 20, seen
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_a_drawing_comes_before_the_first_formula(path):
+    text = texts(lesson(path))
+    drawing, formula = text.find("](drawings/"), text.find("$$")
+    assert drawing >= 0 or formula < 0, "a formula without a drawing"
+    assert formula < 0 or drawing < formula
+    for name in re.findall(r"]\((drawings/[^)]+)\)", text):
+        assert (path.parent / name).is_file(), name
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_set_up_is_folded(path):
+    code = [cell for cell in cells(path) if cell.cell_type == "code"]
+    assert "parameters" in tags(code[0]) and "hide-input" in tags(code[1])
+    assert code[1].metadata["jupyter"]["source_hidden"]
+    shown = [cell for cell in code[2:] if not {"hide-input", "solution"} & {*tags(cell)}]
+    for cell in shown:
+        assert not re.search(r"^(import|from) ", cell.source, re.M), cell.source[:80]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_exercises_are_of_three_grades_with_scaffold_check_and_folded_solution(path):
+    found = cells(path)
+    text = texts(found).partition("## Exercises")[2]
+    grades = re.findall(r"^\d\. \((\w+)\)", text, re.M)
+    assert {*grades} == {*GRADES}
+    assert len(grades) == len(re.findall(r"^\d\. ", text, re.M))
+    solutions = [cell for cell in found if "solution" in tags(cell)]
+    assert all("hide-cell" in tags(cell) for cell in solutions)
+    scaffolds = [number for number, cell in enumerate(found) if "scaffold" in tags(cell)]
+    assert len(scaffolds) == grades.count("write")
+    for number in scaffolds:
+        assert "raise NotImplementedError" in found[number].source
+        name = re.findall(r"^def (\w+)\(", found[number].source, re.M)[-1]
+        assert re.search(rf"tried\(\w+, {name}\)", found[number + 1].source)
+    assert "## Questions" in text and text.count("<details>") == len(re.findall(r"\*\*Q\d", text))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_reading_holds_where_it_is_read(path):
+    """What `course.holds` printed in the outputs that are committed."""
+    for cell in cells(path):
+        for output in cell.get("outputs", []):
+            assert "✗" not in output.get("text", ""), output["text"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lessons_are_linked_and_not_named(path):
+    names = {other.stem for other in NOTEBOOKS} - {path.stem}
+    for cell in cells(path):
+        if cell.cell_type == "markdown":
+            named = {*re.findall(r"`(\d\d_\w+)`", cell.source)} & names
+            assert not named, f"name without a link: {named}"
+            for target in re.findall(r"]\((\w+\.(?:ipynb|md))(?:#[\w-]+)?\)", cell.source):
+                assert (path.parent / target).is_file(), target
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_is_told_in_words(path):
+    for cell in cells(path):
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            if "solution" in tags(cell):
+                continue
+            assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), cell.source[:80]
