@@ -12,7 +12,7 @@ from families import model_of
 from kprune.families import ALBERT, BERT, DEBERTA, DISTILBERT, FAMILIES, MODERNBERT, MPNET
 from kprune.family_check import check_family
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "notebooks" / "inside.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -45,13 +45,13 @@ def test_a_wrong_name_is_found_and_its_field_said(family, wrong, field, monkeypa
 
 
 def test_a_family_that_is_built_like_bert_takes_its_names(monkeypatch):
-    """As the README's own example does it."""
+    """As the page's own example does it."""
     model = transformers.ErnieModel(transformers.ErnieConfig(**families.COMMON))
     with pytest.raises(ValueError, match="to add it"):
         check_family(model)
     monkeypatch.setitem(FAMILIES, "ernie", MODERNBERT)
-    (script,) = [one for one in re.findall(r"```python\n(.*?)```", README, re.S) if "ernie" in one]
-    exec(compile(script, "README.md", "exec"), {})
+    (script,) = [one for one in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "ernie" in one]
+    exec(compile(script, "inside.md", "exec"), {})
     assert FAMILIES["ernie"] is BERT
 
 

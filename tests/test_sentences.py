@@ -1,4 +1,4 @@
-"""What people hold goes in and comes out: the README's scripts, run on small models."""
+"""What people hold goes in and comes out: the manual's scripts, run on small models."""
 
 import copy
 import itertools
@@ -29,8 +29,8 @@ from kprune.encoders import Encoder
 from kprune.sentences import opened
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SCRIPTS = re.findall(r"```python\n(.*?)```", README.split("### By kind of model")[1], re.S)
+MANUAL = (Path(__file__).parents[1] / "notebooks" / "manual.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"```python\n(.*?)```", MANUAL.split("## By kind of model")[1], re.S)
 TEXTS = [" ".join(f"w{(7 * i + k) % 80}" for k in range(3 + i % 9)) for i in range(300)]
 PAIRS = list(itertools.pairwise(TEXTS))
 KIND = {0: "embedding", 1: "regression", 2: "tokens", 3: "multilabel", 4: "classification"}
@@ -75,7 +75,7 @@ def test_a_script_of_the_readme_runs_as_it_stands(number, tmp_path, monkeypatch)
     name = r'"(path/to/your/model|[\w-]+/[\w-]+L6[\w-]*|roberta-base)"'
     script = re.sub(name, repr(str(place)), SCRIPTS[number])
     found = {"texts": TEXTS, "pairs": PAIRS}
-    exec(compile(script, "README.md", "exec"), found)
+    exec(compile(script, "manual.md", "exec"), found)
     assert found["report"].flops <= found["report"].limit
     pruned = found["pruned"]
     if number == 0:

@@ -34,8 +34,13 @@ def test_readme_follows_pyproject():
         assert dependency in readme
 
 
-def test_readme_lists_every_option_with_its_default():
-    table = (ROOT / "README.md").read_text().split("**What can be chosen**")[1].split("- **In")[0]
+def test_the_manual_lists_every_option_with_its_default():
+    table = (
+        (ROOT / "notebooks" / "manual.md")
+        .read_text()
+        .split("**What can be chosen**")[1]
+        .split("- **In")[0]
+    )
     for option in dataclasses.fields(kprune.Options):
         name, default = f"`{option.name}`", option.default
         shown = f'"{default}"' if isinstance(default, str) else f"{default:,}"
