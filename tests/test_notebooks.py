@@ -15,14 +15,15 @@ from kprune.data.hub import load_split
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-OTHERS = "21_ship", "23_retrain", "25_hundred_lines"  # that run by themselves
+OTHERS = "21_ship", "23_retrain", "25_hundred_lines", "26_refits", "27_seconds"  # not reports
 LESSONS = [path for path in NOTEBOOKS if path.stem < "10" or path.stem in OTHERS]
 STEPS = [path for path in LESSONS if path.stem != "06_kprune"]
 REPORTS = [path for path in NOTEBOOKS if path not in LESSONS]
 TABLES = (".csv", ".md", ".tex")
 SMALL = {"tokens": 500, "examples": 64, "every": 20, "rates": [0.5, 0.8], "epochs": 1.0}
 SMALL["repeats"] = 2
-SMALLER = {"08_beyond": {"batch_size": 1, "length": 16}, "09_benchmark": {"repeats": 1}}
+SMALLER = {"27_seconds": {"batch_size": 1, "length": 16}, "09_benchmark": {"repeats": 1}}
+SMALLER["08_beyond"] = {"few": 300}
 FINE_TUNES = "07_finetune"  # the packaged MiniLM: on few rows; the others take a small teacher
 
 

@@ -82,6 +82,8 @@ def tuning(results: Sequence[Tuning]) -> Figure:
         ylabel="output error ‖Y − P·W‖² / ‖Y‖² (%)",
     )
     axes.tick_params(axis="x", rotation=45, labelsize="small")
+    for bars in axes.containers:
+        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axes.legend(title="weight-tuning")
     return figure
 
