@@ -64,7 +64,10 @@ def prune(
         own = [f"{name}={value}" for name, value in given.items() if value is not None]
         options = vars(read_options([*own, *(option or [])]))
         if bool(texts) == bool(task):
-            raise ValueError("Give the file of your own --texts, or the name of a --task.")
+            raise ValueError(
+                "Give either the file of your own --texts or the name of a --task; got "
+                f"{'both' if texts else 'neither'}."
+            )
         if rate is not None and speedup is not None:
             raise ValueError("A rate and a speed-up are two limits; give one.")
         if local(model).resolve() == local(out).resolve():

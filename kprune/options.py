@@ -147,8 +147,10 @@ def read_options(words: Sequence[str]) -> Options:
     types = {option.name: type(option.default) for option in fields(Options)}
     chosen: dict[str, Any] = {}
     for word in words:
-        name, _, value = word.partition("=")
+        name, sign, value = word.partition("=")
         known_options([name])
+        if not sign:
+            raise ValueError(f"Write the option {name} with its value, {name}=value.")
         if name in chosen:
             raise ValueError(f"The option {name} is given twice.")
         try:

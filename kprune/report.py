@@ -64,7 +64,8 @@ class Report:
         limit = f"at rate {self.rate:g}" if not self.speed else "to a limit in time"
         lines = [
             f"{self.method} {limit}: {self.flops / 1e6:,.1f} of "
-            f"{self.dense_flops / 1e6:,.1f} MFLOPs per sequence left "
+            f"{self.dense_flops / 1e6:,.1f} MFLOPs per sequence "
+            f"of {self.length:.1f} tokens left "
             f"({self.achieved_rate:.1%} gone), {self.parameters / 1e6:.1f}M of "
             f"{self.dense_parameters / 1e6:.1f}M parameters",
             f"surviving heads per layer:   {self.heads}",
