@@ -114,3 +114,22 @@ def test_every_figure_is_told_in_words(path):
             if "solution" in tags(cell):
                 continue
             assert cell.metadata.get("mystnb", {}).get("image", {}).get("alt"), cell.source[:80]
+
+
+def told(path: Path) -> str:
+    """What a notebook printed."""
+    outputs = [output for cell in cells(path) for output in cell.get("outputs", [])]
+    parts = [part for o in outputs for part in (o.get("text"), o.get("data", {}).get("text/plain"))]
+    return "\n".join(filter(None, parts))
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_the_outputs_are_there_and_of_a_clean_commit(path):
+    """Readings are printed, something is drawn, and no file was changed since the commit told."""
+    assert "✓ " in told(path)
+    assert re.search(r"at [0-9a-f]{8} on", told(path)), "no commit, or one with changes (+)"
+
+
+def test_all_lessons_are_of_one_commit():
+    found = {m for path in NOTEBOOKS for m in re.findall(r"at ([0-9a-f]{8}\+?) on", told(path))}
+    assert len(found) == 1, found
