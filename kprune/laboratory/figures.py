@@ -33,6 +33,7 @@ METHODS = {
 }
 LEAST = 20.0  # points that an axis of scores spans at the least: less would magnify noise
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
+KINDS = {"MHA": "heads", "FFN": "neurons"}
 METRIC_NAMES = {
     "f1": "F1",
     "f1_micro": "micro F1",
@@ -75,6 +76,16 @@ def room(axis: plt.Axes, least: float = LEAST, most: float = 100.0) -> None:
     """Widen an axis of scores (× 100) downwards to `least` points, up to `most` at the top."""
     low, high = axis.get_ylim()
     axis.set_ylim(min(low, min(high, most) - least), min(high, most + 1))
+
+
+def short_name(place: int) -> str:
+    """A sublayer's name where there is little room, by its number from 0: "MHA 1", "FFN 1", …"""
+    return f"{[*KINDS][place % 2]} {place // 2 + 1}"
+
+
+def standard_error(score: float, examples: int, metric: str = "accuracy") -> float:
+    """The standard error of an accuracy (0 to 1) on so many examples; 0 for other metrics."""
+    return (score * (1 - score) / examples) ** 0.5 if metric == "accuracy" else 0.0
 
 
 def called(tasks: Iterable[str]) -> list[str]:

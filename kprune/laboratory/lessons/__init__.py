@@ -19,6 +19,8 @@ from kprune.laboratory.figures import (
     PALETTE,
     WIDTH,
     room,
+    short_name,
+    standard_error,
 )
 
 if TYPE_CHECKING:
@@ -67,9 +69,8 @@ def survivors(report: Report) -> Figure:
 
 def tuning(results: Sequence[Tuning]) -> Figure:
     """Relative output error of each sublayer before and after weight-tuning."""
-    kinds = "MHA", "FFN"
     rows = [
-        (f"{kinds[t % 2]} {t // 2 + 1}", when, 100 * getattr(result, when))
+        (short_name(t), when, 100 * getattr(result, when))
         for t, result in enumerate(results)
         for when in ("before", "after")
     ]
@@ -99,8 +100,7 @@ def accuracy(
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     rates = np.array([0.0, *table["rate"]]) * 100
     scores = np.array([dense, *table["score"]]) * 100
-    error = np.sqrt(np.clip(scores * (100 - scores), 0, None) / examples)
-    error *= metric == "accuracy"
+    error = [100 * standard_error(score / 100, examples, metric) for score in scores]
     if error[0]:
         band = scores[0] - error[0], scores[0] + error[0]
         axes.axhspan(*band, color="0.9", label="teacher ± one standard error")
@@ -146,7 +146,7 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
         if (count := here.sum()) < 5:
             continue
         mean, share = sure[here].mean(), right[here].mean()
-        error = (share * (1 - share) / count) ** 0.5
+        error = standard_error(share, count)
         rates.errorbar(mean, share, error, color=GREEN, marker="o", capsize=3)
         style = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": "small"}
         rates.annotate(f"{count}", (mean, share + error), ha="center", **style)

@@ -15,7 +15,14 @@ from torch import Tensor
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder
 from kprune.laboratory.evaluation import DevSet, predict, scores
-from kprune.laboratory.figures import COLOURS, GREY, METHODS, WIDTH
+from kprune.laboratory.figures import (
+    COLOURS,
+    GREY,
+    METHODS,
+    WIDTH,
+    short_name,
+    standard_error,
+)
 from kprune.surgery import masked
 
 if TYPE_CHECKING:
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from kprune.report import Report
 
 LEAST = 1e-12  # what a logarithmic axis shows of zero
-KINDS = {"MHA": "heads", "FFN": "neurons"}
 
 
 def judged(
@@ -149,7 +155,7 @@ def weights(squares: Sequence[float], worth: Sequence[float]) -> Figure:
     for side, (label, colour), values in zip((-0.2, 0.2), labels, (squares, worth), strict=True):
         share = 100 * np.asarray(values) / np.sum(values)
         axes.bar(places + side, share, 0.4, color=colour, label=label)
-    names = [f"{'FFN' if t % 2 else 'MHA'} {t // 2 + 1}" for t in places]
+    names = [*map(short_name, places)]
     axes.set_xticks(places, names, rotation=45, fontsize="small")
     axes.grid(axis="x", visible=False)
     axes.set(title="Where outputs are large, and where they matter", ylabel="share of all (%)")
@@ -197,7 +203,7 @@ def scored(runs: Sequence[tuple[str, float, Tensor]], metric: str, examples: int
     """What `judged` found, by name, with standard errors; scores × 100."""
     rows = {}
     for name, score, lost in runs:
-        error = 100 * (score * (1 - score) / examples) ** 0.5
+        error = 100 * standard_error(score, examples, metric)
         both = f"{100 * score:.1f}" + f" ± {error:.1f}" * (metric == "accuracy")
         rows[name] = both, f"{lost.mean():.3f} ± {lost.std() / len(lost) ** 0.5:.3f}"
     return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{metric} × 100", "K_pred"])

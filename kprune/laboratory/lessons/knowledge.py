@@ -18,7 +18,7 @@ from torch import Tensor
 from kprune.data.batching import collate
 from kprune.encoders import Encoder
 from kprune.knowledge import Importance, Weighted
-from kprune.laboratory.figures import BLUE, COLOURS, GREEN, WIDTH
+from kprune.laboratory.figures import BLUE, COLOURS, GREEN, KINDS, WIDTH
 from kprune.mask_search import kpms
 from kprune.pruning import steps
 from kprune.state import State
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 LEAST = 1e-30  # what a logarithmic axis shows of zero
 FEW = 48  # sequences of a sample, for what is done in float64
-KINDS = {"MHA": "heads", "FFN": "neurons"}
 
 
 def minibatches(sample: Sample, device: torch.device | str = "cpu") -> list[Batch]:

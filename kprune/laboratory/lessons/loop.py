@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREEN, METRIC_NAMES, PALETTE, WIDTH
+from kprune.laboratory.figures import GREEN, METRIC_NAMES, PALETTE, WIDTH, standard_error
 
 if TYPE_CHECKING:
     from kprune.report import Report
@@ -50,7 +50,7 @@ def variants(
     An accuracy has a band of one standard error, on so many `examples`.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.45 * len(found)))
-    error = (dense * (1 - dense) / examples) ** 0.5 if metric == "accuracy" else 0.0
+    error = standard_error(dense, examples, metric)
     axes.axvspan(100 * (dense - error), 100 * (dense + error), color="0.92")
     axes.axvline(100 * dense, color="0.35", linestyle="--", label="teacher, ± one standard error")
     for place, scores in enumerate(found.values()):

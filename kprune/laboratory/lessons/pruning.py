@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import BLUE, GREY, METRIC_NAMES, ORANGE, WIDTH, room
+from kprune.laboratory.figures import (
+    BLUE,
+    GREY,
+    METRIC_NAMES,
+    ORANGE,
+    WIDTH,
+    room,
+    short_name,
+    standard_error,
+)
 from kprune.limits.latency import latencies
 
 if TYPE_CHECKING:
@@ -67,8 +76,7 @@ def emptied(scores: Sequence[float], dense: float, examples: int, metric: str) -
     `examples`.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    chance = metric == "accuracy"
-    errors = [100 * (s * (1 - s) / examples) ** 0.5 if chance else 0.0 for s in (*scores, dense)]
+    errors = [100 * standard_error(score, examples, metric) for score in (*scores, dense)]
     for kind, name, colour in ((0, "without the heads", BLUE), (1, "without the neurons", ORANGE)):
         places = range(kind, len(scores), 2)
         style = {"color": colour, "fmt": "os"[kind], "label": name, "capsize": 3}
@@ -77,7 +85,7 @@ def emptied(scores: Sequence[float], dense: float, examples: int, metric: str) -
         )
     axes.axhspan(100 * dense - errors[-1], 100 * dense + errors[-1], color="0.92")
     axes.axhline(100 * dense, color=GREY, linestyle="--", label="dense")
-    names = [f"{'FFN' if t % 2 else 'MHA'} {t // 2 + 1}" for t in range(len(scores))]
+    names = [*map(short_name, range(len(scores)))]
     axes.set_xticks(range(len(scores)), names, rotation=45, fontsize="small")
     axes.set(
         title="What the score minds when one sublayer loses all its units",

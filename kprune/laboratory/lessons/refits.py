@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder
-from kprune.laboratory.figures import COLOURS, GREEN, GREY, METHODS, WIDTH
+from kprune.laboratory.figures import COLOURS, GREEN, GREY, METHODS, WIDTH, short_name
 from kprune.limits.table import SHARES, LatencyTable
 from kprune.pruning import steps
 from kprune.state import State
@@ -135,7 +135,7 @@ def ridges(table: pd.DataFrame, chosen: float) -> Figure:
 def token_weights(weights: Sequence[Tensor], words: Sequence[str]) -> Figure:
     """How much each token of one text counts, in every sublayer from the bottom up."""
     grid = pd.DataFrame([w.cpu().tolist()[: len(words)] for w in weights])
-    grid.index = [f"{'FFN' if t % 2 else 'MHA'} {t // 2 + 1}" for t in range(len(grid))]
+    grid.index = [*map(short_name, range(len(grid)))]
     figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 0.8 + 0.27 * len(grid)))
     most = max(2.0, float(np.quantile(grid, 0.98)))
     label = {"label": "weight of the token"}
