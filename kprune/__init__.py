@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Transformers knows pruned models from here on; but a command says its --help without it.
 if sys.orig_argv[1:3] != ["-m", "kprune"] and Path("".join(sys.argv[:1])).stem != "kprune":

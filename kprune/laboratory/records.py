@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from pydantic import (
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.data.reach import local
+from kprune.engine.devices import BF16_UNITS
 from kprune.engine.files import RECORD, plain, sign, write_json, written_whole
 from kprune.engine.progress import quiet
 
@@ -87,6 +89,7 @@ class Record(BaseModel):
     environment: dict[str, Any]
     # What only some notebooks record.
     pass_seconds: Duration | None = Field(None, alias="pass seconds")
+    dev_examples: PositiveInt | None = Field(None, alias="dev examples")
     peak: Amount | None = Field(None, alias="peak memory (MB)")
     # NaN where the system does not tell it.
     peak_above: FiniteFloat | Literal["NaN"] | None = Field(None, alias="peak above the model (MB)")
@@ -179,16 +182,25 @@ def is_plain(name: str) -> bool:
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str | int | None]:
     """What a result depends on besides its parameters: versions, commit, device."""
-    device = torch.device(device)
-    cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
+        "device": _device_name(torch.device(device)),
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
     }
+
+
+def _device_name(device: torch.device) -> str:
+    """A GPU's name, or the processor's and what it multiplies bfloat16 with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    known = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", known.read_text() if known.is_file() else "")
+    units = [unit for unit in BF16_UNITS if torch.cpu.get_capabilities().get(unit)]
+    return ", ".join([named[1] if named else platform.processor() or "cpu", *units[:1]])
 
 
 def _commit() -> str | None:
