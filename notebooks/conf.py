@@ -16,7 +16,7 @@ GITHUB = os.environ.get("GITHUB_REPOSITORY", "")  # owner/name, which GitHub's A
 project = "K-prune, a course"
 author = "the authors of kprune"
 language = "en"
-extensions = ["myst_nb"]
+extensions = ["sphinx_external_toc", "myst_nb"]
 exclude_patterns = ["_build", "log/20*", "log/drafts"]
 
 nb_execution_mode = "off"

@@ -13,14 +13,26 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup, Tag
 
+# Of each lesson, the sections that a lecture of 90 minutes has no time for.
 LECTURES = {
     "lecture-1": (
         "What does a unit know, and what does it cost?",
-        ("00_quickstart", "07_finetune", "01_sampling", "02_knowledge", "03_mask_search"),
+        {
+            "00_quickstart": ("save-and-reload",),
+            "07_finetune": ("train-a-toy", "the-real-teacher", "where-is-it-wrong"),
+            "01_sampling": ("lengths-and-what-a-unit-costs", "another-draw"),
+            "02_knowledge": ("small-and-yet-it-decides",),
+            "03_mask_search": ("what-does-the-search-cost",),
+        },
     ),
     "lecture-2": (
         "Take out and make good",
-        ("04_pruning", "05_tuning", "06_kprune", "10_accuracy"),
+        {
+            "04_pruning": ("the-same-for-every-sublayer", "what-it-buys"),
+            "05_tuning": (),
+            "06_kprune": ("where-the-time-went",),
+            "10_accuracy": (),
+        },
     ),
 }
 LEFT_OUT = ("exercises", "questions")
@@ -128,8 +140,7 @@ def section_of(column: Column, section: Tag, heading: str) -> None:
         if block.name == "section":
             name = block.find(["h2", "h3"])
             name.find("a", class_="headerlink").decompose()
-            if block["id"] not in LEFT_OUT:
-                section_of(column, block, name.get_text())
+            section_of(column, block, name.get_text())
         elif (
             image := block.name in ("p", "img", "figure")
             and block.parent
@@ -150,7 +161,7 @@ def section_of(column: Column, section: Tag, heading: str) -> None:
 def deck(site: Path, name: str) -> str:
     title, lessons = LECTURES[name]
     columns = []
-    for lesson in lessons:
+    for lesson, left_out in lessons.items():
         page = BeautifulSoup((site / f"{lesson}.html").read_text(), "html.parser")
         section = page.select_one("article.bd-article > section")
         for link in section.select("a[href]"):
@@ -159,6 +170,11 @@ def deck(site: Path, name: str) -> str:
                 link["href"] = f"../{own}{link['href']}"
         heading = section.h1.extract()
         heading.find("a", class_="headerlink").decompose()
+        for one in (*left_out, *LEFT_OUT):
+            if part := section.find("section", id=one):
+                part.decompose()
+            elif one in left_out:
+                raise ValueError(f"slides.py leaves out {one}, which {lesson} does not have.")
         column = Column()
         section_of(column, section, heading.get_text())
         columns.append(f"<section>{column.html()}</section>")
