@@ -17,7 +17,7 @@ project = "K-prune, a course"
 author = "the authors of kprune"
 language = "en"
 extensions = ["sphinx_external_toc", "myst_nb"]
-exclude_patterns = ["_build", "log/20*", "log/drafts"]
+exclude_patterns = ["_build", "log/20*"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True

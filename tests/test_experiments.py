@@ -179,6 +179,7 @@ def test_the_pages_tell_the_number_of_runs():
         "embeddings",
         "entities",
         "base_size",
+        "retraining",
     ):
         row = next(line for line in page.split("\n") if line.startswith(f"| `{name}`"))
         assert row.split(" | ")[2:] == [counts[name], f"{counts[f'{name}-laptop']} |"], row

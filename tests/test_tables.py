@@ -16,6 +16,7 @@ from kprune.laboratory.reports import (
     base_size,
     beyond,
     performance,
+    retraining,
     speed,
     units,
 )
@@ -325,9 +326,44 @@ def test_answers_say_what_the_numbers_say():
     assert "without *representational* the method is 3.0 points *better*" in line
 
 
+def test_what_training_buys_is_the_cheapest_that_caught_up_or_the_best():
+    def run(method, score, passes, again=0.0, rate=0.8):
+        label = f"{method}, {again:g} passes" if again else method
+        same = {"task": "stsb", "state": "done", "rate": rate}
+        return {**same, "label": label, "score": score, "passes": passes, "again": again}
+
+    runs = [run("K-prune+", 0.8, 2.0), run("K-prune", 0.9, 1.0), run("m", 0.5, 3.0, 1.0)]
+    later = [run("m", 0.81, 8.0, 4.0), run("n", 0.85, 9.0, 4.0)]
+    alone = [run("m", 0.9, 1.0, 1.0, 0.5)]  # nothing to compare with at this rate
+    behind = retraining.against(pd.DataFrame([*runs, *alone]))
+    ahead = retraining.against(pd.DataFrame([*runs, *later, *alone]))
+    assert behind[["trained", "its F", "caught up"]].values.tolist() == [
+        ["m, 1 passes", 3.0, False]
+    ]
+    assert ahead[["trained", "its F", "caught up"]].values.tolist() == [["m, 4 passes", 8.0, True]]
+    first, _, last = retraining.answer(behind).splitlines()
+    assert "None caught up; best is m, 1 passes: 50.0, 1.5 times the cost." in first
+    assert last.startswith("Of 1 pairs") and last.endswith("in none of them.")
+    first, _, last = retraining.answer(ahead).splitlines()
+    assert "K-prune+ has 80.0 after 2.0 F" in first and "81.0, 4.0 times the cost." in first
+    assert last.endswith("in one of them.")
+
+
 def test_a_speed_up_beyond_the_ideal_is_no_measurement():
     runs = pd.DataFrame({"speedup": [2.4, 2.6, None], "achieved": [0.6, 0.6, 0.6]})
     assert speed.credible(runs).index.tolist() == [0, 2]
+
+
+def test_the_teacher_stands_between_its_standard_errors(records):
+    runs = tables.collect(records)
+    done = runs[runs["state"] == "done"]
+    for examples, heights in ((400, [3.0]), (None, [])):
+        extra = [{"dev examples": examples}] * len(done)
+        axis = figures.plt.subplots()[1]
+        figures.teacher_line(axis, done.assign(dense=0.9, metric="accuracy", extra=extra))
+        assert [band.get_height() for band in axis.patches] == pytest.approx(heights)
+    assert figures.standard_error(0.8, 101, "spearman") == pytest.approx(0.036)
+    assert figures.standard_error(0.8, 101, "f1") == 0
 
 
 def test_a_figure_says_where_its_numbers_are_from(records):

@@ -84,8 +84,27 @@ def short_name(place: int) -> str:
 
 
 def standard_error(score: float, examples: int, metric: str = "accuracy") -> float:
-    """The standard error of an accuracy (0 to 1) on so many examples; 0 for other metrics."""
-    return (score * (1 - score) / examples) ** 0.5 if metric == "accuracy" else 0.0
+    """The standard error of a score (0 to 1) on so many examples; 0 for metrics of neither kind.
+
+    Of an accuracy by the binomial law, of a correlation as of pairs that are normal.
+    """
+    if metric == "accuracy":
+        return (score * (1 - score) / examples) ** 0.5
+    return (1 - score**2) / (examples - 1) ** 0.5 if metric == "spearman" else 0.0
+
+
+def teacher_line(axis: plt.Axes, runs: pd.DataFrame) -> None:
+    """The dense model's score (× 100) in finished runs, between one standard error up and down.
+
+    Runs of `tables.collect` that tell on how many examples they were scored; else there is no band.
+    """
+    score = runs["dense"].astype(float).mean()
+    axis.axhline(100 * score, color=GREY, linestyle="--", label="teacher")
+    for _, run in runs[:1].iterrows():
+        if examples := run["extra"].get("dev examples"):
+            error = standard_error(score, examples, run["metric"])
+            low, high = 100 * (score - error), 100 * (score + error)
+            axis.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0)
 
 
 def called(tasks: Iterable[str]) -> list[str]:

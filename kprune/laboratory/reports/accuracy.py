@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
 from kprune.laboratory.figures import (
-    GREY,
     METRIC_NAMES,
     WIDTH,
     called,
@@ -16,6 +15,7 @@ from kprune.laboratory.figures import (
     room,
     share_legend,
     styles,
+    teacher_line,
 )
 from kprune.laboratory.tables import GAP, NAMES, named_by, summarise
 
@@ -85,8 +85,7 @@ def draw_curves(runs: pd.DataFrame) -> Figure:
             axis.set_yticks([])
         axis.set_xticks(100 * np.unique(runs["rate"]))
         axis.margins(x=0.12)
-        dense = 100 * here["dense"].astype(float).mean()
-        axis.axhline(dense, color=GREY, linestyle="--", label="teacher")
+        teacher_line(axis, here[here["state"] == "done"])
         room(axis)
         metric = next(iter(here["metric"].dropna()), "score")
         metric = METRIC_NAMES.get(metric, metric)

@@ -4,7 +4,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
-from kprune.laboratory.figures import GREY, WIDTH, called, panels, room, share_legend, styles
+from kprune.laboratory.figures import (
+    WIDTH,
+    called,
+    panels,
+    room,
+    share_legend,
+    styles,
+    teacher_line,
+)
 from kprune.laboratory.tables import NAMES, named_by
 
 
@@ -60,7 +68,7 @@ def draw_beside(runs: pd.DataFrame) -> Figure:
     figure, axes = panels(len(tasks), 4, (1.3 * WIDTH, 2.4), more=0.6)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = done[done["task"] == task]
-        axis.axhline(100 * here["dense"].mean(), color=GREY, linestyle="--", label="teacher")
+        teacher_line(axis, here)
         for place, rate in enumerate(rates):
             pairs = here[here["rate"] == rate].pivot_table(
                 index="seed", columns="label", values="score", sort=False

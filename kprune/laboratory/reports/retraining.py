@@ -2,8 +2,17 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.figures import (
+    WIDTH,
+    called,
+    panels,
+    room,
+    share_legend,
+    styles,
+    teacher_line,
+)
 from kprune.laboratory.tables import NAMES
 
 SERIES = "series"
@@ -33,26 +42,54 @@ def _series(row: dict) -> str:
     return f"{name}, polished" if row["polish"] else name
 
 
-def matching(runs: pd.DataFrame) -> pd.DataFrame:
-    """What it takes to be as good as K-prune+ by training with labels, from runs of `trained`.
+def _look(series: str) -> dict:
+    """Of its method; open and broken where the teacher's outputs are learnt."""
+    method, _, how = series.partition(", ")
+    learns = how in ("distilled", "polished")
+    more = {"linestyle": "--", "markerfacecolor": "white"} if learns else {}
+    return {**styles([method])[method], "markersize": 7, **more}
 
-    For each task and rate: scores (× 100) and passes (F) of K-prune+, and the cheapest run of at
-    least its score that was trained: its `label` and passes; empty where none is as good.
+
+def against(runs: pd.DataFrame) -> pd.DataFrame:
+    """K-prune+ beside what was trained with labels, from runs of `trained`.
+
+    For each task and rate where both are done: score (× 100) and passes (F) of K-prune+, and those
+    of the cheapest `trained` run that is as good; of the best one where none `caught up`.
     """
     done = runs[runs["state"] == "done"].astype({"score": float, "passes": float})
-    rows = []
+    own, rows = NAMES["kprune+"], []
     for (task, rate), some in done.groupby(["task", "rate"], sort=False):
         means = some.groupby("label", sort=False)[["score", "passes", "again"]].mean()
-        if (own := NAMES["kprune+"]) not in means.index:
+        others = means[means["again"] > 0]
+        if own not in means.index or others.empty:
             continue
         ours = means.loc[own]
-        good = means[(means["again"] > 0) & (means["score"] >= ours["score"])]
-        best = good.nsmallest(1, "passes")
-        row = {"task": task, "rate": rate, "K-prune+": 100 * ours["score"], "F": ours["passes"]}
-        row |= {"as good": best.index[0] if len(best) else None}
-        row |= {"its score": 100 * best["score"].max(), "its F": best["passes"].max()}
-        rows.append(row)
+        good = others[others["score"] >= ours["score"]]
+        best = (good.nsmallest(1, "passes") if len(good) else others.nlargest(1, "score")).iloc[0]
+        row = {"task": task, "rate": rate, own: 100 * ours["score"], "F": ours["passes"]}
+        row |= {"trained": best.name, "its score": 100 * best["score"], "its F": best["passes"]}
+        rows.append(row | {"caught up": bool(len(good))})
     return pd.DataFrame(rows)
+
+
+def answer(found: pd.DataFrame) -> str:
+    """What training buys, in words, from what `against` gave."""
+    own, lines = NAMES["kprune+"], []
+    for _, row in found.iterrows():
+        name = called([row["task"]])[0]
+        which = "The cheapest that is as good" if row["caught up"] else "None caught up; best"
+        lines.append(
+            f"- {name}, {row['rate']:.0%} of the FLOPs removed: {own} has {row[own]:.1f} after "
+            f"{row['F']:.1f} F without a label. {which} is {row['trained']}: "
+            f"{row['its score']:.1f}, {row['its F'] / row['F']:.1f} times the cost."
+        )
+    caught = int(found["caught up"].sum())
+    where = "one of them" if caught == 1 else f"{caught or 'none'} of them"
+    lines.append(
+        f"\nOf {len(found)} pairs of task and rate, training with all labels caught up with {own} "
+        f"in {where}."
+    )
+    return "\n".join(lines)
 
 
 def draw_frontier(runs: pd.DataFrame) -> Figure:
@@ -66,20 +103,24 @@ def draw_frontier(runs: pd.DataFrame) -> Figure:
     rates = [rate for rate, some in done.groupby("rate") if some["method"].nunique() > 1]
     size = 1.25 * WIDTH, 2.6
     figure, axes = panels(len(tasks) * len(rates), len(rates), size, more=1.2, sharex=True)
-    looks = styles(series)
+    looks = {name: _look(name) for name in series}
     for line, (task, name) in enumerate(zip(tasks, called(tasks), strict=True)):
         for column, rate in enumerate(rates):
             axis = axes[line, column]
             here = done[(done["task"] == task) & (done["rate"] == rate)]
+            axis.set_visible(len(here))
             for one, some in here.groupby(SERIES, sort=False):
                 means = some.groupby("again")[["passes", "score"]].mean()
                 axis.plot(means["passes"], 100 * means["score"], label=one, **looks[one])
-            teacher = 100 * here["dense"].mean()
-            axis.axhline(teacher, color="0.5", linestyle="--", linewidth=1.2, label="teacher")
+            teacher_line(axis, here)
             axis.set(title=f"{name}, −{rate:.0%} FLOPs", xscale="log", ylabel="score × 100")
             axis.set_xlabel(
                 "time (F: plain passes over the sample)" if line + 1 == len(tasks) else ""
             )
             axis.title.set_fontsize("medium")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_locator(NullLocator())
+            room(axis)
     share_legend(figure, 3)
     return figure
