@@ -15,6 +15,7 @@ from kprune.laboratory.reports import (
     accuracy,
     base_size,
     beyond,
+    embeddings,
     performance,
     retraining,
     speed,
@@ -324,6 +325,47 @@ def test_answers_say_what_the_numbers_say():
     (line,) = ablation.answer(losses).splitlines()
     assert "*tuning* matters most, 6.5 points" in line and "*predictive* less than 1.5" in line
     assert "without *representational* the method is 3.0 points *better*" in line
+
+
+def test_answers_of_the_other_reports_say_what_the_numbers_say():
+    left = pd.DataFrame(
+        {
+            "kind": ["heads"] * 4,
+            "task": ["sst2", "sst2", "mrpc", "mrpc"],
+            "layer": [1, 2, 1, 2],
+            "share": [0.0, 0.5, 0.2, 0.7],
+        }
+    )
+    (line,) = units.answer(left).splitlines()
+    assert "35% stay in the mean over 2 tasks: most in layer 2 (60%), fewest in layer 1" in line
+    assert line.endswith("layer 1 loses all of them on 1 of 2 tasks.")
+
+    run = {"state": "done", "label": "K-prune+", "method": "kprune+", "dense": 0.8, "achieved": 0.6}
+    runs = pd.DataFrame([run | {"rate": 0.6, "score": 0.8}, run | {"rate": 0.8, "score": 0.6}])
+    assert (
+        embeddings.answer(runs)
+        == "- K-prune+ keeps 100 and 75%, with 60 and 80% of the FLOPs gone."
+    )
+    beside = pd.DataFrame({"kept": [90.0, 80.0], "its kept": [92.0, 70.0]})
+    assert embeddings.answer_beside(beside, "it").startswith(
+        "- At 1 of 2 numbers of whole layers it"
+    )
+
+    kept = [("K-prune+", 99.0), ("K-prune+", 97.0), ("K-prune", 80.0)]
+    shares = pd.DataFrame([{"model": "m", "label": label, "kept": share} for label, share in kept])
+    lead = pd.DataFrame({"model": ["m"] * 3, "lead": [1.0, -2.0, None]})
+    costs = pd.DataFrame({"model": ["m", "n"], "label": ["K-prune"] * 2, "passes": [2.0, 4.0]})
+    first, second = base_size.answer(shares, lead, costs).splitlines()
+    assert "K-prune+ keeps 97.0 to 99.0% of the scores" in first and "in 1 of 2 pairs" in first
+    assert second.endswith("2.0 on m and 4.0 on n.")
+
+    run = {"state": "done", "layers": 0, "rate": 0.8, "multiple": 1, "precision": "auto"}
+    run |= {"task": "sst2", "tokens": 1000, "memory": 50.0}
+    both = [run | {"reuse": 0.0, "F": 3.0, "limit": 1.5}, run | {"reuse": 10.0, "F": 1.0}]
+    (line,) = performance.answer(pd.DataFrame(both)).splitlines()
+    assert "3.0 F, 2.0 times the limit by count" in line and line.endswith(
+        "with scores kept 1.0 F."
+    )
 
 
 def test_what_training_buys_is_the_cheapest_that_caught_up_or_the_best():

@@ -5,6 +5,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.tables import NAMES
 
 KEYS = ["model", "task", "label", "rate"]
 
@@ -46,6 +47,24 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
         passes=("passes", "mean"), memory=("memory", "mean"), runs=("run", "count")
     )
     return means.reset_index().rename(columns={"memory": "memory (MB)"})
+
+
+def answer(shares: pd.DataFrame, lead: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """Depth and width, in words, from what `kept`, `accuracy.lead` and `cost` gave."""
+    found = []
+    for model, some in shares.groupby("model", sort=False):
+        ours = some[some["label"] == NAMES["kprune+"]]["kept"]
+        theirs = some[some["label"] == NAMES["kprune"]]["kept"]
+        ahead = lead[lead["model"] == model]["lead"].dropna().astype(float)
+        found.append(
+            f"- {model}: K-prune+ keeps {ours.min():.1f} to {ours.max():.1f}% of the scores, "
+            f"K-prune {theirs.min():.1f} to {theirs.max():.1f}%; K-prune leads the better of the "
+            f"others in {(ahead > 0).sum()} of {len(ahead)} pairs of task and rate."
+        )
+    for label, some in costs.groupby("label", sort=False):
+        each = " and ".join(f"{row['passes']:.1f} on {row['model']}" for _, row in some.iterrows())
+        found.append(f"- {label} takes, in passes of each model itself, {each}.")
+    return "\n".join(found)
 
 
 def units(runs: pd.DataFrame, method: str = "kprune") -> pd.DataFrame:

@@ -41,6 +41,32 @@ def beside_layers(runs: pd.DataFrame, method: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def answer(runs: pd.DataFrame) -> str:
+    """What each method keeps of the dense score, in words; whole layers apart."""
+    shares = kept(runs[~runs["method"].isin(LAYERS)])
+    found = []
+    for label, some in shares.groupby("label", sort=False):
+        means = some.groupby("rate")["kept"].mean()
+        gone, left = ([f"{100 * one:.0f}" for one in some] for some in (means.index, means / 100))
+        found.append(f"- {label} keeps {_and(left)}%, with {_and(gone)}% of the FLOPs gone.")
+    return "\n".join(found)
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if words[1:] else words[0]
+
+
+def answer_beside(beside: pd.DataFrame, label: str) -> str:
+    """A method against whole layers, in words, from what `beside_layers` gave."""
+    both = beside.dropna()
+    ahead = both["its kept"] - both["kept"]
+    text = f"- At {(ahead > 0).sum()} of {len(both)} numbers of whole layers {label} keeps more, "
+    text += "with no more FLOPs"
+    if (ahead > 0).all():
+        text += f": by {ahead.min():.1f} to {ahead.max():.1f} points of the dense score's hundred"
+    return text + "."
+
+
 def draw_kept(runs: pd.DataFrame, least: float = 0.0) -> Figure:
     """Share of the dense score against the share of FLOPs gone, a line for each method.
 

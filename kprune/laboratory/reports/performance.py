@@ -39,6 +39,27 @@ def performance(records: str | Path) -> pd.DataFrame:
     return joined
 
 
+def answer(runs: pd.DataFrame) -> str:
+    """Time against the limit and against kept scores, in words, from what `performance` gave.
+
+    Of the runs that take out 80%, at the size of sample that most tasks have.
+    """
+    real = runs[(runs["state"] == "done") & (runs["layers"] == 0) & (runs["rate"] == 0.8)]
+    real = real[(real["multiple"] == 1) & (real["precision"] == "auto")]
+    sizes = real.groupby("tokens")["task"].nunique()
+    real = real[real["tokens"] == sizes[sizes == sizes.max()].index.max()]
+    found = []
+    for task, some in real.groupby("task", sort=False):
+        kept = some[some["reuse"] > 0]["F"].astype(float)
+        for _, run in some[some["reuse"] == 0].iterrows():
+            text = f"- {called([task])[0]}, {run['tokens']:,} tokens: {run['F']:.1f} F, "
+            text += f"{run['F'] / run['limit']:.1f} times the limit by count, and "
+            text += f"{run['memory']:.0f} MB above the model"
+            text += f"; with scores kept {kept.mean():.1f} F" if len(kept) else ""
+            found.append(text + ".")
+    return "\n".join(found)
+
+
 def growth(runs: pd.DataFrame) -> pd.DataFrame:
     """Time and memory along one axis at a time, from what `performance` gave.
 

@@ -29,6 +29,24 @@ def surviving(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(keys, sort=False, as_index=False)[["kept", "share"]].mean()
 
 
+def answer(left: pd.DataFrame) -> str:
+    """Where units stay, in words, from what `surviving` gave of one method and rate."""
+    found = []
+    for kind, some in left.groupby("kind", sort=False):
+        layers = 100 * some.groupby("layer")["share"].mean()
+        most, least = layers.idxmax(), layers.idxmin()
+        empty = some[some["share"] == 0].groupby("layer")["task"].nunique()
+        tasks = some["task"].nunique()
+        text = f"- Of the {kind} {layers.mean():.0f}% stay in the mean over {tasks} tasks: most in "
+        text += (
+            f"layer {most} ({layers[most]:.0f}%), fewest in layer {least} ({layers[least]:.0f}%)"
+        )
+        for layer, count in empty.items():
+            text += f"; layer {layer} loses all of them on {count} of {tasks} tasks"
+        found.append(text + ".")
+    return "\n".join(found)
+
+
 def draw_units(table: pd.DataFrame) -> Figure:
     """Share of heads and of neurons that survive, from `surviving` of one method and rate."""
     figure, axes = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4), sharey=True)
