@@ -38,7 +38,7 @@ notebooks: $(VENV)/.installed
 # The notebooks as they are saved, as pages that open from a disk; a dead link is an error.
 book: $(VENV)/.installed
 	rm -rf notebooks/_build
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto notebooks notebooks/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going notebooks notebooks/_build/html
 	$(BIN)/python notebooks/slides.py notebooks/_build/html
 	@echo
 	@echo "Done. Open in a browser:"

@@ -70,7 +70,7 @@ def test_the_book_is_whole(tmp_path):
     """Warnings are errors: a page in no table of contents, a link or drawing that is not there."""
     site = tmp_path / "html"
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
-    command += ["--jobs", "auto", "--doctree-dir", str(tmp_path / "trees")]
+    command += ["--doctree-dir", str(tmp_path / "trees")]
     done = subprocess.run(
         [*command, str(NOTEBOOKS), str(site)], capture_output=True, text=True, timeout=600
     )
