@@ -19,7 +19,7 @@ SERIES = "series"
 
 
 def trained(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with `series`, their method and what it is trained on afterwards, and `minutes`.
+    """The runs with `series`, their method and what it is trained on afterwards.
 
     Their `label` says for how many passes, too.
     """
@@ -31,8 +31,7 @@ def trained(runs: pd.DataFrame) -> pd.DataFrame:
         else name
         for name, row in zip(series, rows, strict=True)
     ]
-    minutes = pd.to_numeric(runs["seconds"], errors="coerce") / 60
-    return runs.assign(**{SERIES: series, "label": labels, "minutes": minutes})
+    return runs.assign(**{SERIES: series, "label": labels})
 
 
 def _series(row: dict) -> str:
