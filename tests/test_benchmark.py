@@ -14,6 +14,7 @@ def test_random_encoders_have_the_shape_asked_for():
     assert encoder.units("MHA") == [2, 2, 2] and encoder.units("FFN") == [256] * 3
     embeddings = benchmark.random_encoder(1, 32, vocabulary=77).get_input_embeddings()
     assert embeddings.num_embeddings == 77
+    assert Encoder(benchmark.random_encoder(1, 768)).units("MHA") == [12]  # as BERT-base
     with pytest.raises(ValueError, match="multiple of 32"):
         benchmark.random_encoder(2, 50)
 

@@ -19,24 +19,27 @@ from kprune.engine.memory import give_back_memory
 from kprune.limits.latency import seconds_in_turns
 from kprune.sampling import Sample
 
-HEAD_SIZE = 32
+HEAD_SIZE = 32  # of small encoders; from base size on, 64
 VOCABULARY = 1000  # of random sequences
 
 
 def random_encoder(
     layers: int, width: int, seed: int = 0, vocabulary: int = VOCABULARY
 ) -> PreTrainedModel:
-    """A random BERT classifier for timings: heads of 32 features, 4 · width neurons."""
+    """A random BERT classifier for timings: 4 · width neurons, and heads of 32 features, as in small
+    encoders, or of 64 where the width is BERT-base's 768 or more and a multiple of it.
+    """
     if layers < 1 or width < HEAD_SIZE or width % HEAD_SIZE:
         raise ValueError(
             f"A random encoder needs at least one layer and a width that is a multiple of "
             f"{HEAD_SIZE}; got {layers} layers of width {width}."
         )
+    head_size = 2 * HEAD_SIZE if width >= 768 and width % 64 == 0 else HEAD_SIZE
     config = BertConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=width // HEAD_SIZE,
+        num_attention_heads=width // head_size,
         intermediate_size=4 * width,
         # Larger than usual: with small weights all heads of a random model look alike.
         initializer_range=1.5 / width**0.5,
