@@ -26,8 +26,9 @@ VOCABULARY = 1000  # of random sequences
 def random_encoder(
     layers: int, width: int, seed: int = 0, vocabulary: int = VOCABULARY
 ) -> PreTrainedModel:
-    """A random BERT classifier for timings: 4 · width neurons, and heads of 32 features, or of 64 from
-    BERT-base's width, 768, on.
+    """A random BERT classifier for timings, of 4 · width neurons.
+
+    Its heads have 32 features, or 64 from BERT-base's width, 768, on.
     """
     if layers < 1 or width < HEAD_SIZE or width % HEAD_SIZE:
         raise ValueError(
