@@ -17,10 +17,27 @@ from kprune.encoders import Encoder
 from kprune.plus import copies, curvature, elimination, refits
 from kprune.plus.copies import Copies
 from kprune.plus.curvature import Curvature
-from kprune.plus.elimination import Elimination, eliminate
+from kprune.plus.elimination import Elimination, eliminate, inverted
 from kprune.plus.probes import draw_signs
 from kprune.state import State
 from kprune.weight_tuning import gather
+
+
+def test_sums_that_rounding_has_bent_still_rank():
+    """Features of a large common mean, whose PᵀP lost more to rounding than the ridge adds."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 1 + 0.01 * torch.randn(50, 12, dtype=torch.float64, generator=generator)
+    bent = torch.randn(12, 12, dtype=torch.float64, generator=generator)
+    gram = rows.T @ rows + 0.02 * (bent + bent.T)
+    assert torch.linalg.cholesky_ex(gram + 1e-4 * gram.diagonal().diag()).info
+    weight = torch.randn(12, 5, dtype=torch.float64, generator=generator)
+    inverse, sound = inverted(gram), inverted(rows.T @ rows)
+    assert (torch.linalg.eigvalsh(inverse) > 0).all()
+    ridge = 1e-4 * (rows.T @ rows).diagonal().diag()
+    torch.testing.assert_close(sound @ (rows.T @ rows + ridge), torch.eye(12).double())
+    found = eliminate(gram, weight, 1)
+    assert found.isfinite().all() and (found > 0).all()
+    assert eliminate(gram.fill_(torch.nan), weight, 1).isnan().all()  # which KPMS refuses
 
 
 @pytest.mark.parametrize("kind", families.KINDS)

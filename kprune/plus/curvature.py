@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kprune.data.batching import Batch, on_device
 from kprune.encoders import Encoder
+from kprune.engine.least_squares import ROWS
 from kprune.knowledge import check_finite, zeros
 from kprune.measuring import BACK_TOO, Slopes, differentiated, over_batches
 from kprune.plus.probes import probes
@@ -56,9 +57,9 @@ class Curvature:
         for gram, outer, norms, P, g in sums:
             P, g = (x * real[:, : x.shape[1], None] for x in (P.to(gram.dtype), g.to(gram.dtype)))
             norms[batch.index, : g.shape[1]] = g.norm(dim=-1)
-            P, g = P.flatten(0, 1), g.flatten(0, 1)
-            gram.addmm_(P.T, P)
-            outer.addmm_(g.T, g)
+            for total, x in ((gram, P), (outer, g)):
+                for rows in x.flatten(0, 1).split(ROWS):
+                    total.addmm_(rows.T, rows)
         return parts[0].outputs.isfinite().all()
 
     def weights(self, place: int, batch: Batch) -> Tensor:

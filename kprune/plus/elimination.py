@@ -65,9 +65,7 @@ def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:
     found = gram.new_zeros(units)
     if not units:
         return found
-    diagonal = gram.diagonal()
-    scale = diagonal.clamp(min=1e-9 * diagonal.mean()).clamp(min=1e-30)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + (RIDGE * scale).diag()))
+    inverse = inverted(gram)
     alive = torch.arange(units, device=gram.device)
     own, least = torch.arange(unit_size, device=gram.device), 0.0
     while len(alive):
@@ -94,3 +92,14 @@ def eliminate(gram: Tensor, weight: Tensor, unit_size: int) -> Tensor:
         inverse = inverse[left][:, left] - across @ solved
         alive = alive[stay]
     return found
+
+
+def inverted(gram: Tensor) -> Tensor:
+    """(PᵀP)⁻¹, with the least ridge, from `RIDGE` by tens, that outweighs rounding of the sums."""
+    diagonal = gram.diagonal()
+    scale = diagonal.clamp(min=1e-9 * diagonal.mean()).clamp(min=1e-30)
+    for k in range(9):  # 10⁴ times its diagonal outweighs all else in a matrix of our sizes
+        factor, failed = torch.linalg.cholesky_ex(gram + (RIDGE * 10**k * scale).diag())
+        if not failed:
+            break
+    return torch.cholesky_inverse(factor)
