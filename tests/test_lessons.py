@@ -127,9 +127,11 @@ def told(path: Path) -> str:
 def test_the_outputs_are_there_and_of_a_clean_commit(path):
     """Readings are printed, something is drawn, and no file was changed since the commit told."""
     assert "✓ " in told(path)
-    assert re.search(r"at [0-9a-f]{8} on", told(path)), "no commit, or one with changes (+)"
+    assert re.search(r"\(commit [0-9a-f]{8}\)", told(path)), "no commit, or one with changes (+)"
 
 
 def test_all_lessons_are_of_one_commit():
-    found = {m for path in NOTEBOOKS for m in re.findall(r"at ([0-9a-f]{8}\+?) on", told(path))}
+    found = {
+        m for path in NOTEBOOKS for m in re.findall(r"\(commit ([0-9a-f]{8}\+?)\)", told(path))
+    }
     assert len(found) == 1, found

@@ -68,8 +68,9 @@ def footer(place: torch.device | str = "cpu") -> str:
     """What outputs depend on, in a line: versions, commit, device."""
     found = environment(place)
     commit = found["commit"] or "no commit"
-    packages = ", ".join(f"{name} {found[name]}" for name in ("kprune", "torch", "transformers"))
-    return f"{packages} at {commit[:8]}{'+' * commit.endswith('+')} on {found['device']}"
+    commit = f"commit {commit[:8]}{'+' * commit.endswith('+')}" if found["commit"] else commit
+    packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers"))
+    return f"kprune {found['kprune']} ({commit}), {packages}, on {found['device']}"
 
 
 def toy(seed: int = 0) -> tuple[BertForSequenceClassification, Sample]:

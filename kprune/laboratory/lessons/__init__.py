@@ -94,8 +94,8 @@ def accuracy(
 ) -> Figure:
     """Score against the share of FLOPs that is removed; the table has `rate` and `score` (0 to 1).
 
-    An accuracy has bars of one standard error on so many `examples`, and the teacher's a band. The
-    dotted line is `chance`, the score without a look at the text.
+    They have bars of one standard error on so many `examples`, and the teacher's a band, where that
+    is known. The dotted line is `chance`, the score without a look at the text.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     rates = np.array([0.0, *table["rate"]]) * 100
@@ -140,7 +140,9 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
         ylabel="dev sentences",
     )
     places = np.clip(np.searchsorted(edges[::2], sure, "right") - 1, 0, 4)
-    rates.axline((1 / labels, 1 / labels), slope=1, color="black", linestyle=":", label="honest")
+    rates.axline(
+        (1 / labels, 1 / labels), slope=1, color="black", linestyle=":", label="calibrated"
+    )
     for place in range(5):
         here = places == place
         if (count := here.sum()) < 5:
@@ -149,6 +151,7 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
         error = standard_error(share, count)
         rates.errorbar(mean, share, error, color=GREEN, marker="o", capsize=3)
         style = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": "small"}
+        style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}  # on the line
         rates.annotate(f"{count}", (mean, share + error), ha="center", **style)
     rates.set(
         title="Is it as often right as it is sure?",

@@ -204,6 +204,6 @@ def scored(runs: Sequence[tuple[str, float, Tensor]], metric: str, examples: int
     rows = {}
     for name, score, lost in runs:
         error = 100 * standard_error(score, examples, metric)
-        both = f"{100 * score:.1f}" + f" ± {error:.1f}" * (metric == "accuracy")
+        both = f"{100 * score:.1f}" + f" ± {error:.1f}" * (error > 0)
         rows[name] = both, f"{lost.mean():.3f} ± {lost.std() / len(lost) ** 0.5:.3f}"
     return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{metric} × 100", "K_pred"])

@@ -47,7 +47,7 @@ def variants(
 ) -> Figure:
     """Scores (0 to 1) by variant, one for each seed, beside the dense model's.
 
-    An accuracy has a band of one standard error, on so many `examples`.
+    The dense score has a band of one standard error, on so many `examples`, where it is known.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.45 * len(found)))
     error = standard_error(dense, examples, metric)

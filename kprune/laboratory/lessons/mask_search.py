@@ -19,7 +19,7 @@ GONE = "0.75"
 def knapsack(scores: Sequence[Tensor], costs: Tensor) -> pd.DataFrame:
     """Heads and neurons of one layer by what each is worth per FLOP, the best first."""
     kinds = zip(("head", "neuron"), scores, strict=True)
-    units = [f"{kind} {i}" for kind, some in kinds for i in range(1, len(some) + 1)]
+    units = [f"{kind} {i}" for kind, some in kinds for i in range(len(some))]
     importance = torch.cat([*scores])
     columns = {"importance": importance * 1e6, "FLOPs": costs, "per FLOP": importance / costs * 1e9}
     table = pd.DataFrame({name: x.numpy(force=True) for name, x in columns.items()}, units)

@@ -72,8 +72,8 @@ def left_of(shares: Mapping[str, float]) -> Figure:
 def emptied(scores: Sequence[float], dense: float, examples: int, metric: str) -> Figure:
     """The score without any unit of one sublayer, of each in turn, beside the dense model's.
 
-    Scores are 0 to 1, from the bottom up; an accuracy has bars of one standard error, on so many
-    `examples`.
+    Scores are 0 to 1, from the bottom up; they have bars of one standard error, on so many
+    `examples`, where it is known.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     errors = [100 * standard_error(score, examples, metric) for score in (*scores, dense)]

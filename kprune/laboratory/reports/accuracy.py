@@ -59,12 +59,19 @@ def answer(ahead: pd.DataFrame) -> str:
             text += f", by {least['lead']:.1f} ({least['place']}) to {best['lead']:.1f} points "
             text += f"({best['place']})"
         found.append(text + ".")
-    behind = ahead[ahead["lead"] < 0.05]
-    found += [
-        f"- Not on {row['place']} at {row['rate']}: {row['best other']} has "
-        f"{row[NAMES['kprune']] - row['lead']:.1f} there, K-prune {row[NAMES['kprune']]:.1f}."
-        for _, row in behind.iterrows()
-    ]
+    for _, row in ahead[ahead["lead"] < 0.05].iterrows():
+        ours, place = row[NAMES["kprune"]], f"{row['place']} at {row['rate']}"
+        theirs = f"{row['best other']} has {ours - row['lead']:.1f} there, K-prune {ours:.1f}"
+        level = row["lead"] > -0.05
+        found.append(
+            f"- Level on {place}: {ours:.1f} each." if level else f"- Not on {place}: {theirs}."
+        )
+    leads = ahead.pivot_table("lead", "place", "at", sort=False).sort_index(axis=1)
+    both = leads[[*leads.columns[[0, -1]]]].dropna() if leads.shape[1] > 1 else leads[:0]
+    if len(both):
+        low, high = both.columns
+        larger = f"{(both[high] > both[low]).sum()} of {len(both)} tasks"
+        found.append(f"- The lead is larger at {high:.0%} than at {low:.0%} on {larger}.")
     return "\n".join(found)
 
 
@@ -91,7 +98,10 @@ def draw_curves(runs: pd.DataFrame) -> Figure:
         metric = METRIC_NAMES.get(metric, metric)
         axis.set(title=called([task])[0], ylabel=f"{metric} × 100")
         axis.title.set_fontsize("medium")
-    for axis in axes[-1]:
-        axis.set_xlabel("FLOPs removed (%)")
+    columns = axes.shape[1]
+    for number, axis in enumerate(axes.flat[: len(tasks)]):
+        if number + columns >= len(tasks):  # the lowest of its column
+            axis.set_xlabel("FLOPs removed (%)")
+            axis.tick_params(labelbottom=True)
     share_legend(figure, columns=6)
     return figure

@@ -51,10 +51,12 @@ def answer(won: pd.DataFrame) -> str:
         )
         if len(shares := some.dropna(subset=share)):
             low, high = shares.loc[shares[share].idxmin()], shares.loc[shares[share].idxmax()]
-            text += f"; of what K-prune loses it wins back {shares[share].mean():.0f}% in the mean"
+            least, most = tables.called([low["task"], high["task"]])
+            text += f"; of what K-prune loses it wins back {shares[share].mean():.0f}%"
             if len(shares) > 1:
-                text += f" ({low[share]:.0f} on {tables.called([low['task']])[0]} to "
-                text += f"{high[share]:.0f} on {tables.called([high['task']])[0]})"
+                text += f" in the mean ({low[share]:.0f} on {least} to {high[share]:.0f} on {most})"
+            else:
+                text += f" on {most}, the one task where that is a point or more"
         found.append(text + ".")
     return "\n".join(found)
 

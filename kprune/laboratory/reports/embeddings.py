@@ -87,5 +87,5 @@ def draw_kept(runs: pd.DataFrame, least: float = 0.0) -> Figure:
     sns.lineplot(shares, x="gone", y="kept", ax=axes, **style)
     axes.axhline(100, color=GREY, linestyle="--")
     axes.set(xlabel="FLOPs gone (%)", ylabel="of the dense score (%)", ylim=(least, None))
-    axes.legend(title=None, fontsize="small", loc="lower left")
+    axes.legend(title=None, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

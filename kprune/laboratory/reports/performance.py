@@ -158,7 +158,7 @@ def draw_growth(table: pd.DataFrame) -> Figure:
         here = table[table["axis"] == name]
         for axis, value, color in ((top, "seconds", GREEN), (bottom, "memory", PALETTE[4])):
             axis.plot(here["value"], here[value], "o-", color=color)
-            axis.set(xlim=(0, None), ylim=(0, 1.15 * here[value].max()))
+            axis.set(xlim=(0, 1.08 * here["value"].max()), ylim=(0, 1.15 * here[value].max()))
         top.set_title(name)
         bottom.set_xlabel(name)
         bottom.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}K" if x >= 10_000 else f"{x:g}")
@@ -174,7 +174,7 @@ def draw_gains(table: pd.DataFrame) -> Figure:
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
     count = table["task"].nunique()
     style = {"palette": PALETTE[2 : 2 + count], "markers": [*MARKERS[:count]]}
-    style |= {"linestyle": "none"}
+    style |= {"linestyle": "none", "dodge": 0.3}
     sns.pointplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes, **style)
     axes.grid(axis="y", visible=True)
     axes.axvline(1, color=GREY, linewidth=1.2)

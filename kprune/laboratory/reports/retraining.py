@@ -16,6 +16,7 @@ from kprune.laboratory.figures import (
 from kprune.laboratory.tables import NAMES
 
 SERIES = "series"
+OWN = NAMES["kprune"], NAMES["kprune+"]
 
 
 def trained(runs: pd.DataFrame) -> pd.DataFrame:
@@ -50,43 +51,47 @@ def _look(series: str) -> dict:
 
 
 def against(runs: pd.DataFrame) -> pd.DataFrame:
-    """K-prune+ beside what was trained with labels, from runs of `trained`.
+    """K-prune and K-prune+ beside what was trained with labels, from runs of `trained`.
 
-    For each task and rate where both are done: score (× 100) and passes (F) of K-prune+, and those
-    of the cheapest `trained` run that is as good; of the best one where none `caught up`.
+    For each task, rate and method that are done: its score (× 100) and passes (F), and those of the
+    cheapest `trained` run that is as good; of the best one where none `caught up`.
     """
     done = runs[runs["state"] == "done"].astype({"score": float, "passes": float})
-    own, rows = NAMES["kprune+"], []
+    rows = []
     for (task, rate), some in done.groupby(["task", "rate"], sort=False):
         means = some.groupby("label", sort=False)[["score", "passes", "again"]].mean()
         others = means[means["again"] > 0]
-        if own not in means.index or others.empty:
-            continue
-        ours = means.loc[own]
-        good = others[others["score"] >= ours["score"]]
-        best = (good.nsmallest(1, "passes") if len(good) else others.nlargest(1, "score")).iloc[0]
-        row = {"task": task, "rate": rate, own: 100 * ours["score"], "F": ours["passes"]}
-        row |= {"trained": best.name, "its score": 100 * best["score"], "its F": best["passes"]}
-        rows.append(row | {"caught up": bool(len(good))})
+        for own in OWN if len(others) else ():
+            if own not in means.index:
+                continue
+            ours = means.loc[own]
+            good = others[others["score"] >= ours["score"]]
+            best = good.nsmallest(1, "passes") if len(good) else others.nlargest(1, "score")
+            best, caught = best.iloc[0], bool(len(good))
+            row = {"task": task, "rate": rate, "untrained": own}
+            row |= {"score": 100 * ours["score"], "F": ours["passes"], "trained": best.name}
+            row |= {"its score": 100 * best["score"], "its F": best["passes"]}
+            rows.append(row | {"caught up": caught})
     return pd.DataFrame(rows)
 
 
 def answer(found: pd.DataFrame) -> str:
     """What training buys, in words, from what `against` gave."""
-    own, lines = NAMES["kprune+"], []
-    for _, row in found.iterrows():
-        name = called([row["task"]])[0]
-        which = "The cheapest that is as good" if row["caught up"] else "None caught up; best"
-        lines.append(
-            f"- {name}, {row['rate']:.0%} of the FLOPs removed: {own} has {row[own]:.1f} after "
-            f"{row['F']:.1f} F without a label. {which} is {row['trained']}: "
-            f"{row['its score']:.1f}, {row['its F'] / row['F']:.1f} times the cost."
-        )
-    caught = int(found["caught up"].sum())
-    where = "one of them" if caught == 1 else f"{caught or 'none'} of them"
+    lines = []
+    for (task, rate), some in found.groupby(["task", "rate"], sort=False):
+        text = f"- {called([task])[0]}, {rate:.0%} of the FLOPs removed:"
+        for _, row in some.iterrows():
+            which = "as good, and cheapest, is" if row["caught up"] else "none caught up, best is"
+            text += f" {row['untrained']} has {row['score']:.1f} after {row['F']:.1f} F, {which} "
+            text += f"{row['trained']} with {row['its score']:.1f} after {row['its F']:.1f} F;"
+        lines.append(text[:-1] + ".")
+    each = [
+        f"{int(some['caught up'].sum())} of {len(some)} with {own}"
+        for own, some in found.groupby("untrained", sort=False)
+    ]
     lines.append(
-        f"\nOf {len(found)} pairs of task and rate, training with all labels caught up with {own} "
-        f"in {where}."
+        "\nOf these pairs of task and rate, training with all labels caught up in "
+        f"{' and in '.join(each)}."
     )
     return "\n".join(lines)
 
