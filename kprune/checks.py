@@ -43,6 +43,11 @@ def check_weights(model: PreTrainedModel) -> None:
             raise ValueError(f"The weight {name} is quantized; prune the model before that.")
         if weight.device.type == "meta" or weight.is_inference():
             raise ValueError(f"The weight {name} is not loaded, or was so in inference mode.")
+        if weight.device.type == "mps":
+            raise ValueError(
+                f"The weight {name} is on {weight.device}, which has no float64, in which sums are "
+                "kept; move the model to the CPU."
+            )
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait
     for name in (name for name, fine in zip(names, finite, strict=True) if not fine):
         raise ValueError(f"The weight {name} holds NaN or infinite values; load the model again.")

@@ -35,7 +35,9 @@ AUTO = {
     ),
 }
 ALIGNED = 64  # bytes: a file's tensors start anywhere, and products of such ones round otherwise
-NUMBERS = re.compile(r"\[[\d,\s]*\]")  # a list of them, as JSON
+LISTS = re.compile(
+    r'"(?:[^"\\]|\\.)*"|\[[\d,\s]*\]'
+)  # of numbers, as JSON, or a text, to leave alone
 MAKING = RLock()  # one class of a name
 Kept = list[list[int]]  # numbers of the units that are left of each sublayer, in order
 
@@ -86,11 +88,15 @@ def config_class(saved: dict[str, Any]) -> type[PreTrainedConfig]:
         return _pruned_config(CONFIG_MAPPING[family])
 
 
+def _in_a_line(text: str) -> str:
+    return text if text[0] == '"' else re.sub(r"\s+", "", text).replace(",", ", ")
+
+
 @cache
 def _pruned_config(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     def to_json_string(self, use_diff: bool = True) -> str:
         text = base.to_json_string(self, use_diff)  # which gives each number a line of its own
-        return NUMBERS.sub(lambda found: re.sub(r"\s+", "", found[0]).replace(",", ", "), text)
+        return LISTS.sub(lambda found: _in_a_line(found[0]), text)
 
     own = {"model_type": MODEL_TYPE, "to_json_string": to_json_string, "__module__": __name__}
     made = type(base.__name__, (base,), own)

@@ -62,7 +62,9 @@ def prune(
     with one_sentence():
         given = {"rate": rate, "method": method, "speedup": speedup}
         own = [f"{name}={value}" for name, value in given.items() if value is not None]
-        options = vars(read_options([*own, *(option or [])]))
+        words = [*own, *(option or [])]
+        chosen, named = read_options(words), [word.partition("=")[0] for word in words]
+        options = {name: getattr(chosen, name) for name in named}  # an object has some of its own
         if bool(texts) == bool(task):
             raise ValueError(
                 "Give either the file of your own --texts or the name of a --task; got "
@@ -83,7 +85,7 @@ def prune(
         if data:
             most = longest(inside(dense))
             sample = kprune.sample(
-                sample, tokenizer, options["tokens"], options["seed"], data, longest=most
+                sample, tokenizer, chosen.tokens, chosen.seed, data, longest=most
             )
         pruned, report = kprune.prune(dense, sample, tokenizer=tokenizer, **options)
         if trim:

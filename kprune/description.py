@@ -17,11 +17,15 @@ def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> N
 
     `state` are its weights by name, as a file would hold them.
     """
+    if (known := getattr(transformers, type(model).__name__, None)) is None:
+        raise ValueError(
+            f"A {type(model).__name__} is no class of transformers'; no file says how to open it."
+        )
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             wanted = type(model)(model.config)
         with torch.device("cpu"), accelerate.init_empty_weights():  # but for buffers
-            whole = getattr(transformers, type(model).__name__)(model.config)
+            whole = known(model.config)
     faults = [*_weights(state, wanted.state_dict()), *_modules(model, wanted)]
     here = dict(model.named_buffers())
     for name, there in whole.named_buffers():  # what files do not hold, such as positions

@@ -73,7 +73,8 @@ def export(
             _compare(part / GRAPH, graph, exact=False)
         tokenizer.save_pretrained(part)
         _plain_config(model).save_pretrained(part)
-        (part / CARD).write_text(_card(model, graph, tokenizer, quantize, pairs), encoding="utf-8")
+        told = _card(model, graph, tokenizer, quantize, pairs, inside.prompt if inside else "")
+        (part / CARD).write_text(told, encoding="utf-8")
         sign(part, report=report)
     return Path(folder)
 
@@ -157,11 +158,12 @@ def _in_8_bits(path: Path) -> None:
     path.rename(whole)
     # One scale for a whole matrix is lost to a single large weight, which tuning leaves here and
     # there; one for each output is not.
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # its advice is about images
     try:
         quantize_dynamic(whole, path, per_channel=True, weight_type=QuantType.QInt8)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     whole.unlink()
 
 
@@ -223,6 +225,7 @@ def _card(
     tokenizer: PreTrainedTokenizerBase,
     quantize: str,
     pairs: bool,
+    prompt: str,
 ) -> str:
     arrays = "".join(
         f'    "{name}": np.array([one.{ATTRIBUTES[name]} for one in encoded]),\n'
@@ -230,15 +233,18 @@ def _card(
     )
     names = graph.outputs[-1:] if graph.encoder.kind.name == "embedding" else graph.outputs
     most = min(tokenizer.model_max_length, longest(model) or 512)
+    single = (json.dumps(prompt + one, ensure_ascii=False) for one in ("a text", "another one"))
     run = RUN.format(
         pad_id=tokenizer.pad_token_id,
         pad_token=json.dumps(tokenizer.pad_token),
         longest=most,
-        texts='("a question", "its passage")' if pairs else '"a text", "another one"',
+        texts='("a question", "its passage")' if pairs else ", ".join(single),
         arrays=arrays,
         outputs=", ".join(names),
         names=json.dumps(names),
     )
+    if prompt:
+        run += f"\nPut `{prompt}` before each text, as the model's object does by default.\n"
     kept = "int8, activations as they come" if quantize else "float32"
     how = f"`model.onnx` is its graph, weights in {kept}.\n\n{run}"
     labels = [str(name) for _, name in sorted(model.config.id2label.items())]

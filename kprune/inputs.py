@@ -141,5 +141,6 @@ def checked(sample: Sample, model: PreTrainedModel, kind: Kind, labels: bool) ->
     ids = [example["input_ids"] for example in sample.examples]
     check_labels(sample.task, sample.labels, range(count), ids)
     order = matched(sample.classes, model.config, "the sample")
-    labels = as_numbers(sample.task, sample.labels)
-    return replace(sample, labels=in_order(labels, order, sample.task.kind))
+    labels = in_order(as_numbers(sample.task, sample.labels), order, sample.task.kind)
+    # Their numbers are the model's now: names of the data's would turn them once more.
+    return replace(sample, labels=labels, classes=None if order else sample.classes)

@@ -20,14 +20,19 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
     if not torch.isfinite(scores).all():
         broken = f"{(~torch.isfinite(scores)).sum()} of {len(scores)} importance scores"
         raise ValueError(f"{broken} are NaN or infinite; check the model and the sample.")
+    where, scores, costs = (
+        scores.device,
+        scores.cpu(),
+        costs.cpu().double(),
+    )  # a GPU adds in any order
     ascending = scores.argsort()
-    removed = costs.double()[ascending].cumsum(0)
-    excess = costs.double().sum() - budget
+    removed = costs[ascending].cumsum(0)
+    excess = costs.sum() - budget
     if excess <= 0:
-        return torch.ones_like(scores, dtype=torch.bool), float("-inf")
+        return torch.ones_like(scores, dtype=torch.bool, device=where), float("-inf")
     last = min(int((removed < excess).sum()), len(scores) - 1)
     threshold = scores[ascending[last]]
-    return scores > threshold, threshold.item()
+    return (scores > threshold).to(where), threshold.item()
 
 
 def search(

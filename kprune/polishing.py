@@ -65,6 +65,17 @@ def polish(
             f"The model is for {student.kind.name} with {student.kind.outputs} outputs, and the "
             f"teacher for {dense.kind.name} with {dense.kind.outputs}."
         )
+    if model.device != teacher.device:
+        raise ValueError(
+            f"The model is on {model.device}, and its teacher on {teacher.device}; move one "
+            "of them."
+        )
+    words = [one.get_input_embeddings().num_embeddings for one in (model, teacher)]
+    if words[0] != words[1]:
+        raise ValueError(
+            f"The model knows {words[0]:,} pieces of words and its teacher {words[1]:,}, so "
+            "numbers of pieces name others there; polish first, then trim."
+        )
     if student.flops(sample.length) > dense.flops(sample.length):
         raise ValueError("The model has more units than its teacher; are the two exchanged?")
     checked(sample, model, student.kind, labels=False)
@@ -76,8 +87,13 @@ def polish(
     weights += [] if student.last is None else [*student.last.parameters()]
     total = passes * len(given)
     optimizer = torch.optim.AdamW(weights, learning_rate, weight_decay=0.0)
+    length = max(total, 3)  # of the slope, whose rise is a step at the least
     slope = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=total, pct_start=WARM, anneal_strategy="linear"
+        optimizer,
+        learning_rate,
+        total_steps=length,
+        pct_start=max(WARM, 1.5 / length),
+        anneal_strategy="linear",
     )
     order = random.Random(sample.seed)
     with bar(total, "polishing", progress) as steps, torch.enable_grad():

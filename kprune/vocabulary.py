@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +57,20 @@ def trim(
     """
     if inside := opened(model, {}):
         words = tokenizer or inside.tokenizer
-        smaller, fewer, done = trim(inside.model, inside.texts(texts), words)
+        read = texts if inside.pairs else inside.texts(texts)  # of pairs only the words count
+        smaller, fewer, done = trim(inside.model, read, words)
         return inside.around(smaller, fewer), fewer, done
     check_model(model, empty=True)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model))
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"A {type(tokenizer).__name__} has no tokenizer.json, which is trimmed.")
-    flat = [
-        side
-        for one in own_texts(texts)
-        for side in (one if isinstance(one, (tuple, list)) else [one])
-    ]
+    rows = [one if isinstance(one, (tuple, list)) else [one] for one in own_texts(texts)]
+    flat = [side for row in rows for side in row]
     check_texts("the texts", flat, range(len(flat)), words=False)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     read = tokenizer(flat, truncation=False, verbose=False)["input_ids"]
-    used = [{*ids} for ids in read]
+    sides = iter(read)
+    used = [{*chain.from_iterable(islice(sides, len(row)))} for row in rows]
     kept = _kept(backend, tokenizer, set().union(*used))
     new = {number: place for place, number in enumerate(kept)}
     fewer = _rewritten(backend, tokenizer, new)

@@ -417,6 +417,9 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
     (tmp_path / "broken.jsonl").write_text("{")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "semi.csv").write_text("a;b\n1,2;x\n1,2,3;y\n")
+    # Half of each text would be taken for the rows' names, or left out.
+    (tmp_path / "comma.csv").write_text("text\nI liked it, really\nSo bad, truly\n")
+    (tmp_path / "first.csv").write_text("text,label\nI liked it, really,1\nBad,0\n")
     (tmp_path / "t.ndjson").write_text('{"b": "x"}\n{"b": ""}\n')
     with pytest.warns(UserWarning, match="1 of 2 texts are empty, and left out"):
         assert read_texts(tmp_path / "t.ndjson", ["b"]) == ["x"]
@@ -427,6 +430,8 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
         "empty.csv": "cannot be read as csv",
         "no.parquet": "cannot be read as parquet",
         "semi.csv": "cells are to be parted by commas",
+        "comma.csv": "and quoted where they hold one",
+        "first.csv": "and quoted where they hold one",
         "json.txt": "holds JSON in its lines; let its name end in .jsonl",
         "none.txt": "There is no file of texts",
     }.items():

@@ -26,7 +26,7 @@ from kprune.engine.least_squares import NormalEquations
 from kprune.engine.states import HiddenStates
 from kprune.laboratory import benchmark
 from kprune.laboratory.evaluation import DevSet, evaluate
-from kprune.limits import budget, latency, table
+from kprune.limits import latency, table
 from kprune.plus import curvature, probes
 from kprune.sampling import Sample
 
@@ -210,7 +210,6 @@ FAULTS = [  # where, which, what is wrong, in which suit
     (knowledge, "zeros", left, "kprune"),
     (curvature, "zeros", left, "kprune+"),
     (kwon, "_padded_labels", left, "kwon"),
-    (budget, "unit_seconds", left, "kprune, in time"),
     (HiddenStates, "__getitem__", left, "kprune"),
     (Batch, "to", part_left("mask"), "kprune"),
     (Batch, "to", part_left("index"), "kprune"),

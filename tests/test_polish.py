@@ -3,7 +3,7 @@
 import families
 import pytest
 import torch
-from conftest import tiny, tiny_sample
+from conftest import tiny, tiny_sample, word_tokenizer
 
 import kprune
 from kprune.data.batching import batches
@@ -26,14 +26,23 @@ def test_a_polished_model_is_nearer_to_its_teacher(kind):
     pruned, _ = kprune.prune(teacher, sample, 0.6, "magnitude", progress=False)
     next(pruned.parameters()).requires_grad_(False)
     before = {name: weight.clone() for name, weight in pruned.state_dict().items()}
-    found = kprune.polish(pruned, teacher, sample, passes=5, learning_rate=2e-3, progress=False)
+    found = kprune.polish(pruned, teacher, sample, passes=10, learning_rate=2e-3, progress=False)
     assert apart(found, teacher, sample) < 0.8 * apart(pruned, teacher, sample)
     assert all(weight.equal(before[name]) for name, weight in pruned.state_dict().items())
     flags = [[w.requires_grad for w in one.parameters()] for one in (found, pruned)]
     assert flags[0] == flags[1] and all(w.grad is None for w in found.parameters())
     assert found.get_input_embeddings().weight.equal(teacher.get_input_embeddings().weight)
-    again = kprune.polish(pruned, teacher, sample, passes=5, learning_rate=2e-3, progress=False)
+    again = kprune.polish(pruned, teacher, sample, passes=10, learning_rate=2e-3, progress=False)
     assert all(w.equal(again.state_dict()[name]) for name, w in found.state_dict().items())
+
+
+@pytest.mark.parametrize("passes", [1, 2, 10, 11])
+def test_few_steps_are_steps(passes):
+    """One batch: as many steps as passes; ten divided by zero, and one did next to nothing."""
+    teacher, sample = tiny("bert", "classification"), tiny_sample(count=3)
+    pruned, _ = kprune.prune(teacher, sample, 0.6, "magnitude", progress=False)
+    found = kprune.polish(pruned, teacher, sample, passes, learning_rate=2e-3, progress=False)
+    assert apart(found, teacher, sample) < 0.999 * apart(pruned, teacher, sample)
 
 
 def test_texts_and_exchanged_models_are_refused():
@@ -43,6 +52,19 @@ def test_texts_and_exchanged_models_are_refused():
         kprune.polish(pruned, dense, ["a text"])
     with pytest.raises(ValueError, match="are the two exchanged"):
         kprune.polish(dense, pruned, sample)
+
+
+def test_a_trimmed_model_has_no_teacher_that_reads_its_numbers():
+    """All of them exist in the dense model, and name other pieces of words there."""
+    dense, texts = tiny("bert", "classification"), [f"w{n} w{n + 1}" for n in range(9)] * 3
+    given = {"tokens": 50, "progress": False}
+    words = word_tokenizer()
+    dense.resize_token_embeddings(len(words), mean_resizing=False)
+    pruned, _ = kprune.prune(dense, texts, 0.5, "magnitude", tokenizer=words, **given)
+    fewer, tokenizer, _ = kprune.trim(pruned, texts, words)
+    sample = kprune.sample(texts, tokenizer, 60)
+    with pytest.raises(ValueError, match="polish first, then trim"):
+        kprune.polish(fewer, dense, sample, progress=False)
 
 
 def test_what_does_not_fit_is_refused():

@@ -118,13 +118,16 @@ def test_an_embedding_model_is_pruned_as_its_backbone_with_its_pooling(embedder,
         kprune.prune(model, TEXTS, normalize=not normalized, **options)
 
 
-def test_what_an_object_puts_before_texts_is_sampled_with_them(embedder):
+def test_what_an_object_puts_before_texts_is_sampled_with_them(embedder, tmp_path):
     model = embedder()
     model.prompts, model.default_prompt_name = {"query": "w1 w2 "}, "query"
     inside = opened(model, {})
     assert inside.texts(["w3", "w4 w5"]) == ["w1 w2 w3", "w1 w2 w4 w5"]
     first = next(kprune.steps(model, TEXTS, tokens=500)).state.sample.examples[0]["input_ids"]
     assert first[:3] == word_tokenizer()("w1 w2")["input_ids"][:3]
+    page = (kprune.export(model, tmp_path / "graph") / "README.md").read_text(encoding="utf-8")
+    assert 'encode_batch(["w1 w2 a text", "w1 w2 another one"])' in page
+    assert "Put `w1 w2 ` before each text" in page
 
 
 def test_objects_that_do_more_are_refused_in_a_sentence(embedder):
@@ -225,6 +228,8 @@ def test_a_cross_encoder_takes_pairs_however_they_come(tmp_path):
 
     with pytest.raises(ValueError, match="reads pairs of texts"):
         kprune.prune(Own(str(folder), device="cpu"), TEXTS, progress=False)
+    fewer, tokenizer, _ = kprune.trim(model, TEXTS[:9])  # which reads words, and no pairs
+    assert type(fewer) is type(model) and len(tokenizer) < len(model.tokenizer)
     wanted = kprune.prune(model, PAIRS, tokens=500, progress=False)[1].kept
     assert kprune.prune(model, iter(PAIRS), tokens=500, progress=False)[1].kept == wanted
 
@@ -270,6 +275,10 @@ def test_the_command_line_opens_and_saves_objects(embedder, tmp_path):
     assert (tmp_path / "small-onnx" / "model.onnx").is_file()
     said = run("info", out)
     assert said.exit_code == 0 and "pruned by kprune on" in said.output, said.output
+    embedder(pooling_mode="cls").save_pretrained(str(tmp_path / "first"))  # defaults are no wish
+    other = ("prune", tmp_path / "first", *words[2:4], "--out", tmp_path / "other")
+    done = run(*other, "-o", "tokens=500", "--rate", "0.5")
+    assert done.exit_code == 0, done.output
     bad = run(*words, "-o", "tokens=500")
     assert bad.exit_code == 2 and "which kprune did not write; choose another" in bad.output
     description = out / "config_sentence_transformers.json"

@@ -106,6 +106,8 @@ def test_the_share_of_other_texts_is_of_texts_held_out():
     assert done.changed == 1.0
     assert "zz" not in fewer.get_vocab() and {"axy", "##x"} <= fewer.get_vocab().keys()
     assert kprune.trim(model, ["a b c"] * 20, tokenizer)[2].changed == 0.0
+    pairs = [*zip(["a"] * 100, texts, strict=True)]  # held out with both of its texts
+    assert kprune.trim(model, pairs, tokenizer)[2].changed == 1.0
 
 
 def test_what_cannot_be_trimmed_is_refused():

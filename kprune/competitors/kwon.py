@@ -73,7 +73,7 @@ def fisher_search(
     """
     orders, costs, gains = [], [], []
     for parity in (0, 1):  # attention, then feed-forward sublayers
-        pooled, order = torch.cat(scores[parity::2]).sort(descending=True)
+        pooled, order = torch.cat(scores[parity::2]).cpu().sort(descending=True)
         orders.append(order)
         costs.append(encoder.sublayers[parity].unit_flops(length))
         gains.append(torch.cat([pooled.new_zeros(1), pooled.cumsum(0)]))
@@ -89,7 +89,7 @@ def fisher_search(
         mask = torch.zeros(len(orders[parity]), dtype=torch.bool, device=order.device)
         mask[orders[parity][: int(number)]] = True
         masks[parity::2] = mask.split([len(score) for score in scores[parity::2]])
-    return masks
+    return [mask.to(score.device) for mask, score in zip(masks, scores, strict=True)]
 
 
 def rearrange(mask: Tensor, gradients: Tensor) -> Tensor:

@@ -67,13 +67,18 @@ def _table(file: Path):
             return pd.read_parquet(file)
         if kind in (".json", ".jsonl", ".ndjson"):
             return pd.read_json(file, lines=kind != ".json", dtype=False, convert_dates=False)
-        # An empty cell is an empty text, and NA a word.
-        return pd.read_csv(file, sep=TABLES[kind], dtype=str, keep_default_na=False)
+        # An empty cell is an empty text, and NA a word. Cells beyond the header's are none of its
+        # columns': pandas would leave them out, or take the first of all rows for their names.
+        given = {"dtype": str, "keep_default_na": False, "index_col": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(file, sep=TABLES[kind], **given)
     except UnicodeDecodeError:
         raise
     except Exception as error:  # each reader has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        cells = "; its cells are to be parted by commas" if kind == ".csv" else ""
+        cells = "; its cells are to be parted by commas, and quoted where they hold one"
+        cells *= kind == ".csv"
         raise ValueError(f"cannot be read as {kind[1:]}: {reason}{cells}") from error
 
 

@@ -163,8 +163,9 @@ def _cut(texts: list[str], most: int, tokenizer: PreTrainedTokenizerBase) -> lis
 def _answer_tokens(answers: dict, offsets: list[tuple[int, int] | None]) -> tuple[int, int]:
     if not answers["text"]:
         return 0, 0
-    start = answers["answer_start"][0]
-    end = start + len(answers["text"][0])
+    text, start = answers["text"][0], answers["answer_start"][0]
+    start += len(text) - len(text.lstrip())  # no token holds a blank
+    end = start + len(text.strip())
     inside = [i for i, span in enumerate(offsets) if span and span[0] < end and span[1] > start]
     # A window that cuts the answer short does not hold it.
     if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:

@@ -12,11 +12,17 @@ import torch
 def plain_tensors() -> Iterator[None]:
     """Within the block, tensors are what they are by themselves, whatever the caller has set.
 
-    Those of inference mode could not be differentiated, nor trained later.
+    Those of inference mode could not be differentiated, nor trained later. Threads that were taken
+    for batches side by side are given back, also where Ctrl-C ends it.
     """
-    own = torch.get_default_device().type == "cpu"  # else a mode, which slows every call down
+    own, threads = torch.get_default_device().type == "cpu", torch.get_num_threads()
+    # A device of the caller's is a mode, which slows every call down.
     with torch.inference_mode(False), nullcontext() if own else torch.device("cpu"):
-        yield
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -85,6 +85,8 @@ def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
     if equations.held_out is None or not equations.held_out.target > 0:
         return RIDGE
     others = equations.without(equations.held_out)
+    if not others.gram.any():  # one sequence is all there is
+        return RIDGE
     candidates = [RIDGE * 10**k for k in range(round(math.log10(STIFFEST / RIDGE)) + 1)]
     errors = {math.inf: equations.held_out.error(weight)}
     for ridge in candidates:

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 def sharing_weights(model: PreTrainedModel, *whole: object) -> PreTrainedModel:
     """A copy, in evaluation mode, whose parameters are frozen views; all but `whole` is its own."""
-    shared: dict[int, object] = {id(part): part for part in (*model.buffers(), *whole)}
+    light = (vars(model).get(name) for name in ("tokenizer", "report"))  # to copy one takes long
+    shared: dict[int, object] = {id(part): part for part in (*model.buffers(), *whole, *light)}
     shared |= {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
     for part in model.modules():  # its ten dictionaries of hooks; copying those takes the longest
         shared |= {

@@ -68,7 +68,10 @@ def reserve(path: str, size: int) -> None:
     """
     try:
         with Path(path).open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, size))
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, max(1, size))
+            else:
+                file.truncate(max(1, size))
     except OSError as error:
         raise OSError(
             f"Hidden states need {size / 2**20:,.0f} MB of temporary files, and {Path(path).parent}"

@@ -21,7 +21,13 @@ from kprune.engine.progress import quiet
 from kprune.inputs import check_match, longest
 from kprune.laboratory.evaluation import check_dev, dev_set, evaluate
 from kprune.laboratory.origin import origin
-from kprune.laboratory.packaged import MINILM, PACKAGED, packaged_minilm, pour_into_distilbert
+from kprune.laboratory.packaged import (
+    MINILM,
+    PACKAGED,
+    packaged_minilm,
+    pour_into_distilbert,
+    weights_name,
+)
 from kprune.laboratory.records import save_teacher
 from kprune.laboratory.training import Recipe, labelled_rows, trained, training_set
 
@@ -64,7 +70,8 @@ def finetune(
 
     Gives the record: what made the teacher, its dev scores, training sequences and seconds.
     Where the data names its classes, so does the model's configuration. ValueError, before any
-    work, for a task without labels, rows, which are named, that do not fit it, or others' files.
+    work, for a task without labels, one loaded split in place of data, rows, which are named, that
+    do not fit the task, or others' files.
     """
     check_target(folder)
     if local(str(model)).resolve() == local(folder).resolve():
@@ -72,6 +79,7 @@ def finetune(
     task, recipe = get_task(task), recipe or default_recipe(model)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"The recipe is a kprune.Recipe; got a {type(recipe).__name__}.")
+    made = origin(task, model, data, recipe)
     rows = labelled_rows(task, data, recipe)
     student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
     order = _named(student, task, classes_of(rows, task))
@@ -80,7 +88,7 @@ def finetune(
     training = training_set(task, tokenizer, rows, order)
     student, seconds = trained(student, tokenizer, task, training, recipe, progress)
     record = {
-        **origin(task, model, data, recipe),
+        **made,
         "weights": found,
         "sequences": len(training),
         "seconds": seconds,
@@ -123,7 +131,7 @@ def pretrained(
         tokenizer = load_tokenizer(found, add_prefix_space=True)
     check_match(encoder, tokenizer)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest(encoder) or math.inf)
-    return encoder, tokenizer, str(found)
+    return encoder, tokenizer, model if model == "mpnet" else weights_name(found)
 
 
 def find_model(model: str, stand_in: bool = True) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kprune.data.hub import content
 from kprune.data.reach import local
-from kprune.data.tasks import Task
+from kprune.data.tasks import TASKS, Task
 from kprune.engine.files import CONFIG, digest
 
 if TYPE_CHECKING:
@@ -17,9 +17,19 @@ CONTENT = "content"  # of the record: what its names stood for
 
 
 def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") -> dict[str, Any]:
-    """What a teacher is made of, as its record says it; one that embeds is not trained."""
+    """What a teacher is made of, as its record says it; one that embeds is not trained.
+
+    ValueError for data that is no Hub id and no folder.
+    """
+    if not (data is None or isinstance(data, (str, Path))):
+        raise ValueError(
+            f"A teacher is trained on one split of its data and scored on another, so the data of "
+            f"{task.name!r} is a Hub id or a folder; got a {type(data).__name__}."
+        )
     found: dict[str, Any] = {"task": list(task.columns), "label": task.label}
     found |= {"max_length": task.max_length}
+    if TASKS.get(task.name) != task:
+        found["definition"] = repr(task)
     if data and local(data).is_dir():
         with suppress(Exception):  # what is wrong with it says who loads it
             found["data"] = content(local(data), task.config)[0]
@@ -28,7 +38,7 @@ def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") ->
         found["model"] = {path.name: digest(path) for path in files}
     made = None if task.kind == "embedding" else asdict(recipe)
     source = str(data) if data else task.dataset
-    return {"task": task.name, "model": model, "data": source, "recipe": made, CONTENT: found}
+    return {"task": task.name, "model": str(model), "data": source, "recipe": made, CONTENT: found}
 
 
 def differences(record: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -79,8 +79,9 @@ def collect(records: str | Path) -> pd.DataFrame:
 def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs, but the finished ones of another device or number of threads than most."""
     done = runs[runs["state"] == "done"]
-    same = done.groupby(["device", "threads"], dropna=False)["run"].transform("count")
-    return runs.drop(index=same.index[same < same.max()]).reset_index(drop=True)
+    machine = done["device"].astype(str) + done["threads"].astype(str)
+    other = machine.index[~machine.isin(machine.mode()[:1])]
+    return runs.drop(index=other).reset_index(drop=True)
 
 
 def source(runs: pd.DataFrame) -> str:

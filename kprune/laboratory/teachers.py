@@ -21,7 +21,7 @@ from kprune.laboratory.finetuning import (
     pretrained,
 )
 from kprune.laboratory.origin import differences, origin
-from kprune.laboratory.packaged import PACKAGED, packaged_minilm
+from kprune.laboratory.packaged import MINILM, PACKAGED, weights_name
 from kprune.laboratory.records import output_folder, save_teacher
 
 TOKENIZER = "tokenizer_config.json"
@@ -107,6 +107,6 @@ def why_anew(folder: Path, wanted: dict, stand_in: bool) -> str:
     except (OSError, SafetensorError):
         return f"is damaged: {WEIGHTS} cannot be read"
     other = differences(record, wanted)
-    lent = wanted["model"] not in PACKAGED and record.get("weights") == packaged_minilm()
-    other += ["weights"] if lent and not stand_in else []
+    lent = weights_name(record.get("weights") or "") == MINILM[0]
+    other += ["weights"] if lent and wanted["model"] not in PACKAGED and not stand_in else []
     return f"was made with another {' and '.join(other)}" if other else ""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder
-from kprune.laboratory.evaluation import DevSet, predict, scores
+from kprune.laboratory.evaluation import DevSet, check_dev, predict, scores
 from kprune.laboratory.figures import (
     COLOURS,
     GREY,
@@ -40,7 +40,8 @@ def judged(
     kind, found = Encoder(model).kind, predict(model, dev)
     pairs = zip(found, wanted, strict=True)
     lost = [kind.distance(z[None], aim[None], gamma, None) for z, aim in pairs]
-    return scores(dev, found)[dev.task.metric], torch.cat(lost).double().cpu()
+    made = scores(dev, found, *check_dev(model, dev))
+    return made[dev.task.metric], torch.cat(lost).double().cpu()
 
 
 def silenced(

@@ -100,7 +100,7 @@ def precision(runs: pd.DataFrame) -> pd.DataFrame:
     `score` of both, the full one's with the suffix " (full)"; and, of the units that the full one
     keeps, the shares that the other keeps, too, `same heads` and `same neurons`.
     """
-    alike = ["task", "rate", "tokens", "reuse", "multiple"]
+    alike = ["model", "task", "rate", "tokens", "seed", "reuse", "multiple"]
     done = runs[(runs["state"] == "done") & (runs["layers"] == 0)]
     full, low = (done[done["precision"] == name] for name in ("full", "auto"))
     both = low.merge(full, on=alike, suffixes=("", " (full)"))
@@ -174,7 +174,7 @@ def draw_gains(table: pd.DataFrame) -> Figure:
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
     count = table["task"].nunique()
     style = {"palette": PALETTE[2 : 2 + count], "markers": [*MARKERS[:count]]}
-    style |= {"linestyle": "none", "dodge": 0.3}
+    style |= {"linestyle": "none", "dodge": 0.3 * (count > 1)}
     sns.pointplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes, **style)
     axes.grid(axis="y", visible=True)
     axes.axvline(1, color=GREY, linewidth=1.2)

@@ -13,7 +13,7 @@ from kprune.laboratory.figures import (
     styles,
     teacher_line,
 )
-from kprune.laboratory.tables import NAMES
+from kprune.laboratory.tables import NAMES, named_by
 
 SERIES = "series"
 OWN = NAMES["kprune"], NAMES["kprune+"]
@@ -57,8 +57,8 @@ def against(runs: pd.DataFrame) -> pd.DataFrame:
     cheapest `trained` run that is as good; of the best one where none `caught up`.
     """
     done = runs[runs["state"] == "done"].astype({"score": float, "passes": float})
-    rows = []
-    for (task, rate), some in done.groupby(["task", "rate"], sort=False):
+    keys, rows = named_by(runs, "task", "rate"), []
+    for names, some in done.groupby(keys, sort=False):
         means = some.groupby("label", sort=False)[["score", "passes", "again"]].mean()
         others = means[means["again"] > 0]
         for own in OWN if len(others) else ():
@@ -68,7 +68,7 @@ def against(runs: pd.DataFrame) -> pd.DataFrame:
             good = others[others["score"] >= ours["score"]]
             best = good.nsmallest(1, "passes") if len(good) else others.nlargest(1, "score")
             best, caught = best.iloc[0], bool(len(good))
-            row = {"task": task, "rate": rate, "untrained": own}
+            row = {**dict(zip(keys, names, strict=True)), "untrained": own}
             row |= {"score": 100 * ours["score"], "F": ours["passes"], "trained": best.name}
             row |= {"its score": 100 * best["score"], "its F": best["passes"]}
             rows.append(row | {"caught up": caught})
