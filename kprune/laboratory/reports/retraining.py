@@ -118,13 +118,14 @@ def draw_frontier(runs: pd.DataFrame) -> Figure:
                 axis.plot(means["passes"], 100 * means["score"], label=one, **looks[one])
             teacher_line(axis, here)
             axis.set(title=f"{name}, −{rate:.0%} FLOPs", xscale="log", ylabel="score × 100")
-            axis.set_xlabel(
-                "time (F: plain passes over the sample)" if line + 1 == len(tasks) else ""
-            )
             axis.title.set_fontsize("medium")
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_locator(NullLocator())
             room(axis)
+    for column in axes.T:
+        lowest = [axis for axis in column if axis.get_visible()][-1]
+        lowest.set_xlabel("time (F: plain passes over the sample)")
+        lowest.tick_params(labelbottom=True)
     share_legend(figure, 3)
     return figure
