@@ -79,9 +79,9 @@ def finetune(
     task, recipe = get_task(task), recipe or default_recipe(model)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"The recipe is a kprune.Recipe; got a {type(recipe).__name__}.")
-    made = origin(task, model, data, recipe)
     rows = labelled_rows(task, data, recipe)
     student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
+    made = origin(task, model, data, recipe)
     order = _named(student, task, classes_of(rows, task))
     dev = dev_set(task, tokenizer, data)
     check_dev(student, dev)
