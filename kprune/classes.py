@@ -35,9 +35,8 @@ AUTO = {
     ),
 }
 ALIGNED = 64  # bytes: a file's tensors start anywhere, and products of such ones round otherwise
-LISTS = re.compile(
-    r'"(?:[^"\\]|\\.)*"|\[[\d,\s]*\]'
-)  # of numbers, as JSON, or a text, to leave alone
+# A list of numbers, as JSON; or a text, which is left alone.
+LISTS = re.compile(r'"(?:[^"\\]|\\.)*"|\[[\d,\s]*\]')
 MAKING = RLock()  # one class of a name
 Kept = list[list[int]]  # numbers of the units that are left of each sublayer, in order
 

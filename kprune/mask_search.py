@@ -20,11 +20,8 @@ def kpms(scores: Tensor, costs: Tensor, budget: float) -> tuple[Tensor, float]:
     if not torch.isfinite(scores).all():
         broken = f"{(~torch.isfinite(scores)).sum()} of {len(scores)} importance scores"
         raise ValueError(f"{broken} are NaN or infinite; check the model and the sample.")
-    where, scores, costs = (
-        scores.device,
-        scores.cpu(),
-        costs.cpu().double(),
-    )  # a GPU adds in any order
+    where = scores.device
+    scores, costs = scores.cpu(), costs.cpu().double()  # a GPU adds in any order
     ascending = scores.argsort()
     removed = costs[ascending].cumsum(0)
     excess = costs.sum() - budget

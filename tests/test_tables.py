@@ -260,6 +260,7 @@ def test_time_and_memory_of_a_benchmark(tmp_path):
 
 
 def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
+    figures.look()  # titles to the left, whichever test this process ran before
     plain, better = {"without": ""}, {"without": "", "method": "kprune+"}
     runs = [
         write(tmp_path, "a", 0.80, seed=0, **plain),

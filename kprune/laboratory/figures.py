@@ -78,6 +78,14 @@ def room(axis: plt.Axes, least: float = LEAST, most: float = 100.0) -> None:
     axis.set_ylim(min(low, min(high, most) - least), min(high, most + 1))
 
 
+def below(axes: np.ndarray, text: str) -> None:
+    """Name the x axes, and number them, at the lowest visible panel of each column."""
+    for column in axes.T:
+        lowest = [axis for axis in column if axis.get_visible()][-1]
+        lowest.set_xlabel(text)
+        lowest.tick_params(labelbottom=True)
+
+
 def short_name(place: int) -> str:
     """A sublayer's name where there is little room, by its number from 0: "MHA 1", "FFN 1", …"""
     return f"{[*KINDS][place % 2]} {place // 2 + 1}"

@@ -10,6 +10,7 @@ from kprune.laboratory import tables
 from kprune.laboratory.figures import (
     METRIC_NAMES,
     WIDTH,
+    below,
     called,
     panels,
     room,
@@ -98,10 +99,6 @@ def draw_curves(runs: pd.DataFrame) -> Figure:
         metric = METRIC_NAMES.get(metric, metric)
         axis.set(title=called([task])[0], ylabel=f"{metric} × 100")
         axis.title.set_fontsize("medium")
-    columns = axes.shape[1]
-    for number, axis in enumerate(axes.flat[: len(tasks)]):
-        if number + columns >= len(tasks):  # the lowest of its column
-            axis.set_xlabel("FLOPs removed (%)")
-            axis.tick_params(labelbottom=True)
+    below(axes, "FLOPs removed (%)")
     share_legend(figure, columns=6)
     return figure

@@ -6,6 +6,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from kprune.laboratory.figures import (
     WIDTH,
+    below,
     called,
     panels,
     room,
@@ -123,9 +124,6 @@ def draw_frontier(runs: pd.DataFrame) -> Figure:
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_locator(NullLocator())
             room(axis)
-    for column in axes.T:
-        lowest = [axis for axis in column if axis.get_visible()][-1]
-        lowest.set_xlabel("time (F: plain passes over the sample)")
-        lowest.tick_params(labelbottom=True)
+    below(axes, "time (F: plain passes over the sample)")
     share_legend(figure, 3)
     return figure
