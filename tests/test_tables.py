@@ -86,6 +86,28 @@ def test_a_record_of_other_parameters_is_not_counted(records):
     assert tables.collect(records).loc[0, "state"] == "missing"
 
 
+def test_runs_of_two_teachers_in_one_folder_are_refused(records):
+    """The folder of a teacher or of data held something else when a batch was resumed."""
+    path = records / "b" / "result.json"
+    whole = path.read_text()
+    for dense, apart in (("0.902", False), ("0.92", True)):  # rounding of a device; another teacher
+        path.write_text(
+            whole.replace('"dense": {"accuracy": 0.9}', f'"dense": {{"accuracy": {dense}}}')
+        )
+        if apart:
+            with pytest.raises(
+                ValueError, match=r"teacher of a scores 0\.900 and that of b 0\.920"
+            ):
+                tables.collect(records)
+        else:
+            assert tables.collect(records).loc[1, "dense"] == 0.902
+    other = json.loads((records / "experiment.json").read_text())
+    other["runs"][1]["parameters"]["model"] = "large"  # has a teacher of its own
+    (records / "experiment.json").write_text(json.dumps(other))
+    path.write_text(path.read_text().replace("minilm", "large"))
+    assert tables.collect(records).loc[1, "dense"] == 0.92
+
+
 def test_a_gap_is_visible_and_never_averaged_away(records):
     runs = tables.collect(records)
     long = tables.summarise(runs, "score", ["label"], "rate", scale=100)
@@ -273,7 +295,9 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
         write(tmp_path, "h", 0.895, seed=0, rate=0.2, **plain),  # half a point lost
         write(tmp_path, "i", 0.93, seed=0, rate=0.2, **better),
         write(tmp_path, "j", 0.70, seed=0, rate=0.1, **plain),
-        write(tmp_path, "k", 0.93, seed=0, rate=0.1, dense=0.95, **better),  # another teacher
+        write(
+            tmp_path, "k", 0.93, seed=0, rate=0.1, every=2, dense=0.95, **better
+        ),  # another dev set
     ]
     (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
     found = beyond.recovered(tables.collect(tmp_path)).set_index("rate")

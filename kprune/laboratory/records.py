@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,9 @@ PACKAGES = ("kprune", "torch", "transformers", "datasets")
 RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
 # Parameters that say where things go and what is shown, not what is computed.
 INCIDENTAL = ("outputs", "exercises", "keep")
+# Parameters that a teacher and its score depend on; by how much that moves with the device.
+OF_TEACHERS = ("task", "model", "data", "teacher", "examples", "epochs", "every")
+ROUNDING = 0.003
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What the notebooks of this package record besides what every run does.
 NEEDED = {
@@ -147,6 +151,25 @@ def state(run: Run) -> State:
         return "damaged"
     same = plain(record.parameters) == plain(run.wanted)
     return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
+
+
+def check_start(rows: Sequence[dict[str, Any]], source: Path) -> None:
+    """Raise ValueError where finished runs of the same teacher and dev set score it differently.
+
+    One of them then had other weights or other data in the folders of these names. `rows` are those
+    of `tables.collect`.
+    """
+    known: dict[tuple, dict] = {}
+    for row in rows:
+        if row["state"] == "done" and row["dense"] is not None:
+            first = known.setdefault(tuple(row.get(name) for name in OF_TEACHERS), row)
+            if not abs(row["dense"] - first["dense"]) <= ROUNDING:
+                raise ValueError(
+                    f"In {source} the teacher of {first['run']} scores {first['dense']:.3f} and "
+                    f"that of {row['run']} {row['dense']:.3f}, though both should be the same: its "
+                    "weights or the dev set changed in between. Make the older runs again (delete "
+                    "their folders, then `kprune reproduce`)."
+                )
 
 
 def save_teacher(

@@ -11,6 +11,7 @@ from kprune.laboratory.records import (
     EXPECTED,
     FAILURE,
     RESULT,
+    check_start,
     output_folder,
     read_result,
 )
@@ -51,7 +52,7 @@ def collect(records: str | Path) -> pd.DataFrame:
     latency), `seconds` of pruning, `passes` (the same in F), `memory` (MB), `heads`, `neurons`,
     `dense_heads` and `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds of
     the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks record.
-    ValueError where there is no experiment, or no run is done.
+    ValueError where there is no experiment, no run is done, or runs start from unlike teachers.
     """
     records = Path(records)
     if not (records / EXPECTED).is_file():
@@ -68,6 +69,7 @@ def collect(records: str | Path) -> pd.DataFrame:
         elif (records / run["name"] / FAILURE).is_file():
             row["state"] = "failed"
         rows.append(row)
+    check_start(rows, records)
     table = pd.DataFrame(rows)
     table.attrs["experiment"] = records.name
     table["label"] = [_label(row) for row in rows]
