@@ -81,7 +81,8 @@ def polish(
     checked(sample, model, student.kind, labels=False)
     pad = sample.tokenizer.pad_token_id
     given = [one.to(student.device) for one in batches(sample.examples, pad, TOKENS)]
-    with torch.no_grad():
+    plain = torch.autocast(student.device.type, enabled=False)  # a caller's own would round
+    with torch.no_grad(), plain:
         aims = [dense.run(batch) for batch in given]
     weights = [weight for weight in student.layers.parameters() if weight.is_floating_point()]
     weights += [] if student.last is None else [*student.last.parameters()]
@@ -96,7 +97,7 @@ def polish(
         anneal_strategy="linear",
     )
     order = random.Random(sample.seed)
-    with bar(total, "polishing", progress) as steps, torch.enable_grad():
+    with bar(total, "polishing", progress) as steps, torch.enable_grad(), plain:
         student.model.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)

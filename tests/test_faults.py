@@ -1745,6 +1745,34 @@ def test_scores_and_times_whatever_the_caller_has_set():
         torch.set_default_device(None)
 
 
+def test_polishing_whatever_the_callers_autocast():
+    """It trained on rounded products, and towards rounded outputs."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    pruned, _ = kprune.prune(model, sample, 0.5, progress=False)
+    wanted = kprune.polish(pruned, model, sample, 1, progress=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kprune.polish(pruned, model, sample, 1, progress=False)
+    for name, weight in found.state_dict().items():
+        assert weight.equal(wanted.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("spans", [False, True])
+def test_a_tokenizers_own_cut_and_padding_stay(spans):
+    """The sample's cut was saved in tokenizer.json, where every other program obeyed it."""
+    tokenizer = word_tokenizer()
+    inner = tokenizer.backend_tokenizer
+    rows = {"question": ["w1 w2"], "context": ["w1 w2 w3 w4"]} if spans else {"text": ["w1 w2"]}
+    task = "squad" if spans else Task("own", ("text",))
+    for cut, padding in ((None, None), (7, 9)):
+        if cut:
+            inner.enable_truncation(cut, stride=1, direction="left")
+            inner.enable_padding(length=padding, pad_id=0, pad_token="[PAD]")
+        before = inner.truncation, inner.padding
+        tokenize(task, tokenizer, rows)
+        assert (inner.truncation, inner.padding) == before
+    assert inner.truncation["max_length"] == 7
+
+
 def test_a_model_loaded_in_inference_mode_can_be_trained(pruned_folder):
     with torch.inference_mode():
         model = kprune.load(pruned_folder)

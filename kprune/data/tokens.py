@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -90,16 +91,34 @@ def tokenize(
         raise ValueError(f"Labels of words are of one column; {task.name!r} has two.")
     if labels:
         check_labels(task, given, numbers, texts[-1])
-    if task.kind == "span":
-        return _windows(task, tokenizer, *texts, given)
     longest = min(task.max_length, tokenizer.model_max_length)
-    found = tokenizer(*texts, truncation=True, max_length=longest, is_split_into_words=words)
+    with _cuts_kept(tokenizer):
+        if task.kind == "span":
+            return _windows(task, tokenizer, *texts, given)
+        found = tokenizer(*texts, truncation=True, max_length=longest, is_split_into_words=words)
     if not labels:
         return dict(found)
     given = as_numbers(task, given)
     if task.kind == "tokens":
         given = [_at_first_tokens(row, found.word_ids(i)) for i, row in enumerate(given)]
     return {**found, "labels": given}
+
+
+@contextmanager
+def _cuts_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Leave a tokenizer's own cut and padding as they were: a call sets them, and they are saved
+    with it, for every other program that reads its tokenizer.json.
+    """
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if not hasattr(inner, "no_truncation"):  # not a fast one
+        yield
+        return
+    cut, padding = inner.truncation, inner.padding
+    try:
+        yield
+    finally:
+        inner.enable_truncation(**cut) if cut else inner.no_truncation()
+        inner.enable_padding(**padding) if padding else inner.no_padding()
 
 
 def runs_together(tokenizer: PreTrainedTokenizerBase) -> bool:
