@@ -404,6 +404,11 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
             read_texts(file, ["c"])
         with pytest.raises(ValueError, match=r"holds numbers in the column 'n'"):
             read_texts(file, ["a", "n"])
+    (tmp_path / "raw.tsv").write_text('a\tb\n"one\t1\ntwo\t2\nthree"\t3\n\n')  # a row, not three
+    with pytest.raises(
+        ValueError, match="3 lines and 1 rows, as a cell that begins with a quotation"
+    ):
+        read_texts(tmp_path / "raw.tsv", ["a"])
     (tmp_path / "t.txt").write_text("one\u2028two\r\n\n \nthree\x0cfour\n", encoding="utf-8")
     assert read_texts(tmp_path / "t.txt") == ["one\u2028two", "three\x0cfour"]
     (tmp_path / "set").mkdir()

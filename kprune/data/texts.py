@@ -72,7 +72,14 @@ def _table(file: Path):
         given = {"dtype": str, "keep_default_na": False, "index_col": False}
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(file, sep=TABLES[kind], **given)
+            table = pd.read_csv(file, sep=TABLES[kind], **given)
+        lines = sum(not line.isspace() for line in file.open(encoding="utf-8-sig"))
+        if kind == ".tsv" and lines - 1 > len(table):  # raw ones quote nothing, as GLUE's
+            raise ValueError(
+                f"it has {lines - 1:,} lines and {len(table):,} rows, as a cell that begins with a "
+                'quotation mark goes on to the next; double the marks within ("") or take .jsonl'
+            )
+        return table
     except UnicodeDecodeError:
         raise
     except Exception as error:  # each reader has errors of its own
