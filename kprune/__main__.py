@@ -90,7 +90,7 @@ def teacher(
     epochs: Annotated[float, typer.Option(help="passes; 0 takes the model's recipe", min=0)] = 0.0,
 ) -> None:
     """Fine-tune a teacher for a task, unless it is there."""
-    warnings.simplefilter("ignore", UserWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="transformers|torch|datasets")
     with one_sentence():
         from kprune.laboratory import finetuning, teachers
 

@@ -80,7 +80,10 @@ def prune(
         if graph := _graph_folder(out, export):
             check_target(graph, teachers=False, whole=GRAPH)
         sample = read_texts(texts, column or ()) if texts else get_task(task)
+        words_of = sample if texts else training_texts(task, data or None) if trim else []
         dense, tokenizer = _opened(model)
+        if (trim or export) and not tokenizer.is_fast:
+            raise ValueError(f"--trim and --export need a fast tokenizer, not {tokenizer!r:.40}….")
         dense.to(kprune.device())
         if data:
             most = longest(inside(dense))
@@ -89,8 +92,14 @@ def prune(
             )
         pruned, report = kprune.prune(dense, sample, tokenizer=tokenizer, **options)
         if trim:
-            own = sample if texts else training_texts(task, data or None)
-            pruned, _, done = kprune.trim(pruned, own, tokenizer)
+            whole = pruned
+            try:
+                pruned, _, done = kprune.trim(pruned, words_of, tokenizer)
+            except ValueError as error:
+                kprune.save(whole, out)
+                raise ValueError(
+                    f"{error} The model as pruned, not trimmed, is in {out}."
+                ) from error
         kprune.save(pruned, out)
         how = "kprune.load" if inside(pruned) is pruned else type(pruned).__name__
         typer.echo(f"{report}\nOpen it with {how}({str(out)!r}), after import kprune.")
@@ -233,17 +242,19 @@ def _kind_of_object(model: str) -> str:
     from kprune.data.reach import hub, local
     from kprune.engine.files import read_json
 
-    try:
-        with hub(model, "model"):
-            places = [
-                local(model) / name if local(model).exists() else Path(hf_hub_download(model, name))
-                for name in ("modules.json", "config_sentence_transformers.json")
-            ]
-    except (OSError, ValueError):
+    def found(name: str) -> Path | None:
+        if local(model).exists():
+            return place if (place := local(model) / name).is_file() else None
+        try:
+            with hub(model, "model"):
+                return Path(hf_hub_download(model, name))
+        except (OSError, ValueError):
+            return None
+
+    if not found("modules.json"):
         return ""
-    if not places[0].is_file():
-        return ""
-    return read_json(places[1]).get("model_type", "SentenceTransformer")
+    told = found("config_sentence_transformers.json")  # which old ones lack
+    return (read_json(told) if told else {}).get("model_type", "SentenceTransformer")
 
 
 def inside(model: Any, part: str = "model") -> Any:

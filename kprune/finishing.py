@@ -44,6 +44,7 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
     options, state, sample, dense = job.options, job.state, job.state.sample, Encoder(job.model)
     shown = ("gamma", "lam", "mu", "precision", "without", "reuse", "multiple")
     length, student = sample.length, state.student
+    shown += ("pooling", "normalize") if student.kind.name == "embedding" else ()
     report = Report(
         method=options.method,
         rate=0.0 if job.table else options.rate,

@@ -15,12 +15,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kprune.card import card
 from kprune.checks import check_model
+from kprune.data.reach import local
 from kprune.encoders import Encoder
 from kprune.engine.files import CARD, GRAPH, check_target, sign, written_whole
 from kprune.families import family_of
 from kprune.inputs import check_match, longest, made_up
+from kprune.outputs import pooled
 from kprune.sampling import find_tokenizer
-from kprune.sentences import opened
+from kprune.sentences import Inside, opened
 
 OPSET = 18
 WITHIN = 1e-5  # of PyTorch's outputs, and of their size where that is above 1
@@ -53,15 +55,14 @@ def export(
     if quantize not in ("", "int8"):
         raise ValueError(f'quantize is "" or "int8"; got {quantize!r}.')
     check_installed()
-    pooled: dict[str, Any] = {}
     if inside := opened(model, {}):
-        model, tokenizer, pooled = inside.model, tokenizer or inside.tokenizer, inside.options
+        model, tokenizer = inside.model, tokenizer or inside.tokenizer
     check_model(model, empty=True)
     check_target(folder, teachers=False, whole=GRAPH)
     check_match(model, tokenizer := tokenizer or find_tokenizer(model), whole=True)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"A {type(tokenizer).__name__} has no tokenizer.json, which ONNX needs.")
-    graph = Graph(model, **pooled)
+    graph = Graph(model, **(inside.options if inside else pooled(model)))
     report = getattr(model, "report", {})
     pairs = graph.encoder.kind.name == "span" or report.get("columns") == 2
     pairs |= bool(inside and inside.pairs)
@@ -73,10 +74,10 @@ def export(
             _compare(part / GRAPH, graph, exact=False)
         tokenizer.save_pretrained(part)
         _plain_config(model).save_pretrained(part)
-        told = _card(model, graph, tokenizer, quantize, pairs, inside.prompt if inside else "")
+        told = _card(model, graph, tokenizer, quantize, pairs, inside)
         (part / CARD).write_text(told, encoding="utf-8")
         sign(part, report=report)
-    return Path(folder)
+    return local(folder)
 
 
 def check_installed() -> None:
@@ -225,8 +226,9 @@ def _card(
     tokenizer: PreTrainedTokenizerBase,
     quantize: str,
     pairs: bool,
-    prompt: str,
+    inside: Inside | None,
 ) -> str:
+    prompt = inside.prompt if inside else ""
     arrays = "".join(
         f'    "{name}": np.array([one.{ATTRIBUTES[name]} for one in encoded]),\n'
         for name in graph.inputs
@@ -250,6 +252,7 @@ def _card(
     labels = [str(name) for _, name in sorted(model.config.id2label.items())]
     if graph.encoder.kind.name in NAMED and labels != [f"LABEL_{n}" for n in range(len(labels))]:
         how += f"\nThe logits stand for the labels {', '.join(labels)}, in this order.\n"
-    if pairs and graph.outputs == ["logits"]:
-        how += "\nA CrossEncoder's `predict` puts its activation (a sigmoid) behind these logits.\n"
+    if inside and inside.pairs:
+        last = type(getattr(inside.whole, "activation_fn", None)).__name__
+        how += f"\nThe CrossEncoder's `predict` puts its activation ({last}) behind these logits.\n"
     return card(model, getattr(model, "report", {}), how, library="onnx")

@@ -88,6 +88,12 @@ class Options:
                 f"without names ingredients of the method, with commas between them: {unknown[0]!r}"
                 f" is not among those of {method!r} ({', '.join(known) or 'it has none'})."
             )
+        left, other = {*self.left_out}, {"predictive", "sublayerwise"} & {*self.left_out}
+        if method == "kprune" and other and ("representational" in left or not self.lam):
+            yield (
+                f"Without {min(other)} and without representational knowledge (or with lam=0) "
+                "nothing is left to rank units by; leave out one of the two."
+            )
         again = ", ".join(name for name, own in INGREDIENTS.items() if "sublayerwise" in own)
         if not self.reuse >= 0 or (self.reuse and "sublayerwise" not in known):
             yield (

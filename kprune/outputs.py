@@ -187,6 +187,15 @@ HEADS: dict[str, Callable[[Any], Kind]] = {
 }
 
 
+def pooled(model: PreTrainedModel) -> dict[str, Any]:
+    """How a model without a head was pooled when it was pruned: `pooling` and `normalize`.
+
+    Empty where no report tells, as of a dense model.
+    """
+    told = (getattr(model, "report", None) or {}).get("options") or {}
+    return {name: told[name] for name in ("pooling", "normalize") if name in told}
+
+
 def kind_of(model: PreTrainedModel, pooling: str = "mean", normalize: bool = True) -> Kind:
     """What a model predicts, by its class and configuration; ValueError for an unknown head.
 

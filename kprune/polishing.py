@@ -15,6 +15,7 @@ from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
 from kprune.inputs import checked
 from kprune.options import Options
+from kprune.outputs import pooled
 from kprune.sampling import Sample
 
 TOKENS = 480  # of a step, padding included
@@ -29,8 +30,8 @@ def polish(
     passes: int = 3,
     learning_rate: float = 2e-4,
     gamma: float = Options.gamma,
-    pooling: str = Options.pooling,
-    normalize: bool = Options.normalize,
+    pooling: str | None = None,
+    normalize: bool | None = None,
     progress: bool = True,
 ) -> PreTrainedModel:
     """Distil a teacher into a copy of its pruned model, on the sample that it was pruned with.
@@ -45,7 +46,7 @@ def polish(
         passes: over the sample.
         learning_rate: the peak of AdamW's, from where it falls to 0.
         gamma: γ, the temperature of predictive knowledge.
-        pooling, normalize: of models without a head, as in `prune`.
+        pooling, normalize: of models without a head; by default as the model was pruned.
 
     ValueError where model, teacher and sample do not fit each other.
     """
@@ -58,8 +59,11 @@ def polish(
         check_model(one)
     if any(weight.dtype.itemsize < 4 for weight in model.parameters()):
         raise ValueError("Half precision is too coarse to train in; take model.float() first.")
-    student = Encoder(copy.deepcopy(model), pooling, normalize)
-    dense = Encoder(sharing_weights(teacher), pooling, normalize)
+    asked = {"pooling": pooling, "normalize": normalize}
+    how = pooled(model) | {name: value for name, value in asked.items() if value is not None}
+    Options(**how)  # whose check says what they can be
+    student = Encoder(copy.deepcopy(model), **how)
+    dense = Encoder(sharing_weights(teacher), **how)
     if (student.kind.name, student.kind.outputs) != (dense.kind.name, dense.kind.outputs):
         raise ValueError(
             f"The model is for {student.kind.name} with {student.kind.outputs} outputs, and the "
@@ -81,8 +85,7 @@ def polish(
     checked(sample, model, student.kind, labels=False)
     pad = sample.tokenizer.pad_token_id
     given = [one.to(student.device) for one in batches(sample.examples, pad, TOKENS)]
-    plain = torch.autocast(student.device.type, enabled=False)  # a caller's own would round
-    with torch.no_grad(), plain:
+    with torch.no_grad():
         aims = [dense.run(batch) for batch in given]
     weights = [weight for weight in student.layers.parameters() if weight.is_floating_point()]
     weights += [] if student.last is None else [*student.last.parameters()]
@@ -97,7 +100,7 @@ def polish(
         anneal_strategy="linear",
     )
     order = random.Random(sample.seed)
-    with bar(total, "polishing", progress) as steps, torch.enable_grad(), plain:
+    with bar(total, "polishing", progress) as steps, torch.enable_grad():
         student.model.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)

@@ -96,6 +96,11 @@ def opened(model: Any, given: dict[str, Any]) -> Inside | None:
             f"{', '.join([type(first).__name__, *steps])}. Prune the model inside, "
             "`[0].auto_model`, and see what its output then is good for."
         )
+    if length := getattr(model, "truncate_dim", None):
+        raise ValueError(
+            f"This {name} cuts its embeddings to {length} numbers (truncate_dim), and kprune looks "
+            "at all of them; set truncate_dim to None, and cut afterwards."
+        )
     if other := [f"{k}={given[k]!r}" for k in options if given.get(k, options[k]) != options[k]]:
         raise ValueError(f"This {name} itself says how it pools; leave out {', '.join(other)}.")
     pairs = mro[0].__name__ == "CrossEncoder"

@@ -86,7 +86,9 @@ class State:
 
     def _first_only(self) -> bool:
         """Whether what other tokens hold than the first changes nothing in the head's outputs."""
-        number = max(range(len(self.batches)), key=lambda n: self.student_hidden[n].shape[1])
+        number = max(
+            range(len(self.batches)), key=lambda n: self.batches[n].inputs["input_ids"].shape[1]
+        )
         hidden, top = self.student_hidden[number], len(self.student.sublayers)
         other = torch.cat([hidden[:, :1], torch.zeros_like(hidden[:, 1:])], 1)
         # By a copy: at its first run a model finds its layers, to tell of their outputs later.

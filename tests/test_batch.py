@@ -22,6 +22,7 @@ from kprune.__main__ import app
 from kprune.laboratory import batch, pools, tables
 from kprune.laboratory.experiments import expand
 from kprune.laboratory.records import FAILURE, RESULT, state
+from kprune.laboratory.reports import standing
 
 UNIT = """
 import json, os, time
@@ -174,6 +175,18 @@ def test_force_repeats(lab):
     assert times(path) == {"rate0.4": 2}
 
 
+def test_a_finished_record_outlives_a_repeat_that_fails(lab, monkeypatch):
+    path = lab(grid={"rate": [0.4]})
+    assert batch.reproduce(path, say=lambda _: None) == []
+    (run,) = expand(path)
+    before = (run.folder / RESULT).read_bytes()
+    monkeypatch.setattr(batch, "run_notebook", lambda *_: "out of luck")
+    (failed,) = batch.reproduce(path, force=True, say=lambda _: None)
+    assert failed.error == "out of luck" and (run.folder / RESULT).read_bytes() == before
+    assert (run.folder / "run.ipynb").is_file() and not list(run.folder.glob(".*.old"))
+    assert state(run) == "done"
+
+
 def test_a_failed_run_is_listed_and_the_rest_goes_on(lab):
     path = lab(fails=True, grid={"rate": [0.8, 0.4, 0.6]})
     done = call(path)
@@ -184,7 +197,7 @@ def test_a_failed_run_is_listed_and_the_rest_goes_on(lab):
     assert states == {"rate0.8": "failed", "rate0.4": "done", "rate0.6": "done"}
     assert json.loads((runs["rate0.8"].folder / FAILURE).read_text())["error"].endswith("luck")
     found = tables.collect(runs["rate0.8"].folder.parent)
-    assert tables.gaps(found) == ["rate0.8: failed"]
+    assert standing(found).splitlines()[1:] == ["rate0.8: failed"]
     wide = tables.wide(tables.summarise(found, "score", ["label"], "rate"), ["label"], "rate")
     assert wide.loc[0, 0.8] == tables.GAP
 

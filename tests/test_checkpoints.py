@@ -404,6 +404,16 @@ def test_texts_are_read_from_lines_and_from_columns_of_tables(tmp_path):
             read_texts(file, ["c"])
         with pytest.raises(ValueError, match=r"holds numbers in the column 'n'"):
             read_texts(file, ["a", "n"])
+    for text, wanted in (
+        (
+            "text;label\nGut;1\nSchlecht;0\n",
+            "one column, 'text;label', as if its cells were parted",
+        ),
+        ("text\n", "holds no text"),
+    ):
+        (tmp_path / "one.csv").write_text(text)
+        with pytest.raises(ValueError, match=wanted):
+            read_texts(tmp_path / "one.csv")
     (tmp_path / "raw.tsv").write_text('a\tb\n"one\t1\ntwo\t2\nthree"\t3\n\n')  # a row, not three
     with pytest.raises(
         ValueError, match="3 lines and 1 rows, as a cell that begins with a quotation"

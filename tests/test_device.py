@@ -42,7 +42,7 @@ SUITS = {  # method, device and options
     "kprune, reuse": {"reuse": 0.1, "multiple": 4},
     "kprune, in time": {"speedup": 1.5, "batch_size": 2, "length": 16},
     "kprune, without predictive": {"without": "predictive,tuning"},
-    "kprune, without sublayerwise": {"without": "representational,sublayerwise"},
+    "kprune, without sublayerwise": {"without": "sublayerwise"},
     "kprune+": {"tokens": 40},
     "kprune+, little memory": NO_FREE_MEMORY,
     "kprune+, without": {"without": "metric,elimination,weights,ridge,bias,inputs,head"},

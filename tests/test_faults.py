@@ -66,6 +66,7 @@ from kprune.laboratory.pools import cluster
 from kprune.laboratory.processes import variables
 from kprune.laboratory.records import RESULT, state
 from kprune.laboratory.teachers import why_anew
+from kprune.outputs import pooled
 from kprune.surgery import keep_units
 
 # --- models: what is loaded, pruned and saved
@@ -415,16 +416,17 @@ def test_a_sample_of_other_words_than_the_tokenizers_is_refused():
         kprune.prune(tiny("bert", "classification"), sample, tokenizer=word_tokenizer(90))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_callers_autocast_changes_nothing(workers, monkeypatch):
-    """Knowledge and least squares were those of bfloat16 products."""
+@pytest.mark.parametrize(("workers", "method"), [(1, "kprune"), (2, "kprune"), (1, "kcm")])
+def test_the_callers_autocast_changes_nothing(workers, method):
+    """Knowledge, KCM's iterations and least squares were those of bfloat16 products."""
     model, sample = tiny("bert", "classification"), tiny_sample()
     threads = torch.get_num_threads()
     torch.set_num_threads(workers)
     try:
-        wanted, _ = kprune.prune(model, sample, 0.5, progress=False)
+        rate = 0.15 if method == "kcm" else 0.5
+        wanted, _ = kprune.prune(model, sample, rate, method, progress=False)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found, _ = kprune.prune(model, sample, 0.5, progress=False)
+            found, _ = kprune.prune(model, sample, rate, method, progress=False)
     finally:
         torch.set_num_threads(threads)
     for name, weight in found.state_dict().items():
@@ -1743,6 +1745,58 @@ def test_scores_and_times_whatever_the_caller_has_set():
         assert kprune.latency(model, 1, 4) > 0
     finally:
         torch.set_default_device(None)
+
+
+def test_a_model_without_a_head_is_scored_and_polished_as_it_was_pruned(tmp_path, monkeypatch):
+    """It was pruned by its first token, and scored, exported and polished by the mean."""
+    model, sample = tiny("bert", "embedding"), tiny_sample("embedding")
+    how = {"pooling": "cls", "normalize": False}
+    pruned, report = kprune.prune(model, sample, 0.5, progress=False, **how)
+    assert report.options["pooling"] == "cls" and pooled(pruned) == how and pooled(model) == {}
+    pruned.tokenizer = word_tokenizer()
+    again = kprune.load(kprune.save(pruned, tmp_path / "p"))
+    columns = {
+        "a": ["w1 w2", "w3 w4 w5", "w6"],
+        "b": ["w7", "w8 w9", "w1 w6"],
+        "label": [1.0, 2.0, 0.5],
+    }
+    task = Task("pairs", ("a", "b"), kind="embedding")
+    dev = kprune.dev_set(task, word_tokenizer(), Dataset.from_dict(columns))
+    seen = []
+    monkeypatch.setattr(
+        "kprune.laboratory.evaluation.predict",
+        lambda *given: seen.append(given[-1]) or predict(*given),
+    )
+    for one, given in ((again, {}), (model, {}), (again, {"pooling": "mean"})):
+        kprune.evaluate(one, dev, **given)
+    assert seen == ["cls", "mean", "mean"]
+    found, wanted, other = (
+        kprune.polish(pruned, model, sample, 1, progress=False, **given).state_dict()
+        for given in ({}, how, {"pooling": "mean", "normalize": True})
+    )
+    assert all(weight.equal(wanted[name]) for name, weight in found.items())
+    assert not all(weight.equal(other[name]) for name, weight in found.items())
+    (head, _) = kprune.prune(tiny("bert", "classification"), tiny_sample(), 0.5, progress=False)
+    assert pooled(head) == {}
+
+
+def test_bf16_is_refused_for_a_model_in_float16():
+    """Its norms stopped with torch's error."""
+    model = tiny("bert", "classification").to(torch.float16)
+    with pytest.raises(ValueError, match="float16, which no bf16 mixes with"):
+        kprune.prune(model, tiny_sample(), 0.5, precision="bf16", progress=False)
+
+
+def test_words_that_are_not_scored_are_counted():
+    """Behind the cut they left both sides of F1, and nothing said so."""
+    task = Task("tags", ("words",), kind="tokens", labels=2, metric="accuracy", max_length=6)
+    rows = {"words": [["w1"] * 9, ["w2", "w3"]], "label": [[1, 0, 1, 0, 1, 0, 1, 0, 1], [0, 1]]}
+    with pytest.warns(UserWarning, match="5 of the 11 labelled words of 'tags' are not scored"):
+        kprune.dev_set(task, word_tokenizer(), Dataset.from_dict(rows))
+    with pytest.raises(ValueError, match="'mine' is of texts alone; name its kind"):
+        kprune.dev_set(
+            Task("mine", ("words",), labels=0), word_tokenizer(), Dataset.from_dict(rows)
+        )
 
 
 def test_polishing_whatever_the_callers_autocast():

@@ -15,7 +15,13 @@ from kprune.limits import budget as budgets
 from kprune.limits import latency
 from kprune.limits.budget import Seconds
 from kprune.limits.latency import seconds_in_turns
-from kprune.limits.table import LatencyTable, measure_candidate, measure_latencies, unit_seconds
+from kprune.limits.table import (
+    LatencyTable,
+    _cut_to,
+    measure_candidate,
+    measure_latencies,
+    unit_seconds,
+)
 from kprune.mask_search import pooled, search
 from kprune.surgery import keep_units
 
@@ -199,3 +205,23 @@ def test_only_k_prune_takes_a_speed():
     for options in ({"method": "random", "speedup": 2.0}, {"speedup": 0.5, "length": 8}):
         with pytest.raises(ValueError, match="how many times as fast"):
             kprune.prune(model, sample, progress=False, **options)
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_what_is_timed_for_a_table_is_cut(family):
+    """ALBERT's layers share their weights: a copy of a copy was cut, and the whole model timed."""
+    model = tiny(family, "classification")
+    cut = Encoder(_cut_to(model, "FFN", 0.5))
+    whole = Encoder(model)
+    assert cut.units("FFN") == [round(count / 2) for count in whole.units("FFN")]
+    assert cut.units("MHA") == [0] * len(whole.units("MHA"))
+
+
+def test_models_on_two_devices_are_not_timed_together():
+    """Only the last one's device was waited for."""
+    models = {
+        "one": tiny("bert", "classification"),
+        "two": tiny("bert", "classification").to("meta"),
+    }
+    with pytest.raises(ValueError, match="timed on one device; these are on cpu and meta"):
+        kprune.latencies(models, 1, 4)

@@ -7,7 +7,7 @@ from functools import cache, partial
 import families
 import pytest
 import torch
-from conftest import KINDS, batch_of, logits, tiny, tiny_sample
+from conftest import KINDS, batch_of, logits, pair, state_at, tiny, tiny_sample
 
 import kprune
 from kprune import weight_tuning
@@ -356,3 +356,12 @@ def test_a_family_is_each_rate_s_own_model(method, monkeypatch):
     with pytest.raises(ValueError, match="got none"):
         kprune.prune(model, sample, [], method)
     assert len(measured) == (method == "kprune+"), "nothing was begun"
+
+
+def test_projections_that_serve_distances_too_are_not_refit():
+    """DeBERTa's queries and keys project its table of distances, which nothing would hold."""
+    for family, refitted in (("deberta", False), ("deberta, keys apart", True)):
+        teacher, student = pair(family, "classification")
+        state = state_at(2, teacher, student, tiny_sample())
+        keep = torch.ones(student.sublayers[2].units, dtype=torch.bool)
+        assert (refits.TuneInputs()(state, 2, keep) is not None) == refitted, family

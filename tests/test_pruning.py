@@ -551,6 +551,8 @@ NAN = float("nan")
         ({"without": "nothing"}, "'nothing' is not among those of 'kprune'"),
         ({"without": "fisher"}, r"'fisher' is not among those of 'kprune' \(predictive, "),
         ({"without": "tuning", "method": "kwon"}, "'tuning' is not among .* has none"),
+        ({"without": "representational,sublayerwise"}, "nothing is left to rank units by"),
+        ({"without": "predictive", "lam": 0.0}, "nothing is left to rank units by"),
         ({"reuse": -1}, "reuse is the error up to which"),
         ({"reuse": NAN}, "reuse is the error up to which"),
         ({"reuse": 1.0, "method": "random"}, r"kprune keeps .*got 1\.0 for 'random'"),

@@ -279,8 +279,13 @@ def test_the_command_line_opens_and_saves_objects(embedder, tmp_path):
     other = ("prune", tmp_path / "first", *words[2:4], "--out", tmp_path / "other")
     done = run(*other, "-o", "tokens=500", "--rate", "0.5")
     assert done.exit_code == 0, done.output
+    again = run(*words, "-o", "tokens=500")  # an object has folders within, which are ours, too
+    assert again.exit_code == 0, again.output
+    pooling = next(out.glob("*Pooling")) / "notes.txt"
+    pooling.write_text("mine")
     bad = run(*words, "-o", "tokens=500")
-    assert bad.exit_code == 2 and "which kprune did not write; choose another" in bad.output
+    assert bad.exit_code == 2 and "notes.txt, which kprune did not write; choose" in bad.output
+    pooling.unlink()
     description = out / "config_sentence_transformers.json"
     description.write_text(description.read_text().replace("SentenceTransformer", "os.system"))
     bad = run("info", out)
@@ -304,6 +309,13 @@ def test_save_writes_an_object_whole_or_not_at_all(embedder, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("a")
     with pytest.raises(ValueError, match=r"notes\.txt, which kprune did not write"):
         kprune.save(pruned, tmp_path / "mine")
+
+
+def test_an_object_that_cuts_its_embeddings_is_refused(embedder):
+    model = embedder()
+    model.truncate_dim = 8
+    with pytest.raises(ValueError, match="cuts its embeddings to 8 numbers"):
+        kprune.prune(model, TEXTS, 0.5, progress=False, tokens=500)
 
 
 def test_objects_are_scored_as_what_is_inside(embedder):

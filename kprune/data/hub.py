@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kprune.data.checks import class_names
+from kprune.data.checks import check_texts, class_names
 from kprune.data.reach import hub, local
 from kprune.data.tasks import GENERATED, Task, get_task
 
@@ -94,7 +94,10 @@ def load_split(
 def training_texts(task: str | Task, data: str | Path | Dataset | None = None) -> list[str]:
     """The texts of a task's training split, of all columns; lists of words are put together."""
     rows, task = load_split(task, "train", data), get_task(task)
-    columns = (rows[column][:] for column in task.columns)
+    columns = [rows[column][:] for column in task.columns]
+    for name, texts in zip(task.columns, columns, strict=True):
+        words = bool(texts) and isinstance(texts[0], list)
+        check_texts(f"{name!r} of {task.name!r}", texts, range(len(texts)), words)
     return [one if isinstance(one, str) else " ".join(one) for texts in columns for one in texts]
 
 

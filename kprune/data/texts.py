@@ -48,7 +48,12 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
             raise ValueError(f"has no column {other[0]!r}, but {known}")
         if len(columns) not in (1, 2) or len({*columns}) < len(columns):
             raise ValueError(f"has the columns {known}; name one, or the two of a pair")
-        for one in columns:
+        if len(table.columns) == 1 and (signs := {*";\t|"} & {*str(columns[0])}):
+            raise ValueError(
+                f"has one column, {columns[0]!r}, as if its cells were parted by {min(signs)!r}; "
+                "part them by commas, or by tabs in a .tsv"
+            )
+        for one in columns if len(table) else ():
             if not pd.to_numeric(table[one], errors="coerce").isna().any():
                 raise ValueError(f"holds numbers in the column {one!r}, and no texts")
         return _texts_of([table[column].tolist() for column in columns])

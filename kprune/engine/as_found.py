@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -12,12 +12,17 @@ import torch
 def plain_tensors() -> Iterator[None]:
     """Within the block, tensors are what they are by themselves, whatever the caller has set.
 
-    Those of inference mode could not be differentiated, nor trained later. Threads that were taken
+    Those of inference mode could not be differentiated, nor trained later, and autocast rounds
+    products. Threads that were taken
     for batches side by side are given back, also where Ctrl-C ends it.
     """
     own, threads = torch.get_default_device().type == "cpu", torch.get_num_threads()
     # A device of the caller's is a mode, which slows every call down.
-    with torch.inference_mode(False), nullcontext() if own else torch.device("cpu"):
+    with ExitStack() as plain:
+        plain.enter_context(torch.inference_mode(False))
+        plain.enter_context(nullcontext() if own else torch.device("cpu"))
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            plain.enter_context(torch.autocast(kind, enabled=False))
         try:
             yield
         finally:

@@ -40,7 +40,14 @@ def native_bf16(where: torch.device) -> bool:
 
 
 def ranking_dtype(precision: str, model: nn.Module) -> torch.dtype | None:
-    """The type of matrix products in passes that only rank units; None for the model's own."""
+    """The type of matrix products in passes that only rank units; None for the model's own.
+
+    ValueError for bf16 in a model in float16, whose norms take no other type.
+    """
+    if precision == "bf16" and next(model.parameters()).dtype == torch.float16:
+        raise ValueError(
+            'The model is in float16, which no bf16 mixes with; take precision="auto".'
+        )
     if precision == "auto":
         weight = next(model.parameters())
         natively = native_bf16(weight.device) and weight.dtype == torch.float32

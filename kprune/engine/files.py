@@ -50,11 +50,11 @@ def check_target(path: str | Path, teachers: bool = True, whole: str = WEIGHTS) 
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         what = "link" if path.is_symlink() else "file"
         raise ValueError(f"{path} is a {what}, and a model needs a folder; choose another place.")
-    entries = sorted(path.iterdir()) if path.is_dir() else []
     ours = _written(path)
-    for entry in entries:
-        if entry.is_symlink() or not entry.is_file() or not ours(entry):
-            what = f"{entry.name}, which kprune did not write"
+    for entry in path.rglob("*") if path.is_dir() else ():
+        plain_one = not entry.is_symlink() and (entry.is_file() or entry.is_dir())
+        if not (plain_one and ours(entry)):
+            what = f"{entry.relative_to(path)}, which kprune did not write"
             raise ValueError(f"{path} holds {what}; choose another folder, or empty this one.")
         if entry.name in {WEIGHTS, GRAPH} - {whole}:
             what = "a graph" if entry.name == GRAPH else "a model's weights"
@@ -80,15 +80,17 @@ def check_target(path: str | Path, teachers: bool = True, whole: str = WEIGHTS) 
 
 
 def _written(path: Path) -> Callable[[Path], bool]:
-    """What tells whether a file in a model's folder is as this package wrote it."""
+    """What tells whether a file or folder in a model's folder is as this package wrote it."""
     files = read_json(path / MADE).get("files")
     if isinstance(files, dict):
-        return lambda entry: entry.name == MADE or files.get(entry.name) == digest(entry)
+        return lambda entry: entry == path / MADE or _signature(entry, path) in files.items()
     # Earlier versions kept no list: then it goes by names.
     card, taught = path / CARD, read_json(path / RECORD).keys() >= {"task", "recipe"}
     own = card.is_file() and digest(card) in EARLIER
     some = taught or (own and "kprune" in read_json(path / CONFIG))
-    return lambda entry: some and entry.name in OURS and (own or entry.name != CARD)
+    return lambda entry: (
+        some and entry.is_file() and entry.name in OURS and (own or entry.name != CARD)
+    )
 
 
 def digest(file: Path) -> str:
@@ -97,9 +99,15 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def _signature(entry: Path, home: Path) -> tuple[str, str]:
+    """A file's name within a folder and its digest; a folder's name ends in a slash."""
+    name = entry.relative_to(home).as_posix()
+    return (f"{name}/", "") if entry.is_dir() else (name, digest(entry))
+
+
 def sign(folder: Path, **told: Any) -> None:
     """Note in a model's folder, with what is `told` of it, which files were written."""
-    files = {entry.name: digest(entry) for entry in folder.iterdir() if entry.is_file()}
+    files = dict(_signature(entry, folder) for entry in sorted(folder.rglob("*")))
     write_json(folder / MADE, {**told, "files": files})
 
 

@@ -102,7 +102,8 @@ class Cast:
         return Cast(self.dtype)  # what passed here last is not the copy's
 
     def __call__(self, linear: nn.Linear, given: tuple[Tensor]) -> tuple[Tensor]:
-        if given[0].dtype == self.dtype:
+        if given[0].dtype == self.dtype:  # the output projection's: what was cast is used
+            self.last = None, None
             return given
         if self.last[0] is not given[0]:
             self.last = given[0], given[0].to(self.dtype)

@@ -45,9 +45,10 @@ def keep_memory() -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free where a device keeps its tensors."""
+    """Bytes that are free where a device keeps its tensors, or that PyTorch keeps for others."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available
 
 
@@ -66,8 +67,5 @@ def stretch_of(model, layers: int, batches: Sequence) -> int:
     products = min(weight.dtype.itemsize for weight in model.parameters())
     each = IN_NORMS * model.dtype.itemsize + IN_PRODUCTS * products
     each *= 1 if takes_ours(model) else 3  # DeBERTa keeps matrices of length × length
-    free = free_memory(model.device)
-    # What PyTorch keeps of earlier passes is free as well.
-    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    fit = int(free / 2 // (most * model.config.hidden_size * each))
+    fit = int(free_memory(model.device) / 2 // (most * model.config.hidden_size * each))
     return max(1, min(layers, fit))

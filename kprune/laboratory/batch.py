@@ -31,6 +31,7 @@ from kprune.laboratory.processes import (
     locked,
     run_command,
     run_notebook,
+    set_aside,
     variables,
 )
 from kprune.laboratory.records import (
@@ -179,23 +180,24 @@ def make_run(
 
     Relative folders among its parameters start from `cwd`; `own` is which GPU or how many cores are
     its own, as variables of the environment; `stop` ends it when set. A clash of kernel ports is
-    tried once more. A failure leaves `failure.json` beside the executed notebook; a success leaves
-    the record.
+    tried once more. A failure leaves `failure.json` beside the executed notebook, and an earlier
+    record where it was; a success leaves the record.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder / LOCK, stop) as lock:
         if state(run) == "done" and not force:  # someone else finished it meanwhile
             _tidy(run)
             return Outcome(name=run.name)
-        for old in (run.folder / RESULT, run.folder / EXECUTED, *_leftovers(run)):
+        for old in _leftovers(run):
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         values = {**run.parameters, "outputs": str(run.folder)}
         out, env = run.folder / EXECUTED, variables(run.folder.parents[1], own)
-        for _ in range(2):
-            error = run_notebook(run.notebook, out, values, cwd, env, lock, stop)
-            if CLASH not in error:
-                break
-        found = state(run)
+        with set_aside(run.folder / RESULT, out):
+            for _ in range(2):
+                error = run_notebook(run.notebook, out, values, cwd, env, lock, stop)
+                if CLASH not in error:
+                    break
+            found = state(run)
         if found == "done":  # whatever became of its process afterwards
             error = ""
             _tidy(run)

@@ -1,5 +1,6 @@
 """Scores of a model on a task's dev set."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
 from kprune.data.batching import suited
-from kprune.data.checks import check_labels, in_order, matched, number, output_names
+from kprune.data.checks import UNLABELLED, check_labels, in_order, matched, number, output_names
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import Example, apart, as_examples, tokenize
@@ -27,7 +28,7 @@ from kprune.families import names_of
 from kprune.inputs import check_inputs, check_match
 from kprune.laboratory.metrics import of_entities, spans, squad_scores, token_scores
 from kprune.options import Options
-from kprune.outputs import kind_of
+from kprune.outputs import kind_of, pooled
 from kprune.sentences import opened
 
 
@@ -55,6 +56,8 @@ def dev_set(
     the task's head could have.
     """
     task, every = get_task(task), number("every, the step between rows,", every, 1)
+    if not task.kind:
+        raise ValueError(f"The task {task.name!r} is of texts alone; name its kind to score it.")
     rows = load_split(task, "validation", data)
     if task.label not in rows.column_names:
         raise ValueError(
@@ -67,6 +70,17 @@ def dev_set(
     wanted = {name: rows[name][:] for name in (*task.columns, task.label)}
     numbers = [n * every for n in range(len(rows))]
     columns = tokenize(task, tokenizer, wanted, task.kind == "tokens", numbers)
+    if task.kind == "tokens":
+        given, placed = (
+            sum(label != UNLABELLED for row in rows for label in row)
+            for rows in (wanted[task.label], columns["labels"])
+        )
+        if placed < given:
+            warnings.warn(
+                f"{given - placed:,} of the {given:,} labelled words of {task.name!r} are not "
+                f"scored: behind {task.max_length} tokens, or without any; take shorter rows.",
+                stacklevel=2,
+            )
     check_golds(task, rows, numbers)
     return DevSet(task, rows, columns, tokenizer.pad_token_id, tokenizer)
 
@@ -96,12 +110,13 @@ def evaluate(
     dev: DevSet,
     precision: str = "full",
     progress: bool = False,
-    pooling: str = Options.pooling,
+    pooling: str | None = None,
 ) -> dict[str, float]:
     """Score a model on a dev set, on the device and in the mode that the model is in.
 
     It may be a SentenceTransformer or CrossEncoder. In "bf16" the matrix products of the sublayers
-    take low precision; `pooling`, "mean" or "cls", is of a model without a head.
+    take low precision; `pooling`, "mean" or "cls", is of a model without a head: by default as it
+    was pruned, else the mean.
 
     Gives the task's metrics, all on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric`
     being the primary one: `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and
@@ -121,6 +136,7 @@ def evaluate(
         raise ValueError(f"evaluate takes what dev_set gives; got a {type(dev).__name__}.")
     if precision not in ("full", "bf16"):
         raise ValueError(f'precision is "full" or "bf16"; got {precision!r}.')
+    pooling = pooling or pooled(model).get("pooling", Options.pooling)
     Options(pooling=pooling)  # whose check says what it can be
     order, names = check_dev(model, dev)
     predictions = predict(model, dev, precision, progress, pooling)
@@ -148,7 +164,8 @@ def check_dev(
     check_golds(task, dev.rows, range(len(dev.rows)))
     classes = classes_of(dev.rows, task)
     order = matched(classes, model.config, f"the data of {task.name!r}")
-    names = output_names(model.config) or classes
+    named = output_names(model.config)
+    names = (classes or named) if order is None else (named or classes)
     if task.kind == "tokens" and task.metric == "f1" and not of_entities(names or ()):
         raise ValueError(
             f"The labels of {task.name!r} have no names of entities, such as B-person, I-person "
@@ -254,8 +271,7 @@ def _outputs(encoder: Encoder, examples: list[Example], pad: int, progress: bool
     with bar(len(batches), "evaluating", progress) as steps:
         # Moved first: reading an index back, or a copy, would wait for the batch before.
         for index, batch in [(batch.index.tolist(), batch.to(encoder.device)) for batch in batches]:
-            with torch.autocast(encoder.device.type, enabled=False):  # a caller's own
-                outputs = encoder.run(batch)
+            outputs = encoder.run(batch)
             for i, z in zip(index, outputs, strict=True):
                 found[i] = z[: len(examples[i]["input_ids"])] if z.dim() > 1 else z
             steps.update()

@@ -96,6 +96,26 @@ def variables(outputs: Path, own: dict[str, str] | None = None) -> dict[str, str
 
 
 @contextmanager
+def set_aside(*paths: Path) -> Iterator[None]:
+    """Within the block files are out of the way; afterwards they are back, unless one of them, or
+    all, came anew.
+    """
+    places = {path.with_name(f".{path.name}.old"): path for path in paths}
+    for aside, path in places.items():
+        if path.exists():
+            path.replace(aside)
+    try:
+        yield
+    finally:
+        anew = any(path.exists() for path in paths)
+        for aside, path in places.items():
+            if anew:
+                aside.unlink(missing_ok=True)
+            elif aside.exists():
+                aside.replace(path)
+
+
+@contextmanager
 def locked(path: Path, stop: threading.Event | None = None) -> Iterator[int]:
     """Hold a file's lock; waits while another process, or a child that outlived it, holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -246,12 +246,6 @@ def _escaped(table: pd.DataFrame, signs: dict[str, str]) -> pd.DataFrame:
     return table.map(escape).rename(columns=escape)
 
 
-def gaps(table: pd.DataFrame) -> list[str]:
-    """What is missing from a table, a line for each run that is not done."""
-    absent = table[table["state"] != "done"]
-    return list(absent["run"] + ": " + absent["state"])
-
-
 def _is_run(run: Any) -> bool:
     return (
         isinstance(run, dict)

@@ -156,7 +156,13 @@ def training_set(
         return {k: v for k, v in found.items() if k not in ("row", "offset_mapping")}
 
     with quiet():
-        return rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names)
+        return rows.map(
+            encode,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            load_from_cache_file=False,  # which would be of an earlier version's encode
+        )
 
 
 class _Bar(transformers.TrainerCallback):

@@ -56,6 +56,8 @@ def latencies(
         raise ValueError(f"latencies takes models by name, in a dict; got a {kind}.")
     for model in models.values():
         batch_size, length = checked_batch(model, batch_size, length)
+    if len(places := sorted({str(model.device) for model in models.values()})) > 1:
+        raise ValueError(f"Models are timed on one device; these are on {' and '.join(places)}.")
     repeats = number("repeats", repeats, 1)
     generator, calls = torch.Generator().manual_seed(0), {}
     for name, model in models.items():

@@ -124,11 +124,11 @@ def measure_latencies(
 
 def _cut_to(model: PreTrainedModel, kind: str, share: float) -> PreTrainedModel:
     """A copy with this share of the units of one kind in each layer, and none of the other."""
-    copied = sharing_weights(model)
-    for sublayer in Encoder(copied).sublayers:
+    encoder = Encoder(sharing_weights(model))
+    for sublayer in encoder.sublayers:
         count = round(share * sublayer.units) if sublayer.kind == kind else 0
         keep_units(sublayer, torch.arange(sublayer.units) < count)
-    return copied
+    return encoder.model  # of a family that shares layers not the copy above
 
 
 def unit_seconds(seconds: Tensor, scores: Tensor) -> Tensor:

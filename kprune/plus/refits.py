@@ -27,7 +27,11 @@ class TuneInputs:
     @torch.no_grad()
     def __call__(self, state: State, t: int, keep: Tensor) -> Tuning | None:
         target, source = state.student.sublayers[t], state.teacher.sublayers[t]
-        if t == 0 or not target.units:
+        # DeBERTa's queries and keys project its table of distances, too, which nothing here holds.
+        shared = target.kind == "MHA" and getattr(
+            state.student.model.config, "share_att_key", False
+        )
+        if t == 0 or not target.units or shared:
             return None
         survivors = feature_mask(source, keep.to(state.student.device)).repeat(source.blocks)
         weight = torch.cat([linear.weight[survivors] for linear in source.inputs])

@@ -61,9 +61,10 @@ def _up(value: float, step: float) -> float:
 
 
 def _style(count: int) -> str:
-    """Of each frame t, what is `gone` or has `come` with it, and what is there `now` alone."""
+    """Of each frame t: what is `gone` or has `come` with it, is `still` there, or `now` alone."""
     whole = FIRST + count + LAST
-    rules = [".sweep .now,.sweep .left{opacity:0}.sweep .gone{opacity:.15}.sweep .end{opacity:1}"]
+    rules = [".sweep .now,.sweep .left,.sweep .still{opacity:0}"]
+    rules += [".sweep .gone{opacity:.15}.sweep .end{opacity:1}"]
     moves = [".sweep:hover *{animation-play-state:paused}"]
     for t in range(count):
         at, soon, over = (100 * (FIRST + t + more) / whole for more in (0, 0.4, 1))
@@ -71,6 +72,7 @@ def _style(count: int) -> str:
         courses = {
             "gone": f"0%,{at:.2f}%{{opacity:1}}{soon:.2f}%,100%{{opacity:.15}}",
             "left": f"0%,{at:.2f}%{{opacity:1}}{soon:.2f}%,100%{{opacity:0}}",
+            "still": f"0%,{at - 0.01:.2f}%{{opacity:1}}{at:.2f}%,100%{{opacity:0}}",
             "come": f"0%,{at:.2f}%{{opacity:0}}{soon:.2f}%,100%{{opacity:1}}",
             "now": f"0%,{until}{over:.2f}%,100%{{opacity:{int(t == count - 1)}}}",
         }
@@ -86,7 +88,7 @@ def _encoder(frames: Sequence[Frame], bottom: float) -> list[str]:
     """Layers, the first lowest: a square for each head, a bar as long as the share of neurons."""
     titles = "heads (pale: removed)", "neurons (share of the bar)"
     found = [text(EDGE + HEADS * n, TOP - 6, title) for n, title in enumerate(titles)]
-    found.append(text(EDGE, 18, "the teacher: every unit is there", "left t0"))
+    found.append(text(EDGE, 18, "the teacher: every unit is there", "still t0"))
     for t, frame in enumerate(frames):
         x, y = EDGE + HEADS * (t % 2), bottom - ROW * (t // 2 + 1)
         size, kept = (BAR if t % 2 else HEADS - 84), sum(frame.keep) / max(1, len(frame.keep))

@@ -120,7 +120,7 @@ def ridges(table: pd.DataFrame, chosen: float) -> Figure:
     if np.isfinite(chosen):
         axes.axvline(chosen, color="0.35", linestyle=":")
         style = {"fontsize": "small", "color": "0.35", "ha": "right", "va": "top", "rotation": 90}
-        axes.annotate("chosen ", (chosen, 0.16), xycoords=("data", "axes fraction"), **style)
+        axes.annotate("chosen ", (chosen, 0.3), xycoords=("data", "axes fraction"), **style)
     axes.set(
         xscale="log",
         title="A ridge for what a small sample does not say",
@@ -138,8 +138,9 @@ def token_weights(weights: Sequence[Tensor], words: Sequence[str]) -> Figure:
     grid.index = [*map(short_name, range(len(grid)))]
     figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 0.8 + 0.27 * len(grid)))
     most = max(2.0, float(np.quantile(grid, 0.98)))
-    label = {"label": "weight of the token"}
-    sns.heatmap(grid[::-1], ax=axes, cmap="viridis", vmin=0.5, vmax=most, cbar_kws=label)
+    style = {"vmin": 0.5, "vmax": most}
+    style |= {"cbar_kws": {"label": "weight of the token", "extend": "max"}}
+    sns.heatmap(grid[::-1], ax=axes, cmap="viridis", **style)
     names = [word.replace("$", r"\$") for word in words]
     axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=60, ha="right", fontsize="small")
     axes.tick_params(axis="y", rotation=0, labelsize="small")

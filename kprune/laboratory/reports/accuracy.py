@@ -32,9 +32,12 @@ def with_dense(
 
 
 def lead(runs: pd.DataFrame) -> pd.DataFrame:
-    """Points by which K-prune is above the best other method, for each task and rate."""
+    """Points by which K-prune is above the best other method, for each task and rate.
+
+    K-prune+ is none of the others: `gained` is about that.
+    """
     rows = named_by(runs, "task")
-    whole = (runs["method"] != "kprune") | (runs["label"] == NAMES["kprune"])
+    whole = ~runs["method"].isin(["kprune", "kprune+"]) | (runs["label"] == NAMES["kprune"])
     means = summarise(runs[whole], "score", [*rows, "label"], "rate", scale=100)
     ours = means["label"] == NAMES["kprune"]
     keys = [*rows, "rate"]
@@ -44,6 +47,23 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
     joined = joined.rename(columns={"mean": NAMES["kprune"], "label": "best other"})
     joined = joined.drop(columns="mean of it").reset_index()
     return joined.assign(rate=joined["rate"].map("{:.0%}".format))
+
+
+def gained(runs: pd.DataFrame) -> str:
+    """Points by which K-prune+ is above K-prune at each rate, in words; "" where it was not run."""
+    rows = named_by(runs, "task")
+    means = summarise(runs, "score", [*rows, "rate"], "label", scale=100)
+    means = means.pivot_table("mean", [*rows, "rate"], "label").reset_index()
+    ours, plus = NAMES["kprune"], NAMES["kprune+"]
+    if not {ours, plus} <= {*means}:
+        return ""
+    found = []
+    for rate, some in means.dropna(subset=[ours, plus]).groupby("rate"):
+        more = some[plus] - some[ours]
+        text = f"- With {rate:.0%} removed K-prune+ is {more.mean():.1f} points above K-prune in "
+        text += f"the mean over {len(more)} tasks, from {more.min():.1f} to {more.max():.1f}."
+        found.append(text)
+    return "\n".join(found)
 
 
 def answer(ahead: pd.DataFrame) -> str:
