@@ -45,7 +45,7 @@ def test_there_is_a_frame_for_each_sublayer():
         of = {c for _, classes, _ in drawn if kind in classes for c in classes if c[0] == "t"}
         assert of == {f"t{t}" for t in range(count)}, kind
     style = ElementTree.fromstring(sweep._repr_html_())[0].text
-    assert style.count("@keyframes") == 4 * count
+    assert style.count("@keyframes") == 5 * count
     assert not {"script", "animate", "image", "use"} & {name for name, *_ in drawn}
 
 
