@@ -1796,7 +1796,7 @@ def test_words_that_are_not_scored_are_counted():
         kprune.dev_set(task, word_tokenizer(), Dataset.from_dict(rows))
     with pytest.raises(ValueError, match="'mine' is of texts alone; name its kind"):
         kprune.dev_set(
-            Task("mine", ("words",), labels=0), word_tokenizer(), Dataset.from_dict(rows)
+            Task("mine", ("words",), kind="", labels=0), word_tokenizer(), Dataset.from_dict(rows)
         )
 
 
