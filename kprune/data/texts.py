@@ -78,8 +78,10 @@ def _table(file: Path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(file, sep=TABLES[kind], **given)
+        if kind == ".csv":
+            return table
         lines = sum(bool(line.strip()) for line in file.read_text("utf-8-sig").split("\n")) - 1
-        if kind == ".tsv" and lines > len(table):  # raw ones quote nothing, as GLUE's
+        if lines > len(table):  # raw ones quote nothing, as GLUE's
             raise ValueError(
                 f"it has {lines:,} lines and {len(table):,} rows, as a cell that begins with a "
                 'quotation mark goes on to the next; double the marks within ("") or take .jsonl'

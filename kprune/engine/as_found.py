@@ -13,8 +13,8 @@ def plain_tensors() -> Iterator[None]:
     """Within the block, tensors are what they are by themselves, whatever the caller has set.
 
     Those of inference mode could not be differentiated, nor trained later, and autocast rounds
-    products. Threads that were taken
-    for batches side by side are given back, also where Ctrl-C ends it.
+    products. Threads that were taken for batches side by side are given back, also where Ctrl-C
+    ends it.
     """
     own, threads = torch.get_default_device().type == "cpu", torch.get_num_threads()
     # A device of the caller's is a mode, which slows every call down.
