@@ -1622,10 +1622,10 @@ def test_a_teacher_is_what_it_was_made_of(tmp_path, monkeypatch):
 
     monkeypatch.setattr(transformers.Trainer, "train", trained)
 
-    def made(task=THREE, why=None):
+    def made(task=THREE, why=None, model=home, data=data):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            kprune.teacher(task, str(home), data, recipe=recipe, progress=False)
+            kprune.teacher(task, str(model), data, recipe=recipe, progress=False)
         said = [str(one.message) for one in caught if "anew" in str(one.message)]
         assert (why in said[0]) if why else not said
         return len(runs)
@@ -1637,6 +1637,8 @@ def test_a_teacher_is_what_it_was_made_of(tmp_path, monkeypatch):
     assert made(THREE, "another data") == 4
     tiny("bert", "embedding", seed=1).save_pretrained(home)
     assert made(THREE, "another model") == 5
+    moved = [shutil.copytree(one, tmp_path / "moved" / one.name) for one in (home, data)]
+    assert made(THREE, None, *moved) == 5, "elsewhere, and the same"
 
 
 def test_a_report_belongs_to_the_weights_beside_it(pruned_folder, tmp_path):

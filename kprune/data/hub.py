@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -181,9 +182,11 @@ def content(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]
     with tempfile.TemporaryDirectory() as scratch:
         builder = datasets.load_dataset_builder(str(folder), config, cache_dir=scratch)
     splits = {str(name): list(some) for name, some in (builder.config.data_files or {}).items()}
-    files = [file for some in splits.values() for file in some]
-    digest = hashlib.sha256(repr(files).encode())
-    for path in map(Path, (folder / "README.md", *files)):
+    files = [Path(file) for some in splits.values() for file in some]
+    # Named within the folder: what was moved is the same data.
+    names = [os.path.relpath(file, folder) for file in files]
+    digest = hashlib.sha256(repr(names).encode())
+    for path in (folder / "README.md", *files):
         if path.is_file():
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kprune.laboratory.training import Recipe
 
 CONTENT = "content"  # of the record: what its names stood for
+READ = (".json", ".model", ".safetensors", ".txt")  # of a model's folder, its tokenizer's with them
 
 
 def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") -> dict[str, Any]:
@@ -34,7 +35,7 @@ def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") ->
         with suppress(Exception):  # what is wrong with it says who loads it
             found["data"] = content(local(data), task.config)[0]
     if (local(model) / CONFIG).is_file():
-        files = (local(model) / CONFIG, *sorted(local(model).glob("*.safetensors")))
+        files = (one for one in sorted(local(model).iterdir()) if one.suffix in READ)
         found["model"] = {path.name: digest(path) for path in files}
     made = None if task.kind == "embedding" else asdict(recipe)
     source = str(data) if data else task.dataset
@@ -42,9 +43,13 @@ def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") ->
 
 
 def differences(record: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What a teacher's record says otherwise; earlier versions did not note the content."""
-    other = [k for k, v in wanted.items() if k != CONTENT and record.get(k, ...) != v]
-    if CONTENT in record and CONTENT in wanted:
-        ours, theirs = wanted[CONTENT], record[CONTENT]
+    """What a teacher's record says otherwise; earlier versions did not note the content.
+
+    Data and a model whose content is known may lie elsewhere.
+    """
+    ours, theirs = wanted.get(CONTENT, {}), record.get(CONTENT, {})
+    by_content = {CONTENT, *({"data", "model"} & ours.keys() & theirs.keys())}
+    other = [k for k, v in wanted.items() if k not in by_content and record.get(k, ...) != v]
+    if ours and theirs:
         other += sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     return list(dict.fromkeys(other))
