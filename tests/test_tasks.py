@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 from conftest import shared
@@ -157,12 +158,23 @@ def test_relevance_is_one_where_the_sentence_holds_the_answer():
         load_split("relevance", "train", with_labels([0, 1, 1], Value("int64")))
 
 
-def test_a_data_set_that_is_a_script_is_refused_in_a_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Dataset scripts are no longer supported, but found wnut_17.py"),
+        ValueError("BuilderConfig 'all' not found. Available: ['wnut_17']"),
+        PermissionError(13, "Permission denied", "lock"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_of_the_hub_is_said(error, monkeypatch):
+    """It was told as a Hub that cannot be reached, whatever it was."""
+
     def refuse(*_, **__):
-        raise RuntimeError("Dataset scripts are no longer supported, but found wnut_17.py")
+        raise error
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(ValueError, match=r"cannot be loaded: Dataset scripts are .* in Parquet"):
+    said = re.escape(str(error))
+    with pytest.raises(ValueError, match=f"cannot be loaded: {said}; .* in Parquet"):
         load_split("wnut_17", "train")
 
 

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from huggingface_hub.errors import HfHubHTTPError
+
 from kprune.data.checks import check_texts, class_names
 from kprune.data.reach import hub, local
 from kprune.data.tasks import GENERATED, Task, get_task
@@ -194,15 +196,17 @@ def content(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]
 
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
     if Path(source).is_dir():
         layout = f" as the Hub lays it out ({task.dataset}, configuration {task.config!r})"
         return ValueError(
             f"The folder {source} does not hold {task.name!r}{layout if task.dataset else ''}: "
-            f"{str(error).splitlines()[0]}"
+            f"{said}"
         )
-    if isinstance(error, RuntimeError):
+    far = isinstance(error, (ConnectionError, FileNotFoundError, HfHubHTTPError))
+    if not (far or "cache" in said):  # a Hub that is not asked: "Couldn't find cache for …"
         return ValueError(
-            f"The data set {source!r} cannot be loaded: {str(error).splitlines()[0]}; pass "
+            f"The data set {source!r} ({task.config}) cannot be loaded: {said}; pass "
             "data=<folder laid out like the Hub repository, with its files in Parquet>."
         )
     return ConnectionError(

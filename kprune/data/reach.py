@@ -1,5 +1,6 @@
 """The Hugging Face Hub, which is asked only if it answers."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from huggingface_hub import constants, get_session
 
 STEPS = ("connect", "read", "write", "pool")  # of a request, each with a time limit
 ONE = RLock()  # the Hub's client is one for all threads
+DISK = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS}  # this machine's own
 GONE = {"TimeoutException", "ConnectError"}  # httpx's or httpx2's, whichever the client is of
 
 
@@ -44,6 +46,8 @@ def _asked_once(source: str | Path, what: str) -> Iterator[None]:
             constants.HF_HUB_OFFLINE = offline or not _answers()
             yield
     except OSError as error:
+        if error.errno in DISK:
+            raise
         raise ConnectionError(
             f"The {what} {str(source)!r} is not in a local folder of that name and the Hub cannot "
             "be reached or does not have it; check the name and the network, or pass a folder."
