@@ -212,13 +212,15 @@ def _opened(model: str) -> tuple:
     from kprune.engine.loading import load_config, load_model, load_tokenizer
 
     config = load_config(model)
+    pruned = getattr(config, "kprune", None)
     if kind := _kind_of_object(model):
         whole = _object(kind, str(local(model)))
+        if not pruned:
+            load_model(type(inside(whole)), model)  # whose checks the object's own opening lacks
         return whole, inside(whole, "tokenizer")
     name = (config.architectures or [""])[0]
     if not is_class(name):
         raise ValueError(f"The configuration of {model} names no model of transformers: {name!r}.")
-    pruned = getattr(config, "kprune", None)
     found = kprune.load(model) if pruned else load_model(getattr(transformers, name), model)
     return found, load_tokenizer(model)
 

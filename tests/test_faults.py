@@ -170,6 +170,17 @@ def test_loading_is_strict(change, words, folder):
         kprune.load_teacher(folder, TASKS["classification"])
 
 
+@pytest.mark.parametrize(
+    ("auto", "new"),
+    [("AutoModel", False), ("AutoModelForSequenceClassification", True)],
+)
+def test_layers_that_a_configuration_does_not_count_are_not_left_out(auto, new, folder):
+    """A backbone, or an encoder to fine-tune, was opened without them (4's sibling)."""
+    rewritten(folder, with_more)
+    with pytest.raises(ValueError, match=r"1 weights do not belong to it \(.*encoder\.layer\.9"):
+        load_model(getattr(transformers, auto), folder, new_head=new)
+
+
 def in_whole_numbers(state):
     return {k: w.to(torch.int8) if k == "classifier.weight" else w for k, w in state.items()}
 

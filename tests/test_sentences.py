@@ -279,6 +279,11 @@ def test_the_command_line_opens_and_saves_objects(embedder, tmp_path):
     other = ("prune", tmp_path / "first", *words[2:4], "--out", tmp_path / "other")
     done = run(*other, "-o", "tokens=500", "--rate", "0.5")
     assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    config["num_hidden_layers"] -= 1  # what sentence-transformers opens without a word
+    (tmp_path / "first" / "config.json").write_text(json.dumps(config))
+    bad = run(*other, "-o", "tokens=500")
+    assert bad.exit_code == 2 and "weights do not belong to it" in bad.output, bad.output
     again = run(*words, "-o", "tokens=500")  # an object has folders within, which are ours, too
     assert again.exit_code == 0, again.output
     pooling = next(out.glob("*Pooling")) / "notes.txt"

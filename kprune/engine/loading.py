@@ -1,6 +1,7 @@
 """Open models, configurations and tokenizers without running anything that comes with them."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ SENSELESS = (
     *(TypeError, LookupError, AttributeError),
     *(ArithmeticError, AssertionError, RuntimeError),
 )
+LAYER = re.compile(r"\blayers?\.\d+\.")  # in the name of a weight
 ADAPTER = "adapter_config.json"  # of peft, whose weights lie beside the model's
 STORED = ("F16", "BF16", "F32", "F64")  # types of numbers that are weights as they stand
 
@@ -107,7 +109,8 @@ def load_model(
     # Many a published model for spans or tokens holds a pooler, and an old one its positions.
     others = {k for k in others if "pooler." not in k and not k.endswith("position_ids")}
     if new_head or backbone:  # poolers are of the head, and others' heads are left out
-        missing, others = {key for key in missing if "pooler." not in key}, set()
+        missing = {key for key in missing if "pooler." not in key}
+        others = {key for key in others if LAYER.search(key)}
     if new_head:
         missing, shapes = (of_backbone(model, keys) for keys in (missing, shapes))
     whats = (
