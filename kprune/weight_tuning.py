@@ -92,9 +92,11 @@ def gather(
 
     places = state.held_out if hold_out else []  # found before the batches, not among them
 
-    def one(encoders: tuple[Encoder, Encoder], number: int) -> tuple[Products, Products, int]:
+    def one(
+        encoders: tuple[Encoder, Encoder], number: int
+    ) -> tuple[Products, Products | None, int]:
         P, Y = rows(*encoders, number)
-        batch, held = state.batches[number], []
+        batch, held = state.batches[number], None
         if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
             real = batch.mask[:, : P.shape[1], None]
             P, Y = P * real, Y * real

@@ -12,7 +12,7 @@ RIDGE = 1e-7
 STIFFEST = 1.0
 HELD_OUT = 10  # every tenth sequence, where the ridge is chosen
 ROWS = 512  # summed in the features' precision; more would round
-Products = list[tuple[Tensor, Tensor, Tensor]]  # PᵀP, PᵀY and ‖Y‖² of some rows
+Products = tuple[Tensor, Tensor, Tensor]  # PᵀP, PᵀY and ‖Y‖² of some rows, in float64
 
 
 @dataclass
@@ -44,10 +44,8 @@ class NormalEquations:
 
     def add_products(self, some: Products, tokens: int) -> None:
         """Add rows whose products are formed already."""
-        for gram, moment, target in some:
-            self.gram += gram
-            self.moment += moment
-            self.target += target
+        for total, part in zip((self.gram, self.moment, self.target), some, strict=True):
+            total += part
         self.tokens += tokens
 
     def without(self, part: NormalEquations) -> NormalEquations:
@@ -68,11 +66,16 @@ class NormalEquations:
 def products(features: Tensor, target: Tensor) -> Products:
     """PᵀP, PᵀY and ‖Y‖² of rows P [rows, features] and Y [rows, d], `ROWS` at a time."""
     # Half precision would overflow or round.
-    some = [rows.to(wide(rows.dtype)).split(ROWS) for rows in (features, target)]
-    return [
-        (P.T @ P, P.T @ Y, torch.linalg.vector_norm(Y).double().square())
-        for P, Y in zip(*some, strict=True)
-    ]
+    some = zip(*(rows.to(wide(rows.dtype)).split(ROWS) for rows in (features, target)), strict=True)
+    parts = (
+        ((P.T @ P).double(), (P.T @ Y).double(), torch.linalg.vector_norm(Y).double().square())
+        for P, Y in some
+    )
+    first = next(parts)
+    for part in parts:
+        for total, more in zip(first, part, strict=True):
+            total += more
+    return first
 
 
 def choose_ridge(equations: NormalEquations, weight: Tensor) -> float:
