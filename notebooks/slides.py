@@ -10,28 +10,40 @@ import sys
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from bs4 import BeautifulSoup, Tag
 
-# Of each lesson, the sections that a lecture of 90 minutes has no time for.
+
+class Part(NamedTuple):
+    """What a lecture shows of a lesson: what opens it, and its sections but these, or these only."""
+
+    but: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+
+# The lessons that the tables of lectures.md show, and the sections that 90 minutes have time for.
 LECTURES = {
     "lecture-1": (
         "What does a unit know, and what does it cost?",
         {
-            "00_quickstart": ("save-and-reload",),
-            "07_finetune": ("train-a-toy", "the-real-teacher", "where-is-it-wrong"),
-            "01_sampling": ("lengths-and-what-a-unit-costs", "another-draw"),
-            "02_knowledge": ("small-and-yet-it-decides",),
-            "03_mask_search": ("what-does-the-search-cost",),
+            "00_quickstart": Part(but=("save-and-reload",)),
+            "07_finetune": Part(only=("where-is-it-wrong",)),
+            "01_sampling": Part(only=("lengths-and-what-a-unit-costs",)),
+            "02_knowledge": Part(but=("small-and-yet-it-decides",)),
+            "03_mask_search": Part(but=("what-does-the-search-cost",)),
         },
     ),
     "lecture-2": (
         "Take out and make good",
         {
-            "04_pruning": ("the-same-for-every-sublayer", "what-it-buys"),
-            "05_tuning": (),
-            "06_kprune": ("where-the-time-went",),
-            "10_accuracy": (),
+            "04_pruning": Part(but=("the-same-for-every-sublayer", "what-it-buys")),
+            "05_tuning": Part(),
+            "06_kprune": Part(but=("where-the-time-went",)),
+            "25_hundred_lines": Part(only=("the-loop",)),
+            "10_accuracy": Part(),
+            "13_ablation": Part(),
+            "08_beyond": Part(only=("which-units-stay",)),
         },
     ),
 }
@@ -45,6 +57,7 @@ REVEAL = (
     "plugin/notes/*",
 )
 WORDS, LINES, ROWS = 60, 14, 10  # that a slide holds
+MOST_LINES, MOST_ROWS = 22, 18  # of code with nothing else, of a table in small letters
 PAGE = """<!doctype html>
 <html lang="en" data-theme="light">
 <head>
@@ -124,13 +137,16 @@ def cell(column: Column, heading: str, block: Tag) -> None:
     lines = sum(len(pre.get_text().strip().split("\n")) for pre in [code, *printed] if pre)
     if code and not hidden and lines <= LINES:
         column.show(heading, code.parent.parent, *printed)
+    elif code and not hidden and lines <= MOST_LINES:
+        column.new(heading, code.parent.parent, *printed)
     for shown in block.select("div.cell_output :is(table, img, svg)"):
         if shown.find_parent(["details", "svg"]):
             continue
         if shown.name == "img":
             figure(column, heading, shown)
-        elif len(shown.select("tr")) <= ROWS:
-            column.new(heading, shown.parent if shown.name == "svg" else shown)
+        elif (rows := len(shown.select("tr"))) <= MOST_ROWS:
+            whole = shown.parent if shown.name == "svg" else shown
+            column.new(heading, f'<div class="long">{whole}</div>' if rows > ROWS else whole)
 
 
 def section_of(column: Column, section: Tag, heading: str) -> None:
@@ -161,7 +177,7 @@ def section_of(column: Column, section: Tag, heading: str) -> None:
 def deck(site: Path, name: str) -> str:
     title, lessons = LECTURES[name]
     columns = []
-    for lesson, left_out in lessons.items():
+    for lesson, part in lessons.items():
         page = BeautifulSoup((site / f"{lesson}.html").read_text(), "html.parser")
         section = page.select_one("article.bd-article > section")
         for link in section.select("a[href]"):
@@ -170,14 +186,15 @@ def deck(site: Path, name: str) -> str:
                 link["href"] = f"../{own}{link['href']}"
         heading = section.h1.extract()
         heading.find("a", class_="headerlink").decompose()
-        for one in (*left_out, *LEFT_OUT):
-            if part := section.find("section", id=one):
-                part.decompose()
-            elif one in left_out:
-                raise ValueError(f"slides.py leaves out {one}, which {lesson} does not have.")
+        sections = {one["id"]: one for one in section.find_all("section", recursive=False)}
+        if unknown := {*part.but, *part.only} - sections.keys():
+            raise ValueError(f"slides.py names {unknown}, which {lesson} does not have.")
+        for one in (part.only and sections.keys() - {*part.only}) or (*part.but, *LEFT_OUT):
+            if one in sections:
+                sections[one].decompose()
         column = Column()
         section_of(column, section, heading.get_text())
-        columns.append(f"<section>{column.html()}</section>")
+        columns.append(f'<section data-lesson="{lesson}">{column.html()}</section>')
     columns = "\n".join(columns)
     return PAGE.format(title=title, name=name.replace("-", " ").capitalize(), columns=columns)
 

@@ -1,5 +1,7 @@
 """What the lessons share: the toy, readings, exercises."""
 
+import re
+
 import pytest
 import torch
 
@@ -36,6 +38,12 @@ def test_a_reading_says_whether_it_holds(capsys):
     course.holds("two is less than one", 2 < 1)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["✓ one is less than two", "✗ not in this run: two is less than one"]
+
+
+def test_the_footer_tells_versions_commit_device_and_threads():
+    footer = course.footer()
+    assert re.fullmatch(r"kprune \S+ \([^)]+\), torch \S+, transformers \S+, on .+", footer)
+    assert re.search(rf", {torch.get_num_threads()} threads?$", footer)
 
 
 def test_an_answer_is_checked_once_there_is_one(capsys):

@@ -65,12 +65,13 @@ def start(
 
 
 def footer(place: torch.device | str = "cpu") -> str:
-    """What outputs depend on, in a line: versions, commit, device."""
+    """What outputs depend on, in a line: versions, commit, device, threads."""
     found = environment(place)
     commit = found["commit"] or "no commit"
     commit = f"commit {commit[:8]}{'+' * commit.endswith('+')}" if found["commit"] else commit
     packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers"))
-    return f"kprune {found['kprune']} ({commit}), {packages}, on {found['device']}"
+    threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
+    return f"kprune {found['kprune']} ({commit}), {packages}, on {found['device']}, {threads}"
 
 
 def toy(seed: int = 0) -> tuple[BertForSequenceClassification, Sample]:

@@ -23,13 +23,14 @@ MARKERS = "osD^vPX*"
 # Colour and marker of methods, as tables call them.
 METHODS = {
     "K-prune": (GREEN, "o"),
+    "K-prune, λ = 0": ("#6fc3a5", "^"),
     "K-prune+": (PALETTE[4], "D"),
     "Kwon et al.": (PALETTE[3], "s"),
     "KCM": (PALETTE[5], "v"),
     "magnitude": ("0.45", "P"),
     "random": ("0.7", "X"),
     "first layers": (PALETTE[9], "<"),
-    "spaced layers": (PALETTE[8], ">"),
+    "spaced layers": ("#6b5d00", ">"),  # a yellow dark enough to be seen on white
 }
 LEAST = 20.0  # points that an axis of scores spans at the least: less would magnify noise
 COLOURS = {"heads": BLUE, "neurons": ORANGE}
@@ -108,6 +109,8 @@ def teacher_line(axis: plt.Axes, runs: pd.DataFrame) -> None:
     """
     score = runs["dense"].astype(float).mean()
     axis.axhline(100 * score, color=GREY, linestyle="--", label="teacher")
+    axis.update_datalim([(axis.dataLim.x0, 100 * score)])  # so that it is not on the frame
+    axis.autoscale_view()
     for _, run in runs[:1].iterrows():
         if examples := run["extra"].get("dev examples"):
             error = standard_error(score, examples, run["metric"])
@@ -135,35 +138,6 @@ def save(figure: Figure, folder: str | Path, name: str, source: str = "") -> Non
         part = folder / f".{name}.part.{suffix}"
         figure.savefig(part, metadata=metadata)
         part.replace(folder / f"{name}.{suffix}")
-
-
-def points(runs: pd.DataFrame, value: str, **words: str) -> Figure:
-    """A number of each finished run beside its method, and what the axes are called.
-
-    Colours tell the tasks apart (never those of heads and neurons), shapes the rates.
-    """
-    runs = runs[runs["state"] == "done"].astype({value: float})
-    tasks, labels = (list(dict.fromkeys(runs[name])) for name in ("task", "label"))
-    # A lane of its own for each task, so that points do not hide one another.
-    lanes = 0.7 * ((runs["task"].map(tasks.index) + 0.5) / len(tasks) - 0.5)
-    rates = {rate: f"{rate:.0%} gone" for rate in sorted(set(runs["rate"]))}
-    names = {"task": called(runs["task"]), "rate": runs["rate"].map(rates)}
-    table = runs.assign(place=runs["label"].map(labels.index) + lanes, **names)
-    figure, axes = plt.subplots(figsize=(1.25 * WIDTH, 0.9 + 0.55 * len(labels)))
-    colours = [PALETTE[i] for i in (2, 3, 4, 5, 6, 7, 8, 9)][: len(tasks)]
-    style = {"hue": "task", "palette": colours, "s": 45, "linewidth": 0}
-    style |= {
-        "style": "rate",
-        "style_order": [*rates.values()],
-        "markers": [*MARKERS[: len(rates)]],
-    }
-    sns.scatterplot(table, x=value, y="place", ax=axes, **style)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set(ylabel="", **words)
-    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    return figure
 
 
 def panels(

@@ -118,7 +118,7 @@ def foretold(table: pd.DataFrame) -> Figure:
         axes.plot(ends, ends, color=GREY, linestyle="--", zorder=0, label="exact")
         axes.set(
             title=f"{kind.capitalize()}: rank correlation {rank:.2f}",
-            xlabel="$K_{pred}$ lost when the unit is silenced",
+            xlabel="$K_\\mathrm{pred}$ lost when the unit is silenced",
             xscale="log",
             yscale="log",
         )
@@ -152,7 +152,7 @@ def weights(squares: Sequence[float], worth: Sequence[float]) -> Figure:
     """How much of all sublayers' squared output, and of all units' worth, each sublayer has."""
     figure, axes = plt.subplots(figsize=(1.15 * WIDTH, 3.4))
     places = np.arange(len(squares))
-    labels = ("squared output", GREY), ("worth of its units, in $K_{pred}$", "black")
+    labels = ("squared output", GREY), ("worth of its units, in $K_\\mathrm{pred}$", "black")
     for side, (label, colour), values in zip((-0.2, 0.2), labels, (squares, worth), strict=True):
         share = 100 * np.asarray(values) / np.sum(values)
         axes.bar(places + side, share, 0.4, color=colour, label=label)
@@ -175,7 +175,7 @@ def copied(with_: Sequence[float], without: Sequence[float], tokens: int) -> Fig
     axes.grid(axis="x", visible=False)
     axes.set(
         title=f"Samples of {tokens:,} tokens, and their mean (black)",
-        ylabel="mean $K_{pred}$ on the dev set",
+        ylabel="mean $K_\\mathrm{pred}$ on the dev set",
         xlim=(-0.4, 1.4),
         ylim=(0, 1.1 * max(*with_, *without)),
     )

@@ -48,10 +48,10 @@ def ones(sublayers: Sequence[Sublayer]) -> list[Tensor]:
 
 
 def same(own: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
-    """Assert that scores of units are equal."""
+    """Assert that tensors are equal."""
     for one, other in zip(own, theirs, strict=True):
         assert (one - other).abs().max() <= 1e-9 * other.abs().max()
-    print("equal to the package's, to nine digits")
+    print("equal to nine digits")
 
 
 def standing(teacher: Encoder, student: Encoder, sample: Sample, target: int) -> State:
@@ -93,7 +93,7 @@ def written(heads: Sequence[Tensor]) -> Figure:
     axes.set(
         title=f"What a head writes: least in layer {least}",
         xlabel="layer",
-        ylabel="$S_{rep}$ of a head",
+        ylabel="$S_\\mathrm{rep}$ of a head",
         yscale="log",
     )
     axes.grid(axis="x", visible=False)
@@ -164,12 +164,12 @@ def truth(table: pd.DataFrame) -> Figure:
             axes.scatter(x, y, 28, facecolors=face, edgecolors=COLOURS[kind], label=label)
         axes.set(
             title=f"{kind.capitalize()}: rank correlation {ranks[kind]:.2f}",
-            xlabel="$S_{pred}$, by gradients",
+            xlabel="$S_\\mathrm{pred}$, by gradients",
             xscale="log",
             yscale="log",
         )
         axes.legend(loc="upper left", fontsize="small")
-    panels[0].set_ylabel("size of the change in $K_{pred}$\nwhen the unit is silenced")
+    panels[0].set_ylabel("size of the change in $K_\\mathrm{pred}$\nwhen the unit is silenced")
     return figure
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
+from kprune.encoders import Encoder
+from kprune.laboratory.evaluation import DevSet, check_dev, predict
 from kprune.laboratory.figures import GREEN, METRIC_NAMES, PALETTE, WIDTH, standard_error
+from kprune.laboratory.lessons.knowledge import minibatches
+from kprune.pruning import prune
+from kprune.sampling import Sample
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from kprune.report import Report
 
 
@@ -24,6 +32,36 @@ def result(report: Report, scores: Mapping, latency: Mapping, metric: str) -> pd
         "ms for 32 × 128 tokens": (f"{1000 * latency[name]:,.0f}" for name in ("dense", "pruned")),
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["dense", "pruned"])
+
+
+def same(
+    loop: Callable, teacher: PreTrainedModel, sample: Sample, rate: float, **options: object
+) -> list[list[int]]:
+    """The numbers of the units that a reader's loop keeps, once they and the logits are K-prune's.
+
+    `loop(teacher, sample, rate)` gives the student and these numbers; the teacher is in float64.
+    """
+    mine, kept = loop(teacher, sample, rate)
+    options |= {"precision": "full", "progress": False}
+    theirs, report = prune(teacher, sample, rate, **options)
+    assert kept == report.kept
+    mine, theirs = Encoder(mine), Encoder(theirs)
+    with torch.no_grad():
+        for batch in minibatches(sample, mine.device):
+            assert (mine.run(batch) - theirs.run(batch)).abs().max() < 1e-9
+    return kept
+
+
+def errors_that_stay(dense: PreTrainedModel, pruned: PreTrainedModel, dev: DevSet) -> str:
+    """How many of the teacher's wrong answers the pruned model shares; "" where none is wrong."""
+    if dev.task.kind != "classification":
+        return ""
+    labels, (order, _) = torch.tensor(dev.rows[dev.task.label][:]), check_dev(dense, dev)
+    logits = (torch.stack(predict(model, dev)).cpu() for model in (dense, pruned))
+    # In the order of the data's classes, which may be another than the model's.
+    wrong = [z[:, order or slice(None)].argmax(1) != labels for z in logits]
+    stay, more = (wrong[0] & wrong[1]).sum(), (wrong[1] & ~wrong[0]).sum()
+    return f"of the teacher's {wrong[0].sum()} wrong answers {stay} stay wrong; {more} more are"
 
 
 def parts(seconds: Mapping[str, float], one_pass: float) -> Figure:

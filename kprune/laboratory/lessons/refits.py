@@ -197,7 +197,7 @@ def lost_without(lost: Mapping[str, Tensor], whole: str) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set(
         title="What a whole run loses without one of them",
-        xlabel="growth of mean $K_{pred}$ on the dev set, ± one standard error",
+        xlabel="growth of mean $K_\\mathrm{pred}$ on the dev set, ± one standard error",
     )
     return figure
 
