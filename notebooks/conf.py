@@ -7,6 +7,7 @@ from a network either, so that they open from a disk.
 
 import json
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def fold_solutions(app, page, source):
         tags = cell["metadata"].get("tags", [])
         if "solution" in tags:
             tags += {"hide-cell"} - set(tags)
-            prompts = {"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
+            number = re.match(r"# (\d+)\.", "".join(cell["source"]))
+            name = f"Solution {number[1]}" if number else "Solution"
+            prompts = {"code_prompt_show": name, "code_prompt_hide": name}
             cell["metadata"].setdefault("mystnb", {}).update(prompts)
     source[0] = json.dumps(notebook)
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import types
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 import yaml
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -174,6 +176,31 @@ def test_a_public_book_opens_its_lessons_in_colab_and_on_binder(tmp_path, reposi
         "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/a_lesson.ipynb",
     }
     assert opened <= {*links} if repository else not [link for link in links if "://" in link]
+
+
+def test_badges_and_what_installs_the_package_come_by_one_command(tmp_path, monkeypatch):
+    """Once, however often it is run; where the package is there, the cell installs nothing."""
+    command = [sys.executable, tmp_path / "badges.py"]
+    for name in ("badges.py", "02_knowledge.ipynb"):
+        shutil.copy(NOTEBOOKS / name, tmp_path)
+    before = nbformat.read(tmp_path / "02_knowledge.ipynb", as_version=4).cells
+    for words in (["owner/name"], ["else/where", "dev"]):
+        subprocess.run([*command, *words], check=True)
+    cells = nbformat.read(tmp_path / "02_knowledge.ipynb", as_version=4).cells
+    assert [*cells[:1], *cells[3:]] == before
+    assert cells[1].source.count("/gh/else/where/dev?") == 1 and "owner/name" not in str(cells)
+    assert "/github/else/where/blob/dev/notebooks/02_knowledge.ipynb" in cells[1].source
+    code = TransformerManager().transform_cell(cells[2].source)
+    asked = []
+    shell = types.SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+    exec(code, {"get_ipython": lambda: shell})
+    assert not asked
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    exec(code, {"get_ipython": lambda: shell})
+    (magic, words), *_ = asked
+    assert magic == "pip" and "git+https://github.com/else/where@dev" in words
+    bad = subprocess.run([*command, "name"], capture_output=True, text=True)
+    assert bad.returncode == 1 and "OWNER/NAME" in bad.stderr
 
 
 def test_the_first_page_tells_the_lessons_own_time_to_read():
