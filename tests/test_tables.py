@@ -17,12 +17,17 @@ from kprune.laboratory.reports import (
     beyond,
     cost,
     embeddings,
+    made,
     performance,
     retraining,
+    sampled,
+    seen,
+    sensitivity,
     speed,
     standing,
     units,
 )
+from kprune.laboratory.reports.noise import of_score
 
 matplotlib.use("agg")
 
@@ -378,6 +383,27 @@ def test_what_k_prune_plus_recovers_counts_seeds_that_both_have(tmp_path):
     assert len(ablation.draw_ingredients(lost).axes) == 1
 
 
+def test_teachers_of_two_experiments_are_told_apart(tmp_path):
+    found = []
+    for name, dense, examples, every in (("one", 0.9, 6000.0, 2), ("other", 0.92, 0.0, 1)):
+        (tmp_path / name).mkdir()
+        more = {"examples": examples, "every": every, "epochs": 4.0, "seed": 0}
+        runs = [write(tmp_path / name, "a", 0.8, dense=dense, **more)]
+        runs.append(write(tmp_path / name, "b", 0.8, task="mrpc", **more))
+        (tmp_path / name / "experiment.json").write_text(json.dumps({"runs": runs}))
+        found.append(tables.collect(tmp_path / name))
+    assert beyond.unlike(*found) == (
+        "- SST-2: 90.0 here, 92.0 there (training rows: 6,000, not all; rows of the dev set: one "
+        "in 2, not all)."
+    )
+    assert beyond.unlike(found[0], found[0]) == ""
+
+
+def test_a_page_leaves_out_what_nothing_was_run_for():
+    table = pd.DataFrame({"method": ["a", "b", "c"], "x": ["1 (1)", "—", ""], "y": ["—", "", "—"]})
+    assert seen(table, 1).to_dict("list") == {"method": ["a"], "x": ["1 (1)"]}
+
+
 def test_answers_say_what_the_numbers_say():
     """Sentences of the reports follow from their tables: who leads, by how much, what is noise."""
     ahead = pd.DataFrame(
@@ -440,7 +466,7 @@ def test_answers_of_the_other_reports_say_what_the_numbers_say():
     runs = pd.DataFrame([run | {"rate": 0.6, "score": 0.8}, run | {"rate": 0.8, "score": 0.6}])
     assert (
         embeddings.answer(runs)
-        == "- K-prune+ keeps 100 and 75%, with 60 and 80% of the FLOPs gone."
+        == "- K-prune+ keeps 100 and 75%, with 60 and 80% of the FLOPs removed."
     )
     beside = pd.DataFrame({"kept": [90.0, 80.0], "its kept": [92.0, 70.0]})
     assert embeddings.answer_beside(beside, "it").startswith(
@@ -459,8 +485,8 @@ def test_answers_of_the_other_reports_say_what_the_numbers_say():
     run |= {"task": "sst2", "tokens": 1000, "memory": 50.0}
     both = [run | {"reuse": 0.0, "F": 3.0, "limit": 1.5}, run | {"reuse": 10.0, "F": 1.0}]
     (line,) = performance.answer(pd.DataFrame(both)).splitlines()
-    assert "3.0 F, 2.0 times the limit by count" in line and line.endswith(
-        "with scores kept 1.0 F."
+    assert "3.0 passes, 2.0 times the limit by count" in line and line.endswith(
+        "with scores kept 1.0 passes."
     )
 
 
@@ -484,12 +510,16 @@ def test_what_training_buys_is_the_cheapest_that_caught_up_or_the_best():
         ["K-prune", "n, 4 passes", 9.0, False],
         ["K-prune+", "m, 4 passes", 8.0, True],
     ]
-    first, _, last = retraining.answer(behind).splitlines()
-    assert first.endswith("none caught up, best is m, 1 passes with 50.0 after 3.0 F.")
-    assert last.endswith("caught up in 0 of 1 with K-prune and in 0 of 1 with K-prune+.")
-    first, _, last = retraining.answer(ahead).splitlines()
-    assert "K-prune+ has 80.0 after 2.0 F, as good, and cheapest, is m, 4 passes" in first
-    assert last.endswith("in 0 of 1 with K-prune and in 1 of 1 with K-prune+.")
+    first, last = retraining.answer(behind).splitlines()
+    assert first.startswith("- K-prune: training with all labels caught up in 0 of 1 pairs")
+    assert first.endswith(
+        "The best of what was trained is 40.0 points behind (STS-B at 80%), after 3.0 times its "
+        "time."
+    )
+    assert last.startswith("- K-prune+: ") and "30.0 points behind" in last
+    first, last = retraining.answer(ahead).splitlines()
+    assert "5.0 points behind (STS-B at 80%), after 9.0 times its time." in first
+    assert last.endswith("in 1 of 1 pairs of task and rate: STS-B at 80% in 4.0 times the time.")
 
 
 def test_the_teacher_stands_between_its_standard_errors(records):
@@ -502,6 +532,56 @@ def test_the_teacher_stands_between_its_standard_errors(records):
         assert [band.get_height() for band in axis.patches] == pytest.approx(heights)
     assert figures.standard_error(0.8, 101, "spearman") == pytest.approx(0.036)
     assert figures.standard_error(0.8, 101, "f1") == 0
+
+
+def test_reports_say_how_far_chance_moves_a_score(records):
+    """By the rows that a record tells, or the dev set's own; where neither is known, not at all."""
+    runs = tables.collect(records)
+    some = runs[(runs["state"] == "done") & (runs["label"] == "K-prune")]
+    assert of_score(some) == pytest.approx(100 * (0.85 * 0.15 / 872) ** 0.5)
+    assert of_score(some.assign(every=2)) == pytest.approx(100 * (0.85 * 0.15 / 436) ** 0.5)
+    told = [{"dev examples": 100}] * len(some)
+    assert of_score(some.assign(extra=told), "dense") == pytest.approx(3.0)
+    assert pd.isna(of_score(some.assign(task="own"))) and pd.isna(
+        of_score(some.assign(metric="f1"))
+    )
+    assert pd.isna(of_score(runs[runs["state"] == "missing"]))
+
+
+def test_reports_say_by_what_their_records_were_made(records):
+    runs = tables.collect(records).assign(device="cpu", threads=2, commit="0123456789", tokens=1000)
+    runs.loc[1, "threads"] = 1
+    version = kprune.__version__
+    assert made(pd.concat([runs, runs])).splitlines() == [
+        f"3 runs by version {version} at commit 0123456: cpu, 2 threads",
+        f"1 run by version {version} at commit 0123456: cpu, 1 thread",
+    ]
+    assert sampled(runs) == "samples of 1,000 tokens, seeds 0, 1, 2"
+    assert sampled(runs[:1]) == "samples of 1,000 tokens, seed 0"
+
+
+def test_one_hyperparameter_moves_the_score_most(tmp_path):
+    at = [(64.0, 1000, 0.8), (4.0, 1000, 0.5), (8.0, 1000, 0.7), (64.0, 500, 0.79)]
+    runs = [
+        write(tmp_path, f"r{i}", score, mu=mu, tokens=tokens, seed=0, without="")
+        for i, (mu, tokens, score) in enumerate(at)
+    ]
+    (tmp_path / "experiment.json").write_text(json.dumps({"runs": runs}))
+    found = tables.collect(tmp_path).assign(commit="0123456789")
+    varied = tables.one_at_a_time(found, ("mu", "tokens"))
+    assert (
+        sensitivity.title(varied) == "μ moves the score by 30 points, the others by 1 at the most"
+    )
+    first, second = sensitivity.draw_sensitivity(varied).axes
+    joined = [axis.lines[0].get_linestyle() for axis in (first, second)]
+    assert joined == ["-", "None"], "two points are not joined"
+    assert first.get_ylabel() == "accuracy × 100"
+    other = found[:1].assign(score=0.81, commit="abcdefghij")
+    same = "at commit 0123456), 81.0 in it (samples of 1,000 tokens, seed 0, at commit abcdefg). It"
+    assert same in sensitivity.beside(varied, other, "it")
+    apart = sensitivity.beside(varied, other.assign(seed=1), "it")
+    assert apart.endswith("seed 1, at commit abcdefg).")
+    assert sensitivity.beside(varied, other.assign(rate=0.9), "it") == ""
 
 
 def test_a_figure_says_where_its_numbers_are_from(records):

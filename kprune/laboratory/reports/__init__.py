@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from kprune.laboratory.tables import by_model
+from kprune.laboratory.tables import GAP, by_model, few
 
 FEW = 10  # runs that are named each
 
@@ -16,6 +16,39 @@ def told(runs: pd.DataFrame, say: Callable[[pd.DataFrame], str]) -> str:
     """What is said of the runs, of each model apart where a task has several."""
     parts = [(suffix[1:], say(part)) for suffix, part in by_model(runs)]
     return "\n\n".join(f"*{model}*\n\n{text}" if model else text for model, text in parts)
+
+
+def made(runs: pd.DataFrame) -> str:
+    """By which version and commits finished runs were made and on what, as their records say."""
+    done = runs[runs["state"] == "done"].drop_duplicates("run")
+    counts: dict[tuple[str, str, str, int], int] = {}
+    for _, run in done.iterrows():
+        version = str(run["extra"]["environment"].get("kprune"))
+        key = version, str(run["commit"])[:7], str(run["device"]), int(run["threads"])
+        counts[key] = counts.get(key, 0) + 1
+    return "\n".join(
+        f"{count} {'run' if count == 1 else 'runs'} by version {version} at commit {commit}: "
+        f"{device}, {threads} {'thread' if threads == 1 else 'threads'}"
+        for (version, commit, device, threads), count in counts.items()
+    )
+
+
+def sampled(runs: pd.DataFrame) -> str:
+    """Of how many tokens the samples are, and of which seeds."""
+    tokens, seeds = (sorted({int(x) for x in runs[name]}) for name in ("tokens", "seed"))
+    sizes = few((f"{size:,}" for size in tokens), 9)
+    named = "seed" if len(seeds) == 1 else "seeds"
+    return f"samples of {sizes} tokens, {named} {few(map(str, seeds), 9)}"
+
+
+def seen(table: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """A table as a page shows it: without the columns and rows that nothing was run for.
+
+    Its first `rows` columns name a row. What it is written to files as keeps them.
+    """
+    there = ~table.isin([GAP, ""])
+    kept = table.loc[there.iloc[:, rows:].any(axis=1), there.any()]
+    return kept.reset_index(drop=True)
 
 
 def standing(runs: pd.DataFrame) -> str:

@@ -1,23 +1,27 @@
 """`13_ablation`: what each ingredient brings."""
 
+import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
-from kprune.laboratory.figures import GREEN, WIDTH, called, panels
+from kprune.laboratory.figures import GREEN, GREY, LEAST, WIDTH, called, panels
+from kprune.laboratory.reports.noise import of_score
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
     """The variants' runs with `loss`: points below the whole method of their seed, if both are
-    done.
+    done; and with `noise`, one standard error of the dev set at the whole method's score.
     """
     keys = ["model", "task", "rate", "seed"]
     score = pd.to_numeric(runs["score"], errors="coerce").where(runs["state"] == "done")
     whole = runs["without"] == ""
     by = score[whole].set_axis(pd.MultiIndex.from_frame(runs.loc[whole, keys]))
     found = by.reindex(pd.MultiIndex.from_frame(runs.loc[~whole, keys])).to_numpy() - score[~whole]
-    return runs[~whole].assign(loss=100 * found)
+    groups = runs[whole].groupby(keys[:-1])
+    errors = pd.Series({name: of_score(some) for name, some in groups}, dtype=float)
+    place = pd.MultiIndex.from_frame(runs.loc[~whole, keys[:-1]])
+    return runs[~whole].assign(loss=100 * found, noise=errors.reindex(place).to_numpy())
 
 
 def answer(variants: pd.DataFrame, noise: float = 1.5) -> str:
@@ -41,26 +45,53 @@ def answer(variants: pd.DataFrame, noise: float = 1.5) -> str:
 
 
 def draw_ingredients(runs: pd.DataFrame) -> Figure:
-    """What each ingredient brings on each task: points lost without it, from `losses`."""
+    """What each ingredient brings on each task: points lost without it, from `losses`.
+
+    All tasks have one scale, of half of `LEAST` points at the least, so that none magnifies noise;
+    the grey band is one standard error of the dev set, a whisker one of the mean over seeds. An
+    ingredient that no finished run was without has no bar.
+    """
     several = runs["rate"].nunique() > 1
     names = zip(called(runs["task"]), runs["rate"], strict=True)
     variants = runs.assign(
         task=[task + (f" at {rate:.0%}" if several else "") for task, rate in names]
     )
     variants = variants.dropna(subset="loss")
-    tasks = list(dict.fromkeys(variants["task"]))
-    order = list(dict.fromkeys(runs["without"]))
-    # A scale for each task: one that loses fifty points would hide the others' two.
-    figure, axes = panels(len(tasks), 3, (1.25 * WIDTH, 2.2), sharey=True)
-    style = {"color": GREEN, "saturation": 1}
+    tasks, order = (list(dict.fromkeys(variants[name])) for name in ("task", "without"))
+    size = 1.25 * WIDTH, 0.5 + 0.36 * len(order)
+    figure, axes = panels(len(tasks), 3, size, more=0.5, sharex=True, sharey=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = variants[variants["task"] == task]
-        sns.barplot(here, x="loss", y="without", order=order, errorbar="sd", ax=axis, **style)
+        lost = here.groupby("without")["loss"].agg(["mean", "sem"]).fillna(0.0)
+        if (noise := here["noise"].mean()) > 0:
+            axis.axvspan(-noise, noise, color=GREY, alpha=0.5, linewidth=0)
         axis.axvline(0, color="black", linewidth=1)
-        if here["seed"].nunique() == 1:  # else the whiskers are there
-            axis.bar_label(axis.containers[0], fmt="%.1f", padding=4, fontsize="small")
-        low, high = axis.get_xlim()
-        axis.set_xlim(low - 0.14 * (high - low) * (low < 0), high + 0.2 * (high - low))
-        axis.set(title=task, xlabel="points below the whole method", ylabel="without")
-        axis.title.set_fontsize("medium")
+        for place, name in enumerate(order):
+            if name in lost.index:
+                _bar(axis, place, *lost.loc[name])
+        words = f"{task}: most is lost without {lost['mean'].idxmax()}"
+        axis.set_title(words, fontsize="small")
+        axis.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(range(len(order)), order)
+    axes[0, 0].set(ylim=(len(order) - 0.4, -0.6))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("without")
+    low, high = axes[0, 0].get_xlim()
+    low, high = low - 0.1 * (high - low) * (low < 0), high + 0.12 * (high - low)
+    axes[0, 0].set_xlim(low, max(high, low + LEAST / 2))
+    words = ["points below the whole method"]
+    words += ["grey: one standard error of the dev set"] * bool(variants["noise"].notna().any())
+    words += ["whiskers: of the seeds"] * bool(variants["seed"].nunique() > 1)
+    figure.supxlabel("; ".join(words), fontsize="medium")
     return figure
+
+
+def _bar(axis: plt.Axes, place: int, mean: float, error: float) -> None:
+    """A bar with its value beside it, and beyond its whisker if it has one."""
+    axis.barh(place, mean, height=0.7, color=GREEN, xerr=error or None, ecolor="0.25")
+    side = 1 if mean >= 0 else -1
+    style = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
+    style |= {"ha": "left" if side > 0 else "right"}
+    axis.annotate(
+        f"{mean:.1f}".replace("-", "−"), (mean + side * error, place), (5 * side, 0), **style
+    )

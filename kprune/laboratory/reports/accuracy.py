@@ -18,6 +18,7 @@ from kprune.laboratory.figures import (
     styles,
     teacher_line,
 )
+from kprune.laboratory.reports import noise
 from kprune.laboratory.tables import GAP, NAMES, named_by, summarise
 
 
@@ -97,21 +98,30 @@ def answer(ahead: pd.DataFrame) -> str:
 
 
 def draw_curves(runs: pd.DataFrame) -> Figure:
-    """Score against the share of FLOPs gone: a panel for each task, a line for each method."""
+    """Score against the share of FLOPs gone: a panel for each task, a colour for each method.
+
+    A line joins three rates or more; of fewer, methods stand side by side. Whiskers are one
+    standard error of the dev set, where it is known, or the seeds' deviation where that is larger.
+    """
     tasks, looks = list(dict.fromkeys(runs["task"])), styles(runs["label"])
     figure, axes = panels(len(tasks), 3, (1.25 * WIDTH, 2.6), sharex=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = runs[runs["task"] == task]
-        for label, look in looks.items():
+        rates = np.unique(runs["rate"])
+        aside = 1.0 if len(rates) < 3 else 0.0
+        for place, (label, look) in enumerate(looks.items()):
             some = here[here["label"] == label].astype({"score": float})
             score = 100 * some.groupby("rate")["score"].agg(["mean", "std"])
-            spread = score["std"].fillna(0)
+            chance = [noise.of_score(part) for _, part in some.groupby("rate")]
+            spread = np.nanmax([score["std"].fillna(0), np.nan_to_num(chance)], axis=0)
             style = {"label": label, "capsize": 2, **look}
-            axis.errorbar(100 * score.index, score["mean"], spread, **style)
+            style |= {} if len(score) > 2 else {"linestyle": ""}
+            at = 100 * score.index + aside * (place - (len(looks) - 1) / 2)
+            axis.errorbar(at, score["mean"], spread, **style)
         if not (here["state"] == "done").any():
             axis.annotate("no run is done", (0.5, 0.5), xycoords="axes fraction", ha="center")
             axis.set_yticks([])
-        axis.set_xticks(100 * np.unique(runs["rate"]))
+        axis.set_xticks(100 * rates)
         axis.margins(x=0.12)
         teacher_line(axis, here[here["state"] == "done"])
         room(axis)

@@ -1,42 +1,82 @@
 """`22_base_size`: a deep and wide encoder beside a small one, in scores kept and in passes."""
 
+import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.reports.noise import of_score
 from kprune.laboratory.tables import NAMES
 
+SMALL = {"textcoords": "offset points", "fontsize": "x-small"}
 KEYS = ["model", "task", "label", "rate"]
 
 
 def kept(runs: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs with `kept`, what is left of the teacher's score, in per cent; seeds apart."""
+    """Finished runs with `kept`, what is left of the teacher's score, in per cent; seeds apart.
+
+    `noise` is one standard error of the dev set, in per cent of the teacher's score, too.
+    """
     done = runs[runs["state"] == "done"]
-    share = 100 * done["score"].astype(float) / done["dense"].astype(float)
-    return done.assign(kept=share)[[*KEYS, "seed", "kept"]]
+    dense = done["dense"].astype(float)
+    errors = [of_score(done.loc[[place]]) for place in done.index]
+    share = 100 * done["score"].astype(float) / dense
+    return done.assign(kept=share, noise=errors / dense)[[*KEYS, "seed", "kept", "noise"]]
 
 
 def draw_kept(shares: pd.DataFrame) -> Figure:
-    """Bars of what is kept: a panel for each model and rate, a group for each task."""
+    """Bars of what is kept: a panel for each model and rate, a group for each task.
+
+    A whisker is one standard error of the dev set; a place without a run says so.
+    """
     shown = shares.assign(task=called(shares["task"]))
-    labels = list(dict.fromkeys(shown["label"]))
-    colours = {label: look["color"] for label, look in styles(labels).items()}
+    labels, tasks = (list(dict.fromkeys(shown[name])) for name in ("label", "task"))
     groups = shown.groupby(["rate", "model"], sort=False)
-    figure, axes = panels(len(groups), shown["model"].nunique(), (1.25 * WIDTH, 2.4), sharey=True)
+    columns, size = shown["model"].nunique(), (1.45 * WIDTH, 2.5)
+    figure, axes = panels(len(groups), columns, size, more=0.7, sharey=True)
+    width = 0.84 / len(labels)
     for axis, ((rate, model), here) in zip(axes.flat, groups, strict=False):
-        style = {"hue": "label", "hue_order": labels, "palette": colours, "errorbar": "sd"}
-        style |= {"saturation": 1}
-        sns.barplot(here, x="task", y="kept", ax=axis, **style)
-        axis.get_legend().remove()
+        means = here.groupby(["label", "task"])[["kept", "noise"]].mean().fillna(0.0)
+        for number, (label, look) in enumerate(styles(labels).items()):
+            aside = width * (number - (len(labels) - 1) / 2)
+            style = {"width": width, "color": look["color"], "ecolor": "0.2"}
+            axis.bar(0, 0, label=label, **style)  # for the legend
+            for place, task in enumerate(tasks):
+                if (label, task) in means.index:
+                    _bar(axis, place + aside, *means.loc[(label, task)], **style)
+                else:
+                    turned = {"rotation": 90, "ha": "center", "va": "bottom", **SMALL}
+                    axis.annotate("not run", (place + aside, 0), (0, 3), **turned)
         axis.axhline(100, color="0.5", linestyle="--", linewidth=1)
-        axis.set(title=f"{model}, {rate:.0%} of the FLOPs gone", xlabel="", ylabel="% of the score")
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set_xticks(range(len(tasks)), tasks)
+        axis.margins(x=0.02, y=0.1)
+        axis.grid(axis="x", visible=False)
+        axis.set_title(f"{model}, {rate:.0%} of the FLOPs removed", fontsize="medium")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("of the teacher's score (%)", fontsize="small")
     share_legend(figure, columns=len(labels))
+    least = shown.groupby("label", sort=False)["kept"].min().sort_values(ascending=False)
+    words = ", ".join(f"{label} {_whole(share)}%" for label, share in least.items())
+    figure.legends[0].set_title(f"The least that each keeps: {words}", {"weight": "bold"})
     return figure
 
 
+def _bar(axis: plt.Axes, at: float, mean: float, error: float, **style: object) -> None:
+    """A bar with its whisker, and its value beyond it."""
+    axis.bar(at, mean, yerr=error or None, **style)
+    side = 1 if mean >= 0 else -1
+    words = {"ha": "center", "va": "bottom" if side > 0 else "top", **SMALL}
+    words |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.3}}
+    axis.annotate(_whole(mean), (at, mean + side * error), (0, 2 * side), **words)
+
+
+def _whole(number: float) -> str:
+    return f"{number:.0f}".replace("-", "−")
+
+
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means of each model and method: `passes` in F, `memory (MB)`, `runs`.
+    """Means of each model and method: `passes`, `memory (MB)`, `runs`.
 
     Of the runs with the most threads: those that shared the machine with others had fewer.
     """

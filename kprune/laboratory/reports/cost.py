@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib.figure import Figure
+
+from kprune.laboratory.figures import MARKERS, WIDTH, below, called, panels, share_legend, styles
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -16,6 +19,30 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     medians = {name: (name, "median") for name in ("seconds", "passes")}
     found = each.agg(tasks=("task", "nunique"), **medians, peak=("peak", "max")).reset_index()
     return found.rename(columns={"peak": "peak (MB)"}).sort_values("rate", kind="stable")
+
+
+def draw(runs: pd.DataFrame) -> Figure:
+    """Passes that pruning takes: a panel for each task, a row for each method, a mark each rate."""
+    done = runs[runs["state"] == "done"].astype({"passes": float})
+    tasks, rates = list(dict.fromkeys(done["task"])), sorted(set(done["rate"]))
+    looks = {label: look["color"] for label, look in styles(done["label"]).items()}
+    size = (1.25 * WIDTH, 0.6 + 0.5 * len(looks))
+    figure, axes = panels(len(tasks), 3, size, sharex=True, sharey=True)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        for at, rate in enumerate(rates):
+            axis.plot([], [], MARKERS[at], color="0.3", label=f"{rate:.0%} of the FLOPs removed")
+            here = done[(done["task"] == task) & (done["rate"] == rate)]
+            lane = 0.6 * ((at + 0.5) / len(rates) - 0.5)  # of its own, so that none hides another
+            for place, (label, colour) in enumerate(looks.items()):
+                some = here.loc[here["label"] == label, "passes"]
+                axis.plot(some, [place + lane] * len(some), MARKERS[at], color=colour, markersize=6)
+        axis.set_title(called([task])[0], fontsize="medium")
+        axis.set_yticks(range(len(looks)), [*looks])
+        axis.grid(axis="y", visible=False)
+    axes.flat[0].invert_yaxis()
+    below(axes, "passes over the sample")
+    share_legend(figure, columns=3)
+    return figure
 
 
 def answer(each: pd.DataFrame, search: pd.DataFrame, rows: Sequence[str]) -> str:

@@ -10,15 +10,19 @@ from matplotlib.figure import Figure
 from kprune.laboratory.figures import GREEN, GREY, MARKERS, PALETTE, WIDTH, called, panels
 from kprune.laboratory.tables import collect, one_at_a_time
 
+# What each axis is in, under its panels.
+AXES = {"tokens": "tokens in all", "width": "hidden size", "length": "tokens of a text"}
+
 
 def performance(records: str | Path) -> pd.DataFrame:
     """One row for each run of `09_benchmark` that an experiment expects, finished or not.
 
-    Columns as in `collect`; and, of finished runs, `F` (time of pruning in plain forward passes
-    over the sample), `limit` (F that the matrix products of the faithful method alone would take;
-    none where scores are kept), `memory` (MB above the loaded model), `steps` (F of each), `gains`
-    (how many times as long without each idea), `kept` (unit numbers of each sublayer, of a real
-    task) and `inference` (a list of batch size, length, and seconds of both models).
+    Columns as in `collect`; and, of finished runs, `F` (time of pruning in passes: plain forward
+    passes over the sample), `limit` (passes that the matrix products of the faithful method alone
+    would take; none where scores are kept), `memory` (MB above the loaded model), `steps` (passes
+    of each), `gains` (how many times as long without each idea), `kept` (unit numbers of each
+    sublayer, of a real task) and `inference` (a list of batch size, length, and seconds of both
+    models).
     """
     table = collect(records)
     found = {}
@@ -52,10 +56,10 @@ def answer(runs: pd.DataFrame) -> str:
     for task, some in real.groupby("task", sort=False):
         kept = some[some["reuse"] > 0]["F"].astype(float)
         for _, run in some[some["reuse"] == 0].iterrows():
-            text = f"- {called([task])[0]}, {run['tokens']:,} tokens: {run['F']:.1f} F, "
+            text = f"- {called([task])[0]}, {run['tokens']:,} tokens: {run['F']:.1f} passes, "
             text += f"{run['F'] / run['limit']:.1f} times the limit by count, and "
             text += f"{run['memory']:.0f} MB above the model"
-            text += f"; with scores kept {kept.mean():.1f} F" if len(kept) else ""
+            text += f"; with scores kept {kept.mean():.1f} passes" if len(kept) else ""
             found.append(text + ".")
     return "\n".join(found)
 
@@ -124,43 +128,62 @@ def inference(runs: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(keys, as_index=False)["speed-up"].mean()
 
 
+def in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of `performance` by task, size of sample and precision, as the table shows them."""
+    order = ["task", "tokens", "precision", "reuse", "multiple", "rate"]
+    return runs.sort_values(order, kind="stable")
+
+
 def draw_steps(runs: pd.DataFrame) -> Figure:
-    """Time of each step in F, a bar per run, with the limit by count; from `performance`."""
-    order = ["task", "precision", "reuse", "multiple", "rate", "tokens"]
-    runs, names = runs.sort_values(order, kind="stable"), []
+    """Time of each step in passes, a bar per run, with the limit by count; from `performance`."""
+    runs, names = in_order(runs), []
     for task, (_, run) in zip(called(runs["task"]), runs.iterrows(), strict=True):
-        parts = [task, f"{run['rate']:g}", f"{run['tokens'] / 1000:g}K"]
-        parts += ["reuse"] if run["reuse"] else []
-        parts += [f"in {run['multiple']}s"] if run["multiple"] > 1 else []
-        names.append(", ".join([*parts, *(["full"] if run["precision"] == "full" else [])]))
-    shares = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.34 * len(names)))
-    colours = [PALETTE[i] for i in (2, 3, 4, 8, 7)][: shares.shape[1]]
-    shares.plot.barh(stacked=True, width=0.8, linewidth=1, color=colours, ax=axes)
-    limits = runs["limit"].astype(float)
-    axes.plot(limits, range(len(names)), "k|", markersize=12, markeredgewidth=2, label="limit")
+        parts = [task, f"{run['tokens'] / 1000:g}K", f"{run['rate']:.0%}"]
+        parts += ["in fp32"] if run["precision"] == "full" else []
+        parts += ["scores kept"] if run["reuse"] else []
+        parts += [f"neurons in {run['multiple']}s"] if run["multiple"] > 1 else []
+        names.append(", ".join(parts))
+    times = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
+    shares = times.div(times.sum(axis=1), axis=0)
+    unseen = {step: f"{step} (under 1%)" for step in shares if shares[step].max() < 0.01}
+    figure, axes = plt.subplots(figsize=(1.3 * WIDTH, 0.6 + 0.32 * len(names)))
+    colours = [PALETTE[i] for i in (2, 3, 4, 8, 7)][: times.shape[1]]
+    style = {"stacked": True, "width": 0.8, "linewidth": 1, "color": colours}
+    times.rename(columns=unseen).plot.barh(ax=axes, **style)
+    limits, places = runs["limit"].astype(float), range(len(names))
+    axes.plot(limits, places, "k|", markersize=12, markeredgewidth=2, label="limit by count")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
+    most = 100 * shares["knowledge"]
     axes.set(
-        title="Where the time goes",
+        title=f"Measuring knowledge takes {most.min():.0f} to {most.max():.0f}% of the time",
         xlabel="time (passes over the sample)",
-        ylabel="task, rate, tokens",
+        ylabel="task, tokens, FLOPs removed",
     )
     axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def draw_growth(table: pd.DataFrame) -> Figure:
-    """Time and memory along each axis; from `growth`."""
+    """Time and memory along each axis; from `growth`.
+
+    The dashed line is time in proportion, from the first point; fewer than four are not joined.
+    """
     names = table["axis"].unique()
-    figure, axes = panels(2 * len(names), len(names), (1.2 * WIDTH, 2.1), more=0, sharex="col")
+    figure, axes = panels(2 * len(names), len(names), (1.3 * WIDTH, 2.2), more=0, sharex="col")
     for (top, bottom), name in zip(axes.T, names, strict=True):
-        here = table[table["axis"] == name]
+        here = table[table["axis"] == name].sort_values("value")
+        first, last = here.iloc[0], here.iloc[-1]
+        end = 1.08 * last["value"]
         for axis, value, color in ((top, "seconds", GREEN), (bottom, "memory", PALETTE[4])):
-            axis.plot(here["value"], here[value], "o-", color=color)
-            axis.set(xlim=(0, 1.08 * here["value"].max()), ylim=(0, 1.15 * here[value].max()))
-        top.set_title(name)
-        bottom.set_xlabel(name)
+            axis.plot(here["value"], here[value], "o-" if len(here) > 3 else "o", color=color)
+            axis.set(xlim=(0, end), ylim=(0, 1.15 * here[value].max()))
+            more = f"{last[value] / first[value]:.2g}× the "
+            axis.set_title(more + ("time" if value == "seconds" else "memory"), fontsize="medium")
+        if name != "length":  # which leaves the number of tokens as it is
+            slope = first["seconds"] / first["value"]
+            top.plot([0, end], [0, slope * end], color=GREY, linestyle="--", zorder=1)
+        bottom.set_xlabel(f"{AXES.get(name, name)}, ×{last['value'] / first['value']:.2g}")
         bottom.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}K" if x >= 10_000 else f"{x:g}")
     axes[0, 0].set_ylabel("time (s)")
     axes[1, 0].set_ylabel("peak memory (MB)")
@@ -178,15 +201,18 @@ def draw_gains(table: pd.DataFrame) -> Figure:
     sns.pointplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes, **style)
     axes.grid(axis="y", visible=True)
     axes.axvline(1, color=GREY, linewidth=1.2)
+    least = table.groupby("idea")["ratio"].min()
+    many = f"{(least > 1.5).sum()} of {len(least)} ideas"
+    axes.set_title(f"{many} save a third or more on every task", fontsize="medium")
     axes.set(
-        title="What each idea brings, measured alone",
-        xlabel="time without it over time with it (logarithmic)",
+        xlabel="time of its part without it over time with it (logarithmic)",
         ylabel="",
         xscale="log",
         xlim=(min(1.0, 0.95 * table["ratio"].min()), None),
     )
+    axes.set_xticks(range(1, 1 + int(max(2, table["ratio"].max()))))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.minorticks_off()
     axes.legend(title=None)
     return figure
 
@@ -200,11 +226,19 @@ def draw_inference(table: pd.DataFrame) -> Figure:
         axes.plot(here["batch size"].astype(str), here["speed-up"], marker=marker, label=label)
     ideal = 1 / (1 - table["rate"].iloc[0])
     axes.axhline(ideal, color=GREY, linestyle="--", linewidth=1.2, label="ideal, 1/(1 − rate)")
+    ends = [table["batch size"].min(), table["batch size"].max()]
+    small, large = (table.loc[table["batch size"] == size, "speed-up"] for size in ends)
+    words = f"{_times(small)} at batch size {ends[0]}, {_times(large)} at {ends[1]}; "
+    axes.set_title(f"{words}the ideal is {ideal:.3g}×", fontsize="medium")
     axes.set(
-        title="Speed-up of the pruned model",
         xlabel="batch size (sequences)",
         ylabel="speed-up over the teacher (×)",
         ylim=(0, 1.1 * ideal),
     )
     axes.legend(title=None)
     return figure
+
+
+def _times(some: pd.Series) -> str:
+    low, high = f"{some.min():.1f}", f"{some.max():.1f}"
+    return f"{low}×" if low == high else f"{low} to {high}×"

@@ -54,8 +54,8 @@ def _look(series: str) -> dict:
 def against(runs: pd.DataFrame) -> pd.DataFrame:
     """K-prune and K-prune+ beside what was trained with labels, from runs of `trained`.
 
-    For each task, rate and method that are done: its score (× 100) and passes (F), and those of the
-    cheapest `trained` run that is as good; of the best one where none `caught up`.
+    For each task, rate and method that are done: its score (× 100) and passes (`F`), and those of
+    the cheapest `trained` run that is as good; of the best one where none `caught up`.
     """
     done = runs[runs["state"] == "done"].astype({"score": float, "passes": float})
     keys, rows = named_by(runs, "task", "rate"), []
@@ -77,30 +77,39 @@ def against(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(found: pd.DataFrame) -> str:
-    """What training buys, in words, from what `against` gave."""
+    """How often training caught up and at what cost, in words, from what `against` gave."""
     lines = []
-    for (task, rate), some in found.groupby(["task", "rate"], sort=False):
-        text = f"- {called([task])[0]}, {rate:.0%} of the FLOPs removed:"
-        for _, row in some.iterrows():
-            which = "as good, and cheapest, is" if row["caught up"] else "none caught up, best is"
-            text += f" {row['untrained']} has {row['score']:.1f} after {row['F']:.1f} F, {which} "
-            text += f"{row['trained']} with {row['its score']:.1f} after {row['its F']:.1f} F;"
-        lines.append(text[:-1] + ".")
-    each = [
-        f"{int(some['caught up'].sum())} of {len(some)} with {own}"
-        for own, some in found.groupby("untrained", sort=False)
-    ]
-    lines.append(
-        "\nOf these pairs of task and rate, training with all labels caught up in "
-        f"{' and in '.join(each)}."
-    )
+    for own, some in found.groupby("untrained", sort=False):
+        names = zip(called(some["task"]), some["rate"], strict=True)
+        some = some.assign(
+            place=[f"{name} at {rate:.0%}" for name, rate in names],
+            behind=some["score"] - some["its score"],
+            times=some["its F"] / some["F"],
+        )
+        caught, not_yet = some[some["caught up"]], some[~some["caught up"]]
+        text = f"- {own}: training with all labels caught up in {len(caught)} of {len(some)} pairs "
+        text += "of task and rate"
+        each = (
+            f"{row['place']} in {row['times']:.1f} times the time" for _, row in caught.iterrows()
+        )
+        text += f": {', '.join(each)}" if len(caught) else ""
+        if len(not_yet):
+            least, most = (not_yet.loc[not_yet["behind"].agg(end)] for end in ("idxmin", "idxmax"))
+            text += f". {'Elsewhere the' if len(caught) else 'The'} best of what was trained is "
+            text += f"{least['behind']:.1f}"
+            text += f" ({least['place']}) to {most['behind']:.1f}" if len(not_yet) > 1 else ""
+            text += f" points behind ({most['place']}), after "
+            low, high = (f"{not_yet['times'].agg(end):.1f}" for end in ("min", "max"))
+            text += f"{low if low == high else f'{low} to {high}'} times its time"
+        lines.append(text + ".")
     return "\n".join(lines)
 
 
 def draw_frontier(runs: pd.DataFrame) -> Figure:
     """Score against the passes that pruning and training take, a panel for each task and rate.
 
-    Runs of `trained`; lines join the same method after more and more passes over the training set.
+    Runs of `trained`; lines join the same method after more and more passes over the training set,
+    where it was trained for three numbers of them. A panel without a run says so.
     """
     done = runs[runs["state"] == "done"].astype({"score": float, "dense": float, "passes": float})
     tasks, series = (list(dict.fromkeys(done[name])) for name in ("task", SERIES))
@@ -112,18 +121,27 @@ def draw_frontier(runs: pd.DataFrame) -> Figure:
     for line, (task, name) in enumerate(zip(tasks, called(tasks), strict=True)):
         for column, rate in enumerate(rates):
             axis = axes[line, column]
+            axis.set_title(f"{name}, {rate:.0%} of the FLOPs removed", fontsize="medium")
             here = done[(done["task"] == task) & (done["rate"] == rate)]
-            axis.set_visible(len(here))
-            for one, some in here.groupby(SERIES, sort=False):
-                means = some.groupby("again")[["passes", "score"]].mean()
-                axis.plot(means["passes"], 100 * means["score"], label=one, **looks[one])
-            teacher_line(axis, here)
-            axis.set(title=f"{name}, −{rate:.0%} FLOPs", xscale="log", ylabel="score × 100")
-            axis.title.set_fontsize("medium")
+            axis.set(xscale="log", ylabel="score × 100" if len(here) else "")
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_locator(NullLocator())
+            axis.margins(x=0.08, y=0.12)
+            if here.empty:
+                axis.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center")
+                axis.set_yticks([])
+                continue
+            for one, some in here.groupby(SERIES, sort=False):
+                means = some.groupby("again")[["passes", "score"]].mean()
+                style = looks[one] if len(means) > 2 else looks[one] | {"linestyle": ""}
+                axis.plot(means["passes"], 100 * means["score"], label=one, zorder=3, **style)
+            teacher_line(axis, here)
             room(axis)
-    below(axes, "time (F: plain passes over the sample)")
+    below(axes, "time (passes over the sample)")
     share_legend(figure, 3)
+    found = against(runs)
+    for own, some in found[found["untrained"] == OWN[1]].groupby("untrained"):
+        words = f"Training with all labels catches up with {own} in {some['caught up'].sum()} "
+        figure.legends[0].set_title(f"{words}of {len(some)} panels", {"weight": "bold"})
     return figure

@@ -7,6 +7,7 @@ from kprune.laboratory import tables
 from kprune.laboratory.figures import (
     GREY,
     MARKERS,
+    METRIC_NAMES,
     PALETTE,
     WIDTH,
     called,
@@ -14,6 +15,8 @@ from kprune.laboratory.figures import (
     room,
     share_legend,
 )
+from kprune.laboratory.reports import sampled
+from kprune.laboratory.reports.noise import of_score
 
 SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 
@@ -33,19 +36,69 @@ def answer(runs: pd.DataFrame) -> str:
     return "\n".join(text for _, text in sorted(found, key=lambda pair: -pair[0]))
 
 
+def beside(runs: pd.DataFrame, others: pd.DataFrame, where: str) -> str:
+    """The centre of `tables.one_at_a_time` beside the whole method in another report, in words.
+
+    `others` are the runs of that report, `where` a link to it; "" where it has no such run.
+    """
+    found, keys = [], ["task", "model", "rate"]
+    ours = runs[runs["centre"] & (runs["state"] == "done")].drop_duplicates("run")
+    theirs = others[(others["method"] == "kprune") & (others["state"] == "done")]
+    theirs = theirs[theirs["without"] == ""]
+    for names, some in ours.groupby(keys, sort=False):
+        other = theirs[(theirs[keys] == list(names)).all(axis=1)]
+        if other.empty:
+            continue
+        mine, his = (100 * part["score"].astype(float).mean() for part in (some, other))
+        text = f"- K-prune on {tables.called([names[0]])[0]} at {names[2]:.0%}: {mine:.1f} here "
+        text += f"({_from(some)}), {his:.1f} in {where} ({_from(other)})."
+        same = all({*some[name]} == {*other[name]} for name in ("tokens", "seed"))
+        if same and {*some["commit"]} != {*other["commit"]}:
+            text += " It is the same run, by two states of the engine."
+        found.append(text)
+    return "\n".join(found)
+
+
+def _from(runs: pd.DataFrame) -> str:
+    commits = tables.few(dict.fromkeys(runs["commit"].astype(str).str[:7]))
+    return f"{sampled(runs)}, at commit {commits}"
+
+
+def title(runs: pd.DataFrame) -> str:
+    """Which hyperparameter moves the score most, as the title of a figure."""
+    done = runs[runs["state"] == "done"].astype({"score": float})
+    means = 100 * done.groupby(["task", "parameter", "value"])["score"].mean()
+    ranges = means.groupby(["task", "parameter"]).agg(lambda some: some.max() - some.min())
+    ranges = ranges.groupby("parameter").max().sort_values(ascending=False)
+    first, rest = ranges.index[0], ranges.iloc[1:]
+    text = f"{SYMBOLS.get(first, first)} moves the score by {ranges.iloc[0]:.0f} points"
+    return text + (f", the others by {rest.max():.0f} at the most" if len(rest) else "")
+
+
 def draw_sensitivity(runs: pd.DataFrame) -> Figure:
-    """Score against each hyperparameter, a line for each task; from `tables.one_at_a_time`."""
+    """Score against each hyperparameter, a line for each task; from `tables.one_at_a_time`.
+
+    The grey band is one standard error of the dev set about the centre's score; two points are not
+    joined.
+    """
     parameters = list(dict.fromkeys(runs["parameter"]))
-    figure, axes = panels(len(parameters), 2, (1.15 * WIDTH, 2.8), more=0.4, sharey=True)
+    figure, axes = panels(len(parameters), 2, (1.15 * WIDTH, 2.8), more=0.6, sharey=True)
     tasks = list(dict.fromkeys(runs["task"]))
     colours = dict(zip(tasks, PALETTE[2:], strict=False))
     names = {"gamma": "temperature γ", "lam": "λ", "mu": "μ", "tokens": "sample (tokens)"}
+    done = runs[runs["state"] == "done"].astype({"score": float})
+    metrics = dict.fromkeys(METRIC_NAMES.get(name, name) for name in done["metric"])
     for axis, name in zip(axes.flat, parameters, strict=False):
-        here = runs[(runs["parameter"] == name) & (runs["state"] == "done")]
+        here = done[done["parameter"] == name]
         for (task, some), marker in zip(here.groupby("task", sort=False), MARKERS, strict=False):
-            score = 100 * some.astype({"score": float}).groupby("value")["score"].mean()
+            score = 100 * some.groupby("value")["score"].mean()
             style = {"marker": marker, "color": colours.get(task, "black")}
+            style |= {"linestyle": "-" if len(score) > 2 else ""}
             axis.plot(score.index, score, label=called([task])[0], **style)
+            centre = some[some["centre"]]
+            if (error := of_score(centre)) > 0:
+                middle = 100 * centre["score"].mean()
+                axis.axhspan(middle - error, middle + error, color=GREY, alpha=0.35, linewidth=0)
         values = sorted(set(here["value"]))
         if values and values[0] == 0:
             axis.set_xscale("symlog", linthresh=values[1])
@@ -54,11 +107,13 @@ def draw_sensitivity(runs: pd.DataFrame) -> Figure:
         axis.set_xticks(values, [f"{value:,g}" if value >= 1 else f"{value:g}" for value in values])
         axis.tick_params(labelsize="small")
         axis.minorticks_off()
-        axis.axvline(here.loc[here["centre"], "value"].max(), color=GREY, linestyle=":")
-        axis.set(xlabel=names[name], ylabel="score × 100")
+        axis.margins(x=0.1)
+        axis.axvline(here.loc[here["centre"], "value"].max(), color=GREY, linestyle=":", zorder=1)
+        axis.set(xlabel=names[name], ylabel=f"{' or '.join(metrics)} × 100")
     room(axes.flat[0])
     if len(tasks) > 1:
         share_legend(figure, columns=4)
     else:
-        figure.suptitle(called(tasks)[0], ha="left", x=0.01, fontweight="bold")
+        words = f"{called(tasks)[0]}: {title(runs)}"
+        figure.suptitle(words, ha="left", x=0.01, fontweight="bold", fontsize="medium")
     return figure
