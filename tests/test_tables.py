@@ -442,10 +442,14 @@ def test_answers_say_what_the_numbers_say():
             "rate": [0.8] * 3,
             "without": ["tuning", "predictive", "representational"],
             "loss": [6.5, 0.4, -3.0],
+            "noise": [1.2] * 3,
         }
     )
     (line,) = ablation.answer(losses).splitlines()
-    assert "*tuning* matters most, 6.5 points" in line and "*predictive* less than 1.5" in line
+    assert (
+        "*tuning* matters most, 6.5 points" in line
+        and "*predictive* cannot be told from noise" in line
+    )
     assert "without *representational* the method is 3.0 points *better*" in line
 
 

@@ -24,20 +24,25 @@ def losses(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[~whole].assign(loss=100 * found, noise=errors.reindex(place).to_numpy())
 
 
-def answer(variants: pd.DataFrame, noise: float = 1.5) -> str:
+def answer(variants: pd.DataFrame) -> str:
     """What matters most on each task and what does not, in words, from `losses`.
 
-    Less than `noise` points are called none.
+    Called noise is less than one standard error of the dev set, 1.5 points where that is not known,
+    or than two of the mean over seeds.
     """
     found = []
-    means = variants.groupby(["task", "rate", "without"], sort=False)["loss"].mean().dropna()
+    each = variants.groupby(["task", "rate", "without"], sort=False)
+    means, seeds = each["loss"].mean().dropna(), each["loss"].sem().fillna(0.0)
+    chance = each["noise"].mean().fillna(1.5).clip(lower=2 * seeds)
     for (task, rate), some in means.groupby(level=["task", "rate"], sort=False):
+        noise = chance.loc[some.index].droplevel(["task", "rate"])
         some = some.droplevel(["task", "rate"]).sort_values(ascending=False)
+        noise = noise[some.index]
         text = f"- {tables.called([task])[0]} at {rate:.0%}: "
         text += f"*{some.index[0]}* matters most, {some.iloc[0]:.1f} points are lost without it"
         if len(little := some[some.abs() < noise]):
             text += f"; {tables.few([f'*{name}*' for name in little.index], 9)} "
-            text += f"less than {noise:g}, which may be noise"
+            text += "cannot be told from noise"
         for name, points in some[some <= -noise].items():
             text += f"; without *{name}* the method is {-points:.1f} points *better*"
         found.append(text + ".")

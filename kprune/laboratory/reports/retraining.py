@@ -23,12 +23,12 @@ OWN = NAMES["kprune"], NAMES["kprune+"]
 def trained(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with `series`, their method and what it is trained on afterwards.
 
-    Their `label` says for how many passes, too.
+    Their `label` says for how many epochs, too.
     """
     rows = runs.to_dict("records")
     series = [_series(row) for row in rows]
     labels = [
-        f"{name}, {row['again']:g} {'pass' if row['again'] == 1 else 'passes'}"
+        f"{name}, {row['again']:g} {'epoch' if row['again'] == 1 else 'epochs'}"
         if row["again"]
         else name
         for name, row in zip(series, rows, strict=True)

@@ -62,5 +62,6 @@ def draw_units(table: pd.DataFrame) -> Figure:
         axis.tick_params(axis="y", rotation=0)
     axes[1].set_ylabel("")
     label, rate = table[["label", "rate"]].iloc[0]
-    figure.suptitle(f"{label}, {rate:.0%} of the FLOPs gone", ha="left", x=0.01, fontweight="bold")
+    title = f"{label}, {rate:.0%} of the FLOPs removed"
+    figure.suptitle(title, ha="left", x=0.01, fontweight="bold")
     return figure
