@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -30,6 +31,7 @@ from kprune.laboratory.reports import (
 from kprune.laboratory.reports.noise import of_score
 
 matplotlib.use("agg")
+ROOT = Path(__file__).parents[1]
 
 
 def write(folder, name, score=None, dense=0.9, seconds=2.0, **parameters):
@@ -613,3 +615,23 @@ def test_base_size_keeps_apart_what_had_the_machine_to_itself(records):
     assert base_size.weighed(runs.assign(mu=64.0)).empty, "one weight is no comparison"
     units = base_size.units(runs)
     assert units.loc[("minilm", "neurons", "sst2")].tolist() == [50, 100]
+
+
+# Whose records are still of the version before: each leaves this list when it is made anew.
+EARLIER = ["ablation", "base_size", "beyond", "beyond-100k", "embeddings", "entities"]
+EARLIER += ["performance", "reference", "rerankers", "sensitivity"]
+
+
+def test_committed_records_are_of_one_version_and_of_clean_commits():
+    """Or are named here; records beside one another would differ in more than they say."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in (ROOT / "outputs").glob("*/*/result.json"):
+        name = path.parts[-3].removesuffix("-laptop")
+        if not (ROOT / "params" / f"{path.parts[-3]}.yaml").is_file():
+            continue  # of one's own
+        made = json.loads(path.read_text())["environment"]
+        found.setdefault(name, []).append((made["kprune"], made["commit"] or "+"))
+    for name, made in found.items():
+        whole = all(now == kprune.__version__ and not at.endswith("+") for now, at in made)
+        assert whole != (name in EARLIER), name
+    assert {*EARLIER} <= {*found} and {"accuracy", "retraining", "speed"} <= {*found}
