@@ -120,7 +120,7 @@ def test_every_experiment_of_ours_is_sound(path):
 def test_each_paper_size_has_a_laptop_size():
     # The authors' codes were run on the checkpoints of the laptop size only; at the paper's size
     # K-prune+ has 100K tokens anyway; the paper has no rerankers, and one label of a text.
-    lone = {"quick", "reference-laptop", "beyond-100k-laptop", "accuracy-25k-laptop"}
+    lone = {"quick", "reference-laptop", "beyond-100k-laptop"}
     lone |= {"rerankers-laptop", "multilabel-laptop", "performance-gpu", "base_size-gpu"}
     sizes = {path.stem for path in PARAMS} - lone
     assert sizes == {s for s in sizes if "-" not in s} | {
@@ -184,7 +184,7 @@ def test_the_pages_tell_the_number_of_runs():
     ):
         row = next(line for line in page.split("\n") if line.startswith(f"| `{name}`"))
         assert row.split(" | ")[2:] == [counts[name], f"{counts[f'{name}-laptop']} |"], row
-    for name in ("performance-gpu", "base_size-gpu", "accuracy-25k-laptop"):
+    for name in ("performance-gpu", "base_size-gpu"):
         row = next(line for line in page.split("\n") if line.startswith(f"| `{name}`"))
         assert row.endswith(f"| | {counts[name]} |"), row
     assert f"is {counts['accuracy']} runs" in page

@@ -74,7 +74,7 @@ def answer(ahead: pd.DataFrame) -> str:
     found = []
     for rate, some in ahead.groupby("at"):
         first = some[some["lead"] >= 0.05]
-        text = f"- With {rate:.0%} of the FLOPs removed K-prune is ahead of every other method on "
+        text = f"- With {rate:.0%} of the FLOPs removed K-prune is ahead of every competitor on "
         text += f"{len(first)} of {len(some)} tasks"
         if len(first):
             best, least = first.loc[first["lead"].idxmax()], first.loc[first["lead"].idxmin()]
