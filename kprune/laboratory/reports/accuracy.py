@@ -63,7 +63,7 @@ def gained(runs: pd.DataFrame) -> str:
         more = some[plus] - some[ours]
         text = f"- With {rate:.0%} removed K-prune+ is {more.mean():.1f} points above K-prune in "
         text += f"the mean over {len(more)} tasks, from {more.min():.1f} to {more.max():.1f}."
-        found.append(text)
+        found.append(text.replace(" -", " −"))
     return "\n".join(found)
 
 
