@@ -163,7 +163,7 @@ def test_relevance_is_one_where_the_sentence_holds_the_answer():
     [
         RuntimeError("Dataset scripts are no longer supported, but found wnut_17.py"),
         ValueError("BuilderConfig 'all' not found. Available: ['wnut_17']"),
-        PermissionError(13, "Permission denied", "lock"),
+        PermissionError(13, "Permission denied", "/home/me/.cache/lock"),
     ],
 )
 def test_what_is_wrong_with_a_data_set_of_the_hub_is_said(error, monkeypatch):

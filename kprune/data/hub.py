@@ -204,7 +204,7 @@ def _explained(error: Exception, source: str, task: Task) -> Exception:
             f"{said}"
         )
     far = isinstance(error, (ConnectionError, FileNotFoundError, HfHubHTTPError))
-    if not (far or "cache" in said):  # a Hub that is not asked: "Couldn't find cache for …"
+    if not (far or said.startswith("Couldn't find cache")):  # of a Hub that is not asked
         return ValueError(
             f"The data set {source!r} ({task.config}) cannot be loaded: {said}; pass "
             "data=<folder laid out like the Hub repository, with its files in Parquet>."
