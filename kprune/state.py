@@ -82,6 +82,7 @@ class State:
         embedded = self.each(lambda encoders, n: encoders[0].run(self.batches[n], stop=0))
         for number, hidden in enumerate(embedded):
             self.teacher_hidden[number] = self.student_hidden[number] = hidden
+        self.student_hidden.check_range()
         self.kind.first_only = self._first_only()
 
     def _first_only(self) -> bool:
@@ -136,6 +137,8 @@ class State:
         for number, found in enumerate(self.each(on)):
             for hidden, ahead in zip(behind, found, strict=True):
                 hidden[number] = ahead
+        for hidden in (self.student_hidden, self.teacher_hidden):
+            hidden.check_range()
         self.place, self.teacher_moved = t + 1, False
         give_back_memory()
 

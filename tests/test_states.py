@@ -40,6 +40,17 @@ def test_half_precision_rounds_by_less_than_a_thousandth():
     assert not torch.equal(hidden[0], value)
 
 
+@pytest.mark.parametrize("method", ["kprune", "kprune+"])
+def test_states_beyond_what_half_precision_holds_are_refused(method):
+    """A residual stream that nothing norms may grow; the first sublayer's input is small here."""
+    model, sample = tiny("modernbert", "classification"), tiny_sample()
+    with torch.no_grad():
+        model.model.layers[1].mlp.Wo.weight.mul_(1e6)
+    with pytest.raises(ValueError, match=r'beyond 65,504, .* precision="full"'):
+        kprune.prune(model, sample, 0.3, method, precision="bf16", progress=False)
+    kprune.prune(model, sample, 0.3, method, precision="full", progress=False)
+
+
 def test_the_place_follows_from_what_is_free():
     assert place_for(1000, CPU) == "device"
     assert place_for(10**15, CPU) == "disk"

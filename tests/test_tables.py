@@ -578,6 +578,9 @@ def test_one_hyperparameter_moves_the_score_most(tmp_path):
     assert (
         sensitivity.title(varied) == "μ moves the score by 30 points, the others by 1 at the most"
     )
+    most, least = sensitivity.answer(varied).splitlines()
+    assert most == "- SST-2, μ: 50.0 (at 4) to 80.0 (at 64), 80.0 at the default 64."
+    assert least.endswith("80.0 at the default 1000, no more than noise.")
     first, second = sensitivity.draw_sensitivity(varied).axes
     joined = [axis.lines[0].get_linestyle() for axis in (first, second)]
     assert joined == ["-", "None"], "two points are not joined"

@@ -33,6 +33,7 @@ class HiddenStates(Sequence):
         stored: torch.dtype | None = None,
     ):
         self.device, self.dtype, stored = device, dtype, stored or dtype
+        self._beyond: Tensor | None = None  # whether any was out of the stored type's range
         shapes = [(*part.inputs["input_ids"].shape, d) for part in parts]
         sizes = [math.prod(shape) for shape in shapes]
         self.place = place_for(sum(sizes) * stored.itemsize, device)
@@ -58,7 +59,20 @@ class HiddenStates(Sequence):
         return self._views[number].to(self.device, non_blocking=True).to(self.dtype)
 
     def __setitem__(self, number: int, hidden: Tensor) -> None:
-        self._views[number].copy_(hidden)
+        view = self._views[number]
+        view.copy_(hidden)
+        if view.dtype != self.dtype:
+            lost = view.isinf().any()  # a tensor, not to wait for a GPU at each batch
+            self._beyond = lost if self._beyond is None else self._beyond | lost
+
+    def check_range(self) -> None:
+        """Raise ValueError if any that was assigned is beyond what `stored` holds."""
+        if self._beyond is not None and self._beyond:
+            most = torch.finfo(self._views[0].dtype).max
+            raise ValueError(
+                f"Hidden states of this model go beyond {most:,.0f}, the most that float16 holds, "
+                'in which ranking in bf16 keeps them; take precision="full".'
+            )
 
 
 def reserve(path: str, size: int) -> None:

@@ -1,5 +1,6 @@
 """`14_sensitivity`: scores along each hyperparameter."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -22,17 +23,23 @@ SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 
 
 def answer(runs: pd.DataFrame) -> str:
-    """By how much each hyperparameter moves the score, in words; from `tables.one_at_a_time`."""
+    """By how much each hyperparameter moves the score, in words; from `tables.one_at_a_time`.
+
+    Noise is one standard error of the dev set, or two of the least certain mean over seeds.
+    """
     done = runs[runs["state"] == "done"].astype({"score": float})
     found = []
     for (task, name), some in done.groupby(["task", "parameter"], sort=False):
-        score = 100 * some.groupby("value")["score"].mean()
-        centre = some.loc[some["centre"], "value"].max()
+        score, error = _means(some)
+        middle = some[some["centre"]]
+        centre = middle["value"].max()
+        noise = np.nanmax([0.0, of_score(middle), 2 * error.max()])
         text = f"- {tables.called([task])[0]}, {SYMBOLS.get(name, name)}: {score.min():.1f} (at "
         text += f"{score.idxmin():g}) to {score.max():.1f} (at {score.idxmax():g})"
         if centre in score:
             text += f", {score[centre]:.1f} at the default {centre:g}"
-        found.append((score.max() - score.min(), text + "."))
+        moved = score.max() - score.min()
+        found.append((moved, text + (", no more than noise." if moved < noise else ".")))
     return "\n".join(text for _, text in sorted(found, key=lambda pair: -pair[0]))
 
 
@@ -64,6 +71,12 @@ def _from(runs: pd.DataFrame) -> str:
     return f"{sampled(runs)}, at commit {commits}"
 
 
+def _means(runs: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Of each value: the mean score over seeds × 100, and its standard error (0 of one seed)."""
+    by_value = (100 * runs["score"]).groupby(runs["value"])
+    return by_value.mean(), by_value.sem().fillna(0.0)
+
+
 def title(runs: pd.DataFrame) -> str:
     """Which hyperparameter moves the score most, as the title of a figure."""
     done = runs[runs["state"] == "done"].astype({"score": float})
@@ -78,8 +91,8 @@ def title(runs: pd.DataFrame) -> str:
 def draw_sensitivity(runs: pd.DataFrame) -> Figure:
     """Score against each hyperparameter, a line for each task; from `tables.one_at_a_time`.
 
-    The grey band is one standard error of the dev set about the centre's score; two points are not
-    joined.
+    A grey band is one standard error of the dev set about the centre's score, a whisker one of the
+    mean over seeds; two points are not joined.
     """
     parameters = list(dict.fromkeys(runs["parameter"]))
     figure, axes = panels(len(parameters), 2, (1.15 * WIDTH, 2.8), more=0.6, sharey=True)
@@ -91,10 +104,10 @@ def draw_sensitivity(runs: pd.DataFrame) -> Figure:
     for axis, name in zip(axes.flat, parameters, strict=False):
         here = done[done["parameter"] == name]
         for (task, some), marker in zip(here.groupby("task", sort=False), MARKERS, strict=False):
-            score = 100 * some.groupby("value")["score"].mean()
+            score, error = _means(some)
             style = {"marker": marker, "color": colours.get(task, "black")}
-            style |= {"linestyle": "-" if len(score) > 2 else ""}
-            axis.plot(score.index, score, label=called([task])[0], **style)
+            style |= {"linestyle": "-" if len(score) > 2 else "", "label": called([task])[0]}
+            axis.errorbar(score.index, score, error if error.any() else None, **style)
             centre = some[some["centre"]]
             if (error := of_score(centre)) > 0:
                 middle = 100 * centre["score"].mean()
