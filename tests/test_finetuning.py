@@ -19,7 +19,7 @@ from kprune.laboratory.finetuning import find_model, pretrained
 from kprune.laboratory.origin import differences, origin
 from kprune.laboratory.packaged import PACKAGED, pour_into_distilbert
 from kprune.laboratory.retraining import retrain
-from kprune.laboratory.training import Recipe, training_set
+from kprune.laboratory.training import Recipe, labelled_rows, training_set
 
 ARCHITECTURES = ("minilm", "minilm-distilbert")
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
@@ -296,6 +296,18 @@ def test_answers_become_tokens(tokenizer):
         ids = row["input_ids"][row["start_positions"] : row["end_positions"] + 1]
         assert tokenizer.decode(ids) == text
     assert (found[2]["start_positions"], found[2]["end_positions"]) == (0, 0)
+
+
+def test_a_wrong_label_of_a_drawn_row_is_named_by_its_own_place(tokenizer, tmp_path):
+    rows = Dataset.from_dict({"text": [f"text {i}" for i in range(40)], "label": [0, 7] * 20})
+    rows.to_json(tmp_path / "train.jsonl")
+    task = Task("own", ("text",), labels=8)
+    drawn = labelled_rows(task, tmp_path, Recipe(examples=30))
+    with pytest.raises(ValueError, match=r"Row \d*[13579] \(from 0\) of 'own' has the label 7"):
+        training_set(dataclasses.replace(task, labels=2), tokenizer, drawn)
+    found = training_set(task, tokenizer, drawn)
+    assert len(found) == 30 and "label" not in found.column_names
+    assert set(found.column_names) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
 
 
 def test_a_window_that_cuts_the_answer_is_labelled_empty(tokenizer):

@@ -453,6 +453,11 @@ def test_answers_say_what_the_numbers_say():
         and "*predictive* cannot be told from noise" in line
     )
     assert "without *representational* the method is 3.0 points *better*" in line
+    near = losses.assign(loss=[2.6, 2.1, -3.0])
+    assert "without *tuning* (2.6 points), *predictive* (2.1 points), and" in ablation.answer(near)
+    seeds = pd.concat([losses.assign(loss=[6.5 + far, 5.5, 0.0]) for far in (-2.0, 2.0)])
+    assert "most is lost without *tuning* (6.5 points), *predictive*" in ablation.answer(seeds)
+    assert "*tuning* matters most" in ablation.answer(losses.assign(loss=[6.5, 4.5, 0.0]))
 
 
 def test_answers_of_the_other_reports_say_what_the_numbers_say():

@@ -23,6 +23,8 @@ from kprune.engine.progress import bar, quiet
 from kprune.inputs import check_inputs
 from kprune.options import WORDS, Options
 
+PLACE = "row of the training set, from 0"  # a column beside those of drawn rows
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -138,7 +140,9 @@ def labelled_rows(task: Task, data: str | Path | None, recipe: Recipe) -> Datase
     rows = load_split(task, "train", data)
     if recipe.examples is None:
         return rows
-    # Drawn, not the first ones: data sets may be sorted by label.
+    # Drawn, not the first ones: data sets may be sorted by label. Messages name a row by its own
+    # place.
+    rows = rows.add_column(PLACE, [*range(len(rows))])
     return rows.shuffle(recipe.seed).select(range(min(recipe.examples, len(rows))))
 
 
@@ -150,6 +154,7 @@ def training_set(
         raise ValueError(f"The training set of {task.name!r} lacks the column {task.label!r}.")
 
     def encode(chunk: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        numbers = chunk.get(PLACE, numbers)
         found = tokenize(task, tokenizer, chunk, labels=True, numbers=numbers)
         if task.kind in ("classification", "tokens", "multilabel"):
             found["labels"] = in_order(found["labels"], order, task.kind)

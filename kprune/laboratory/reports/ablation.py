@@ -1,6 +1,7 @@
 """`13_ablation`: what each ingredient brings."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -31,22 +32,45 @@ def answer(variants: pd.DataFrame) -> str:
     or than two of the mean over seeds.
     """
     found = []
-    each = variants.groupby(["task", "rate", "without"], sort=False)
-    means, seeds = each["loss"].mean().dropna(), each["loss"].sem().fillna(0.0)
-    chance = each["noise"].mean().fillna(1.5).clip(lower=2 * seeds)
-    for (task, rate), some in means.groupby(level=["task", "rate"], sort=False):
-        noise = chance.loc[some.index].droplevel(["task", "rate"])
-        some = some.droplevel(["task", "rate"]).sort_values(ascending=False)
-        noise = noise[some.index]
+    for (task, rate), some in variants.groupby(["task", "rate"], sort=False):
+        lost = _means(some)
+        if lost.empty:
+            continue
         text = f"- {tables.called([task])[0]} at {rate:.0%}: "
-        text += f"*{some.index[0]}* matters most, {some.iloc[0]:.1f} points are lost without it"
-        if len(little := some[some.abs() < noise]):
-            text += f"; {tables.few([f'*{name}*' for name in little.index], 9)} "
-            text += "cannot be told from noise"
-        for name, points in some[some <= -noise].items():
-            text += f"; without *{name}* the method is {-points:.1f} points *better*"
+        first, *others = leaders(lost)
+        points = lost["mean"].map("{:.1f}".format)
+        if others:
+            named = [f"*{name}* ({points[name]} points)" for name in (first, *others)]
+            text += f"most is lost without {tables.few(named, 9)}, and which of them matters more "
+            text += "is within noise"
+        else:
+            text += f"*{first}* matters most, {points[first]} points are lost without it"
+        little = lost[lost["mean"].abs() < lost["noise"]].index.difference([first, *others], False)
+        if len(little):
+            text += f"; {tables.few([f'*{name}*' for name in little], 9)} cannot be told from noise"
+        for name, mean in lost.loc[lost["mean"] <= -lost["noise"], "mean"].items():
+            text += f"; without *{name}* the method is {-mean:.1f} points *better*"
         found.append(text + ".")
     return "\n".join(found)
+
+
+def _means(variants: pd.DataFrame) -> pd.DataFrame:
+    """Of one task and rate, by what is left out: `mean` loss, `noise`; the largest loss first."""
+    groups = variants.dropna(subset="loss").groupby("without", sort=False)
+    seeds = groups["loss"].sem().fillna(0.0)
+    noise = groups["noise"].mean().fillna(1.5).clip(lower=2 * seeds)
+    means = pd.DataFrame({"mean": groups["loss"].mean(), "noise": noise})
+    return means.sort_values("mean", ascending=False)
+
+
+def leaders(means: pd.DataFrame) -> list[str]:
+    """What is missed most, and what cannot be told from it though it can from nothing."""
+    first, most = means.index[0], means.iloc[0]
+    near = most["mean"] - means["mean"] < np.hypot(most["noise"], means["noise"])
+    return [
+        first,
+        *means.index[near & (means["mean"] >= means["noise"])].difference([first], False),
+    ]
 
 
 def draw_ingredients(runs: pd.DataFrame) -> Figure:
@@ -74,7 +98,7 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
         for place, name in enumerate(order):
             if name in lost.index:
                 _bar(axis, place, *lost.loc[name])
-        words = f"{task}: most is lost without {lost['mean'].idxmax()}"
+        words = f"{task}: most is lost without {tables.few(leaders(_means(here)))}"
         axis.set_title(words, fontsize="small")
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(order)), order)
