@@ -67,17 +67,21 @@ class Job:
         if self.table:
             self.budget.corrected = clock.step("timing", "timing")(self.budget.corrected)
         self.state.advance = clock.step("advancing")(self.state.advance)
-        count = len(self.state.student.sublayers)
-        clock.allot(work(0, count) * batches)
-        for step in METHODS[self.options.method](self.options, self.state, self.budget):
-            clock.allot(work(step.t + 1, count) * batches)
+        count, method = len(self.state.student.sublayers), self.options.method
+        clock.allot(work(0, count, method) * batches)
+        for step in METHODS[method](self.options, self.state, self.budget):
+            clock.allot(work(step.t + 1, count, method) * batches)
             yield step
         clock.allot(0)
 
 
-def work(t: int, count: int) -> float:
-    """Work on a batch at sublayer `t` of `count`, for the bar: measuring, then a few passes."""
-    return BACK_TOO * (count - t) + 4 if t < count else 1
+def work(t: int, count: int, method: str) -> float:
+    """Work on a batch at sublayer `t` of `count`, for the bar: measuring, then a few passes.
+
+    Units are measured at the first sublayer, by K-prune at all.
+    """
+    measuring = BACK_TOO * (count - t) if t == 0 or method == "kprune" else 0
+    return measuring + 4 if t < count else 1
 
 
 def prepared(
@@ -127,7 +131,7 @@ def prepared(
     dtype = ranking_dtype(options.precision, teacher.model)
     state = State(teacher, teacher.copy(), sample, dtype, copies(options, sample))
     count = len(teacher.sublayers)
-    total = sum(work(t, count) for t in range(count + 1)) * len(state.batches)
+    total = sum(work(t, count, options.method) for t in range(count + 1)) * len(state.batches)
     state.clock = Clock(teacher.device, bar(total, "pruning", progress))
     return Job(options, model, state, budget, table)
 

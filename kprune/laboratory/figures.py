@@ -25,11 +25,11 @@ METHODS = {
     "K-prune": (GREEN, "o"),
     "K-prune, λ = 0": ("#6fc3a5", "^"),
     "K-prune+": (PALETTE[4], "D"),
-    "Kwon et al.": (PALETTE[3], "s"),
+    "Kwon et al.": ("#8c1c13", "s"),  # a red too dark to be taken for the neurons' orange
     "KCM": (PALETTE[5], "v"),
     "magnitude": ("0.45", "P"),
     "random": ("0.7", "X"),
-    "first layers": (PALETTE[9], "<"),
+    "first layers": ("0.2", "<"),
     "spaced layers": ("#6b5d00", ">"),  # a yellow dark enough to be seen on white
 }
 LEAST = 20.0  # points that an axis of scores spans at the least: less would magnify noise
@@ -71,6 +71,11 @@ def styles(labels: Iterable[str]) -> dict[str, dict]:
         colour, marker = METHODS.get(label) or next(others, ("black", "h"))
         found[label] = {"color": colour, "marker": marker}
     return found
+
+
+def greys(count: int) -> list[str]:
+    """From light to dark, for what is neither a method nor a kind of unit."""
+    return [f"{level:.2f}" for level in np.linspace(0.7, 0.05, count)] if count > 1 else ["0.25"]
 
 
 def room(axis: plt.Axes, least: float = LEAST, most: float = 100.0) -> None:

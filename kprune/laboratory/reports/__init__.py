@@ -3,13 +3,15 @@
 Where nothing else is said, `runs` is what `tables.collect` gave; runs that are not done leave gaps.
 """
 
+import re
 from collections.abc import Callable
 
 import pandas as pd
 
-from kprune.laboratory.tables import GAP, by_model, few
+from kprune.laboratory.tables import GAP, by_model, called, few, named_by
 
 FEW = 10  # runs that are named each
+STOPPED = re.compile(r"rescaling stopped at the \w+ of layer (\d+)")  # a note of Kwon et al.
 
 
 def told(runs: pd.DataFrame, say: Callable[[pd.DataFrame], str]) -> str:
@@ -49,6 +51,44 @@ def seen(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     there = ~table.isin([GAP, ""])
     kept = table.loc[there.iloc[:, rows:].any(axis=1), there.any()]
     return kept.reset_index(drop=True)
+
+
+def single(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as a page shows it: without the numbers of seeds, where each of them is one."""
+    ends = table.astype(str).map(lambda cell: "".join(re.findall(r" \(\d+(?: of \d+)?\)$", cell)))
+    if {*ends.to_numpy().ravel()} - {""} != {" (1)"}:
+        return table
+    return table.map(lambda cell: cell.removesuffix(" (1)") if isinstance(cell, str) else cell)
+
+
+def stopped(runs: pd.DataFrame) -> pd.Series:
+    """The layer, from 1, at which the rescaling of Kwon et al. gave up; NaN where it went through.
+
+    By their own rule it ends where a scale leaves ±10, and all that follows keeps scale 1.
+    """
+
+    def layer(extra: dict) -> float:
+        found = map(STOPPED.match, extra["report"].get("notes", []))
+        return next((float(match[1]) for match in found if match), float("nan"))
+
+    return runs["extra"].map(layer, na_action="ignore").astype(float)
+
+
+def cut_short(runs: pd.DataFrame) -> str:
+    """The runs of Kwon et al. that gave up below the last layer, in words; empty without any."""
+    runs = runs.assign(at=stopped(runs)).dropna(subset="at")
+    depth = runs["dense_heads"].map(len)
+    words = [
+        " ".join([*model, f"{called([task])[0]} at {rate:.0%} (layer {at:.0f} of {layers})"])
+        for *model, task, rate, at, layers in zip(
+            *(runs[name] for name in [*named_by(runs), "task", "rate", "at"]), depth, strict=True
+        )
+        if at < layers
+    ]
+    if not words:
+        return ""
+    text = "- Kwon et al.'s rescaling gave up, by their own rule (a scale beyond ±10), on "
+    return f"{text}{few(words, 99)}: scores and passes there are of runs cut short."
 
 
 def standing(runs: pd.DataFrame) -> str:

@@ -1,7 +1,9 @@
 """`22_base_size`: a deep and wide encoder beside a small one, in scores kept and in passes."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
@@ -9,25 +11,29 @@ from kprune.laboratory.reports.noise import of_score
 from kprune.laboratory.tables import NAMES
 
 SMALL = {"textcoords": "offset points", "fontsize": "x-small"}
+ROOM = 25.0  # per cent: shorter bars hold no number
 KEYS = ["model", "task", "label", "rate"]
 
 
 def kept(runs: pd.DataFrame) -> pd.DataFrame:
     """Finished runs with `kept`, what is left of the teacher's score, in per cent; seeds apart.
 
-    `noise` is one standard error of the dev set, in per cent of the teacher's score, too.
+    `noise` is one standard error of the dev set, in per cent of the teacher's score, too, and
+    `error` the same in points.
     """
     done = runs[runs["state"] == "done"]
     dense = done["dense"].astype(float)
     errors = [of_score(done.loc[[place]]) for place in done.index]
     share = 100 * done["score"].astype(float) / dense
-    return done.assign(kept=share, noise=errors / dense)[[*KEYS, "seed", "kept", "noise"]]
+    found = done.assign(kept=share, noise=errors / dense, error=errors)
+    return found[[*KEYS, "seed", "kept", "noise", "error"]]
 
 
 def draw_kept(shares: pd.DataFrame) -> Figure:
     """Bars of what is kept: a panel for each model and rate, a group for each task.
 
-    A whisker is one standard error of the dev set; a place without a run says so.
+    A whisker is one standard error of the dev set; a place without a run says so. Values stand in
+    their bars, clear of the teacher's line, or beyond those that are too short for it.
     """
     shown = shares.assign(task=called(shares["task"]))
     labels, tasks = (list(dict.fromkeys(shown[name])) for name in ("label", "task"))
@@ -63,12 +69,21 @@ def draw_kept(shares: pd.DataFrame) -> Figure:
 
 
 def _bar(axis: plt.Axes, at: float, mean: float, error: float, **style: object) -> None:
-    """A bar with its whisker, and its value beyond it."""
+    """A bar with its whisker and its value, inside where there is room for it."""
     axis.bar(at, mean, yerr=error or None, **style)
-    side = 1 if mean >= 0 else -1
-    words = {"ha": "center", "va": "bottom" if side > 0 else "top", **SMALL}
-    words |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.3}}
-    axis.annotate(_whole(mean), (at, mean + side * error), (0, 2 * side), **words)
+    side, inside = (1 if mean >= 0 else -1), abs(mean) > ROOM
+    up = (side > 0) != inside
+    words = {"ha": "center", "va": "bottom" if up else "top", **SMALL}
+    place = mean + (-error if inside else error) * side
+    words["color"] = "white" if inside and _luminance(style["color"]) < 0.25 else "black"
+    axis.annotate(_whole(mean), (at, place), (0, 2 if up else -2), **words)
+
+
+def _luminance(colour: object) -> float:
+    """Of sRGB, as the contrast of texts is reckoned by."""
+    parts = np.array(to_rgb(colour))
+    linear = np.where(parts > 0.04045, ((parts + 0.055) / 1.055) ** 2.4, parts / 12.92)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def _whole(number: float) -> str:
@@ -95,11 +110,16 @@ def answer(shares: pd.DataFrame, lead: pd.DataFrame, costs: pd.DataFrame) -> str
     for model, some in shares.groupby("model", sort=False):
         ours = some[some["label"] == NAMES["kprune+"]]["kept"]
         theirs = some[some["label"] == NAMES["kprune"]]["kept"]
-        ahead = lead[lead["model"] == model]["lead"].dropna().astype(float)
+        ahead = lead[lead["model"] == model].dropna(subset="lead")
+        errors = some[some["label"] == NAMES["kprune"]].groupby(["task", "rate"])["error"].mean()
+        errors.index = [(task, f"{rate:.0%}") for task, rate in errors.index]
+        bars = [errors[key] for key in zip(ahead["task"], ahead["rate"], strict=True)]
+        clear = (ahead["lead"].astype(float) > bars).sum()
         found.append(
             f"- {model}: K-prune+ keeps {ours.min():.1f} to {ours.max():.1f}% of the scores, "
             f"K-prune {theirs.min():.1f} to {theirs.max():.1f}%; K-prune leads the better of the "
-            f"others in {(ahead > 0).sum()} of {len(ahead)} pairs of task and rate."
+            f"others by more than a standard error in {clear} of {len(ahead)} pairs of task and "
+            "rate."
         )
     for label, some in costs.groupby("label", sort=False):
         each = " and ".join(f"{row['passes']:.1f} on {row['model']}" for _, row in some.iterrows())

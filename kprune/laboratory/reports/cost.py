@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import MARKERS, WIDTH, below, called, panels, share_legend, styles
+from kprune.laboratory.reports import cut_short
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -45,12 +46,13 @@ def draw(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def answer(each: pd.DataFrame, search: pd.DataFrame, rows: Sequence[str]) -> str:
-    """K-prune's passes beside the others', and its search beside theirs, in words.
+def answer(runs: pd.DataFrame, search: pd.DataFrame, rows: Sequence[str]) -> str:
+    """K-prune's passes beside the others', its search beside theirs, and all peaks, in words.
 
-    `each` is from `summary`; `search` the milliseconds of all searches of a run, as
+    `runs` as for `summary`; `search` the milliseconds of all searches of a run, as
     `tables.summarise` gives them, with the columns `rows` that name a row.
     """
+    each = summary(runs)
     passes = each.pivot(index="rate", columns="method", values="passes")
     found = []
     for rate, row in passes.dropna(subset="K-prune").iterrows():
@@ -61,10 +63,17 @@ def answer(each: pd.DataFrame, search: pd.DataFrame, rows: Sequence[str]) -> str
         ]
         text = f"- With {rate:.0%} of the FLOPs removed K-prune takes {row['K-prune']:.1f} passes"
         found.append(", ".join([text, *others]) + ".")
+    found.append(cut_short(runs))
     times = search.pivot_table(index=[*rows], columns="label", values="mean")
     ours = times["K-prune"]
-    text = f"- All searches of K-prune together take {ours.min():.0f} to {ours.max():.0f} ms"
+    done = runs[(runs["state"] == "done") & (runs["label"] == "K-prune")]
+    share = 100 * (done["search"] / done["seconds"]).astype(float)
+    text = f"- All searches of K-prune together take {ours.min():.0f} to {ours.max():.0f} ms, "
+    text += f"{share.min():.2f} to {share.max():.2f}% of its time"
     for name in times.columns.drop("K-prune"):
         ratio = (times[name] / ours).dropna()
         text += f"; those of {name} {ratio.min():.1f} to {ratio.max():.1f} times as long"
-    return "\n".join([*found, text + "."])
+    peaks = each.groupby("method")["peak (MB)"].max().sort_values(ascending=False)
+    told = ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks.items())
+    found += [text + ".", f"- The largest peaks above the model: {told}."]
+    return "\n".join(filter(None, found))

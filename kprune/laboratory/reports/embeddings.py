@@ -59,13 +59,16 @@ def _and(words: list[str]) -> str:
 
 def answer_beside(beside: pd.DataFrame, label: str) -> str:
     """A method against whole layers, in words, from what `beside_layers` gave."""
-    both = beside.dropna()
-    ahead = both["its kept"] - both["kept"]
-    text = f"- At {(ahead > 0).sum()} of {len(both)} numbers of whole layers {label} keeps more, "
-    text += "with no more FLOPs"
-    if (ahead > 0).all():
-        text += f": by {ahead.min():.1f} to {ahead.max():.1f} points of the dense score's hundred"
-    return text + "."
+    found = []
+    for which, some in beside.dropna().groupby("which"):
+        ahead = some["its kept"] - some["kept"]
+        numbers = ", ".join(f"{layers}" for layers in some["layers"])
+        text = f"- With no more FLOPs than *{which}* ({numbers} of them, where they are the best "
+        text += f"that was run) {label} keeps more in {(ahead > 0).sum()} of {len(some)} cases"
+        if (ahead > 0).all():
+            text += f", by {ahead.min():.1f} to {ahead.max():.1f} points of the dense score's 100"
+        found.append(text + ".")
+    return "\n".join(reversed(found))  # spaced layers, the better ones, first
 
 
 def draw_kept(runs: pd.DataFrame, least: float = 0.0) -> Figure:

@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.figures import (
+    GREY,
+    MARKERS,
+    WIDTH,
+    called,
+    greys,
+    panels,
+    share_legend,
+    styles,
+)
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:
@@ -56,6 +65,18 @@ def answer(best: pd.DataFrame, allowed: float) -> str:
     return "\n".join(found)
 
 
+def answer_batches(work: pd.DataFrame) -> str:
+    """What batches bring, in words, from what `measured` gave: K-prune at its highest rate."""
+    some = work[(work["label"] == "K-prune") & (work["state" if "state" in work else "rate"].notna())]
+    some = some[some["rate"] == some["rate"].max()]
+    shares = some.groupby("batch size")["share"].mean()
+    return (
+        f"- Batches: at {some['rate'].iloc[0]:.0%} K-prune's models reach {shares.iloc[0]:.2f} of "
+        f"the ideal in batches of {shares.index[0]}, {shares.iloc[-1]:.2f} in batches of "
+        f"{shares.index[-1]}."
+    )
+
+
 def draw_fastest(best: pd.DataFrame) -> Figure:
     """The speed-up that each method reaches on each task, from what `fastest` gave."""
     tasks, looks = list(dict.fromkeys(best["task"])), styles(best["label"])
@@ -68,7 +89,10 @@ def draw_fastest(best: pd.DataFrame) -> Figure:
         if places:
             axes.plot(some["speedup"], places, linestyle="", label=label, **look)
         for place, (_, row) in zip(places, some.iterrows(), strict=True):
-            axes.annotate(f"{row['rate']:.0%}", (row["speedup"], place), (7, -1), **style)
+            # to the left, where no dotted line is: a mark is close below its ideal
+            axes.annotate(
+                f"{row['rate']:.0%}", (row["speedup"], place), (-7, -1), ha="right", **style
+            )
     for place, task in enumerate(tasks):
         if best.loc[best["task"] == task, "speedup"].isna().all():
             axes.annotate("none within the loss", (1, place), (6, 0), **style)
@@ -102,9 +126,13 @@ def draw_rates(work: pd.DataFrame) -> Figure:
     gone = np.linspace(0, work["rate"].max())
     for axis, length in zip(axes.flat, lengths, strict=False):
         here = work[work["length"] == length].groupby(["batch size", "rate"])["speedup"].mean()
-        for (size, some), marker in zip(here.groupby(level=0), MARKERS, strict=False):
+        shades = greys(here.index.get_level_values(0).nunique())
+        for (size, some), marker, shade in zip(
+            here.groupby(level=0), MARKERS, shades, strict=False
+        ):
             rates = some.index.get_level_values("rate")
-            axis.plot(100 * rates, some, marker=marker, label=f"batches of {size}")
+            style = {"marker": marker, "color": shade, "label": f"batches of {size}"}
+            axis.plot(100 * rates, some, **style)
         axis.plot(
             100 * gone, 1 / (1 - gone), color=GREY, linestyle="--", label="ideal, 1/(1 − rate)"
         )
