@@ -75,7 +75,7 @@ def styles(labels: Iterable[str]) -> dict[str, dict]:
 
 def greys(count: int) -> list[str]:
     """From light to dark, for what is neither a method nor a kind of unit."""
-    return [f"{level:.2f}" for level in np.linspace(0.7, 0.05, count)] if count > 1 else ["0.25"]
+    return [f"{level:.2f}" for level in np.linspace(0.62, 0.05, count)] if count > 1 else ["0.25"]
 
 
 def room(axis: plt.Axes, least: float = LEAST, most: float = 100.0) -> None:

@@ -80,7 +80,7 @@ def projection() -> Drawing:
     """Least squares: Y, the plane of all P·W, and the foot that tuning moves to."""
     page = Drawing(
         "Tuning is a projection",
-        "A plane through the origin, spanned by the features of the surviving units, holds every "
+        "A plane through the origin, spanned by the features of two surviving neurons, holds every "
         "output P·W that they can put out. The target Y stands above it. P·W before tuning lies "
         "in the plane, far from Y; tuning moves it to P·W*, the foot of the perpendicular from Y, "
         "where the residual is shortest and at a right angle to the plane.",
@@ -130,7 +130,8 @@ def projection() -> Drawing:
         fill=GREY,
     )
     note = (
-        "$f_1, f_2$: features of survivors (columns of $P$); drawn for one output and three tokens"
+        "$f_1, f_2$: features of two surviving neurons (columns of $P$); "
+        "drawn for one output and three tokens"
     )
     page.text(24, 446, note, anchor="start", fill=GREY)
     return page

@@ -80,11 +80,15 @@ def tuning(results: Sequence[Tuning]) -> Figure:
     axes.set(
         title="Tuning lowers every sublayer's output error",
         xlabel="sublayer, from the embedding upwards",
-        ylabel="output error ‖Y − P·W‖² / ‖Y‖² (%)",
+        ylabel="output error\n‖Y − P·W‖² / ‖Y‖² (%)",
     )
-    axes.tick_params(axis="x", rotation=45, labelsize="small")
+    names = [short_name(t).replace(" ", "\n") for t in range(len(results))]
+    axes.set_xticks(range(len(results)), names, fontsize="small")
+    axes.margins(y=0.12)  # the number of the tallest bar is not on the frame
     for bars in axes.containers:
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+        # One decimal of what is small, which would read as no error.
+        numbers = [f"{height:.{int(height < 9.95)}f}" for height in bars.datavalues]
+        axes.bar_label(bars, numbers, fontsize=8.5 if len(results) <= 12 else 6, padding=1)
     axes.legend(title="weight-tuning")
     return figure
 
@@ -132,6 +136,7 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
     """
     sure, right = np.asarray(sure, dtype=float), np.asarray(right, dtype=bool)
     figure, (alone, rates) = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4))
+    figure.get_layout_engine().set(wspace=0.06)
     edges = np.linspace(1 / labels, 1, 11)
     alone.hist(sure[~right], edges, color=PALETTE[4], edgecolor="white")
     alone.set(
@@ -149,16 +154,18 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
             continue
         mean, share = sure[here].mean(), right[here].mean()
         error = standard_error(share, count)
-        rates.errorbar(mean, share, error, color=GREEN, marker="o", capsize=3)
-        style = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": "small"}
+        # Near 100% a point is whole, and its number, below it, within the frame.
+        style = {"color": GREEN, "marker": "o", "capsize": 3, "clip_on": False}
+        rates.errorbar(mean, share, error, **style)
+        style = {"xytext": (0, -4), "textcoords": "offset points", "fontsize": "small"}
         style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}  # on the line
-        rates.annotate(f"{count}", (mean, share + error), ha="center", **style)
+        rates.annotate(f"{count}", (mean, share - error), ha="center", va="top", **style)
     rates.set(
         title="Is it as often right as it is sure?",
         xlabel="probability of the chosen label, mean",
-        ylabel="share right (of how many)",
-        xlim=(0.9 / labels, 1.05),
-        ylim=(0.9 / labels, 1.05),
+        ylabel="share right (of how many),\n± one standard error",
+        xlim=(0.9 / labels, 1),
+        ylim=(0.9 / labels, 1),
     )
     rates.legend(loc="lower right")
     return figure

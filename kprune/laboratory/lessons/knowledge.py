@@ -153,7 +153,7 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 def truth(table: pd.DataFrame) -> Figure:
     """Size of the change that silencing a unit makes, over S_pred; hollow where K_pred falls."""
-    figure, panels = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.6))
+    figure, panels = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.6), sharey=True)
     ranks = agreement(table)["S_pred and size of the change"]
     for axes, (kind, some) in zip(panels, table.groupby("units"), strict=True):
         for rises, label in ((True, "K_pred rises"), (False, "K_pred falls")):
@@ -201,26 +201,41 @@ def decided(model: PreTrainedModel, sample: Sample, rate: float, **options) -> p
 
 
 def decisions(table: pd.DataFrame) -> Figure:
-    """The predictive part along a run, by rate: its share of importance, and whom it keeps."""
+    """The predictive part along a run, by rate: its share of importance, and whom it keeps.
+
+    High points of the highest rate tell how many of how many units were saved: heads are few.
+    """
     figure, (shares, saved) = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.6))
     styles = zip((GREEN, "0.45"), "os", strict=True)
+    table = table.assign(percent=100 * table["saved"] / table["kept"].clip(lower=1))
     runs = sorted(table.groupby("rate"), reverse=True)
     for (rate, run), (colour, marker) in zip(runs, styles, strict=False):
         style = {"color": colour, "marker": marker, "label": f"rate {rate:g}"}
         shares.plot(run["t"], run["share"], **style)
-        saved.plot(run["t"], 100 * run["saved"] / run["kept"].clip(lower=1), **style)
+        saved.plot(run["t"], run["percent"], **style)
+    _, highest = runs[0]
+    rises = highest["percent"].shift(-1, fill_value=0) - highest["percent"]
+    for row, rise in zip(highest.itertuples(), rises, strict=True):
+        if row.percent < 5:
+            continue
+        flat = abs(rise) < 5  # else to the right, on that side of the line where it is not
+        style = {"xytext": (0, 6) if flat else (6, 0), "textcoords": "offset points"}
+        style |= {"ha": "center" if flat else "left", "va": "top" if rise > 5 else "bottom"}
+        label = f"{row.saved}/{row.kept}"
+        saved.annotate(label, (row.t, row.percent), fontsize="small", **style)
     shares.set(
         title="A small part of all importance …",
+        xlabel="target sublayer t",
         ylabel="predictive part of importance (%)",
         ylim=(-3, 103),
     )
     saved.set(
         title="… decides where it is uneven",
+        xlabel="target sublayer t (numbers: units saved/kept)",
         ylabel="kept units that representation\nalone would remove (%)",
         ylim=(-3, 103),
     )
     for axes in (shares, saved):
-        axes.set_xlabel("target sublayer t")
         axes.set_xticks(sorted(set(table["t"])))
         axes.legend()
     return figure

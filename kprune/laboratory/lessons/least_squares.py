@@ -58,7 +58,10 @@ def few_tokens(points: Sequence[tuple[float, float, float]], untuned: float) -> 
         shown = np.maximum(mean, LEAST)
         axes.plot(found.index, shown, color=colour, label=label)
         low, high = (np.maximum(mean + sign * error, LEAST) for sign in (-1, 1))
-        axes.fill_between(found.index, low, high, color=colour, alpha=0.2, linewidth=0)
+        style = {"color": colour, "alpha": 0.2, "linewidth": 0}
+        if name == "unseen":  # one entry of the legend is enough
+            style["label"] = "± one standard error"
+        axes.fill_between(found.index, low, high, **style)
         for here, shape in ((mean > LEAST, marker), (mean <= LEAST, "v")):
             style = {"color": colour, "marker": shape, "zorder": 3, "clip_on": False}
             axes.scatter(found.index[here], shown[here], 36, **style)
@@ -66,7 +69,8 @@ def few_tokens(points: Sequence[tuple[float, float, float]], untuned: float) -> 
     style = {"fontsize": "small", "color": "0.35"}
     if fitted.any():
         place = found.index[fitted][0], 1.4 * LEAST
-        axes.annotate(f"fitted perfectly (< {LEAST}%)", place, **style)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # on lines of the grid
+        axes.annotate(f"fitted perfectly (< {LEAST}%)", place, bbox=box, **style)
     axes.axhline(100 * untuned, color=GREY, linestyle="--")
     axes.axvline(1, color="0.35", linestyle=":")
     where = {"textcoords": "offset points", "xytext": (-3, 3), **style}

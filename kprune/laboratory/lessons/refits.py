@@ -119,8 +119,8 @@ def ridges(table: pd.DataFrame, chosen: float) -> Figure:
         axes.plot(table.index, 100 * table[name], color=colour, marker=marker, label=name)
     if np.isfinite(chosen):
         axes.axvline(chosen, color="0.35", linestyle=":")
-        style = {"fontsize": "small", "color": "0.35", "ha": "right", "va": "top", "rotation": 90}
-        axes.annotate("chosen ", (chosen, 0.3), xycoords=("data", "axes fraction"), **style)
+        style = {"fontsize": "small", "color": "0.35", "ha": "right", "rotation": 90}
+        axes.annotate("chosen", (chosen, 0.03), xycoords=("data", "axes fraction"), **style)
     axes.set(
         xscale="log",
         title="A ridge for what a small sample does not say",
@@ -148,6 +148,13 @@ def token_weights(weights: Sequence[Tensor], words: Sequence[str]) -> Figure:
     return figure
 
 
+def relative(errors: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
+    """The sum of squared errors by sequence over that of others, and its standard error."""
+    whole = plain.sum()
+    ratio = errors.sum() / whole
+    return ratio, ((errors - ratio * plain) ** 2).sum() ** 0.5 / whole
+
+
 def brought(found: Mapping[str, np.ndarray], plain: str) -> Figure:
     """Errors of refits on unseen text in per cent of the plain one's, with standard errors.
 
@@ -157,14 +164,8 @@ def brought(found: Mapping[str, np.ndarray], plain: str) -> Figure:
     base, places = found[plain], np.arange(len(found))
     kinds = ("all tokens alike", GREEN, "o", -0.13), ("by what they cost", PURPLE, "D", 0.13)
     for column, (label, colour, marker, side) in enumerate(kinds):
-        whole = base[:, column].sum()
-        ratio = np.array([errors[:, column].sum() / whole for errors in found.values()])
-        spread = np.array(
-            [
-                ((errors[:, column] - r * base[:, column]) ** 2).sum() ** 0.5 / whole
-                for r, errors in zip(ratio, found.values(), strict=True)
-            ]
-        )
+        pairs = [relative(errors[:, column], base[:, column]) for errors in found.values()]
+        ratio, spread = np.array(pairs).T
         style = {"color": colour, "fmt": marker, "label": label, "capsize": 3}
         axes.errorbar(100 * ratio, places + side, xerr=100 * spread, **style)
     axes.axvline(100, color=GREY, linestyle="--", zorder=0)
@@ -173,7 +174,7 @@ def brought(found: Mapping[str, np.ndarray], plain: str) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set(
         title="What each refit brings to one sublayer",
-        xlabel="output error on unseen text (% of that of the paper's tuning)",
+        xlabel="output error on unseen text (% of the paper's), ± one standard error",
     )
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", title="tokens count")
     return figure
@@ -208,13 +209,14 @@ def shapes(speed: Mapping[str, float], ideal: float) -> Figure:
     bars = axes.barh([*speed], [*speed.values()], color="0.45", height=0.6)
     axes.bar_label(bars, fmt="%.1f", padding=4, fontsize="small")
     axes.axvline(ideal, color=GREY, linestyle="--")
-    style = {"fontsize": "small", "color": "0.35", "rotation": 90, "ha": "right", "va": "center"}
-    axes.annotate("as its FLOPs say", (ideal, 0.5), xycoords=("data", "axes fraction"), **style)
+    style = {"fontsize": "small", "color": "0.35", "rotation": 90, "ha": "right", "va": "top"}
+    axes.annotate("as its FLOPs say", (ideal, 0.97), xycoords=("data", "axes fraction"), **style)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(
         title="The same FLOPs, other times",
         xlabel="times as fast as the dense model",
+        ylabel="sequences × tokens",
         xlim=(0, 1.1 * max(ideal, *speed.values())),
     )
     return figure
@@ -255,6 +257,7 @@ def widths(seconds: Mapping[int, float], multiple: int) -> Figure:
     axes.set(
         title="Some widths take longer than wider ones" if falls else "Wider takes longer",
         xlabel="neurons of one FFN",
+        xticks=sizes[sizes % multiple == 0],
         ylabel="time (ms)",
         ylim=(0, None),
     )

@@ -105,10 +105,11 @@ def bought(
     axes.set(
         title=f"{name.capitalize()}: {title}" if len(points) > 1 else f"Pruned by {label}",
         xlabel="time (passes)",
-        ylabel=f"{METRIC_NAMES.get(metric, metric)} × 100",
+        ylabel=f"{METRIC_NAMES.get(metric, metric)} × 100, ± one standard error",
         xlim=(-0.07 * most, 1.5 * most),
     )
     axes.margins(y=0.1)
     room(axes)
-    axes.legend(loc="lower right", fontsize="small")
+    handles, _ = axes.get_legend_handles_labels()
+    axes.legend(handles, ["teacher, ± one standard error"], loc="lower right", fontsize="small")
     return figure

@@ -24,8 +24,9 @@ def beside_layers(runs: pd.DataFrame, method: str) -> pd.DataFrame:
     """For each number of layers that were left, the best score of any, and what a method keeps of
     the same FLOPs or fewer.
 
-    Columns `layers`, `gone` and `kept` (per cent), and of the method `its gone` and `its kept`: its
-    mean at the least rate that is no lower; empty where none is.
+    Columns `layers`, `which` was best of how many `tried`, `gone` and `kept` (per cent), and of the
+    method `its gone` and `its kept`: its mean at the least rate that is no lower; empty where none
+    is.
     """
     shares = kept(runs)
     ours = shares[shares["method"] == method].groupby("rate")[["gone", "kept"]].mean()
@@ -35,7 +36,8 @@ def beside_layers(runs: pd.DataFrame, method: str) -> pd.DataFrame:
     means = whole.groupby(["layers", "label"])[["gone", "kept"]].mean().reset_index()
     for layers, some in reversed([*means.groupby("layers")]):
         best = some.loc[some["kept"].idxmax()]
-        row = {"layers": layers, "which": best["label"], "gone": best["gone"], "kept": best["kept"]}
+        row = {"layers": layers, "which": best["label"], "tried": len(some)}
+        row |= {name: best[name] for name in ("gone", "kept")}
         harder = ours[ours["gone"] >= best["gone"] - 1e-6]
         its = harder.iloc[0] if len(harder) else {}
         rows.append(row | {f"its {name}": its.get(name) for name in ("gone", "kept")})
@@ -58,17 +60,22 @@ def _and(words: list[str]) -> str:
 
 
 def answer_beside(beside: pd.DataFrame, label: str) -> str:
-    """A method against whole layers, in words, from what `beside_layers` gave."""
-    found = []
-    for which, some in beside.dropna().groupby("which"):
-        ahead = some["its kept"] - some["kept"]
-        numbers = ", ".join(f"{layers}" for layers in some["layers"])
-        text = f"- With no more FLOPs than *{which}* ({numbers} of them, where they are the best "
-        text += f"that was run) {label} keeps more in {(ahead > 0).sum()} of {len(some)} cases"
+    """A method against whole layers, in words, from what `beside_layers` gave.
+
+    Where one choice of layers alone was run it is told apart: a better one may not have been.
+    """
+    both, found = beside.dropna(), []
+    for several, some in both.groupby(both["tried"] > 1, sort=False):
+        ahead, count = some["its kept"] - some["kept"], len(some)
+        names = _and([f"*{which}*" for which in dict.fromkeys(some["which"])])
+        numbers = _and([str(layers) for layers in some["layers"]])
+        text = f"- Against {names} ({numbers} of them"
+        text += "" if several else ", where nothing else was run"
+        text += f") {label} keeps more in {(ahead > 0).sum()} of {count}, with no more FLOPs"
         if (ahead > 0).all():
-            text += f", by {ahead.min():.1f} to {ahead.max():.1f} points of the dense score's 100"
-        found.append(text + ".")
-    return "\n".join(reversed(found))  # spaced layers, the better ones, first
+            text += f": by {ahead.min():.1f} to {ahead.max():.1f} points of the dense score's 100"
+        found.append((not several, text + "."))
+    return "\n".join(text for _, text in sorted(found))
 
 
 def draw_kept(runs: pd.DataFrame, least: float = 0.0) -> Figure:

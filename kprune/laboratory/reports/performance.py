@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREEN, GREY, MARKERS, PALETTE, WIDTH, called, panels
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH, called, greys, panels
 from kprune.laboratory.tables import collect, one_at_a_time
 
 # What each axis is in, under its panels.
@@ -90,6 +90,18 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
     return table.astype(dict.fromkeys(numbers, float))
 
 
+def grown(table: pd.DataFrame) -> str:
+    """How time and memory grow, in words, from what `growth` gave: from the least to the most."""
+    found = []
+    for name, some in table.groupby("axis", sort=False):
+        first, last = (some.loc[some["value"].agg(end)] for end in ("idxmin", "idxmax"))
+        words = [f"{last[what] / first[what]:.2g}" for what in ("value", "seconds", "memory")]
+        ends = f"{first['value']:,.0f} to {last['value']:,.0f}"
+        found.append(f"{AXES.get(name, name)} (×{words[0]}, {ends}): time ×{words[1]}, ")
+        found[-1] += f"memory ×{words[2]}"
+    return f"- Growth with {'; with '.join(found)}." if found else ""
+
+
 def gains(runs: pd.DataFrame) -> pd.DataFrame:
     """How many times as long pruning's parts take without each idea: `idea`, `task`, `ratio`."""
     each = zip(runs["task"], runs["gains"], strict=True)
@@ -119,6 +131,13 @@ def precision(runs: pd.DataFrame) -> pd.DataFrame:
     return both[["task", "tokens", "rate", *shown]].astype(dict.fromkeys(shown, float))
 
 
+def alike(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs on samples that were pruned with and without rounding; all of them without such."""
+    keys = ["task", "tokens", "seed", "rate"]
+    both = runs.groupby(keys)["multiple"].transform("nunique") > 1
+    return runs[both] if both.any() else runs
+
+
 def inference(runs: pd.DataFrame) -> pd.DataFrame:
     """Speed-up of pruned models by batch size and length, mean over runs of `performance`."""
     rows = runs[["rate", "multiple", "inference"]].explode("inference", ignore_index=True)
@@ -134,21 +153,32 @@ def in_order(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.sort_values(order, kind="stable")
 
 
+def but_for(runs: pd.DataFrame) -> list[str]:
+    """In what each run differs from the paper's method, in words."""
+    return [
+        ", ".join(
+            ["in fp32"] * (precision == "full")
+            + ["scores kept"] * (reuse > 0)
+            + [f"neurons in {multiple}s"] * (multiple > 1)
+        )
+        for precision, reuse, multiple in zip(
+            runs["precision"], runs["reuse"], runs["multiple"], strict=True
+        )
+    ]
+
+
 def draw_steps(runs: pd.DataFrame) -> Figure:
     """Time of each step in passes, a bar per run, with the limit by count; from `performance`."""
     runs, names = in_order(runs), []
-    for task, (_, run) in zip(called(runs["task"]), runs.iterrows(), strict=True):
-        parts = [task, f"{run['tokens'] / 1000:g}K", f"{run['rate']:.0%}"]
-        parts += ["in fp32"] if run["precision"] == "full" else []
-        parts += ["scores kept"] if run["reuse"] else []
-        parts += [f"neurons in {run['multiple']}s"] if run["multiple"] > 1 else []
+    each = zip(called(runs["task"]), runs["tokens"], runs["rate"], but_for(runs), strict=True)
+    for task, tokens, rate, changed in each:
+        parts = [task, f"{tokens / 1000:g}K", f"{rate:.0%}", *filter(None, [changed])]
         names.append(", ".join(parts))
     times = pd.DataFrame(list(runs["steps"]), index=names).fillna(0.0)
     shares = times.div(times.sum(axis=1), axis=0)
     unseen = {step: f"{step} (under 1%)" for step in shares if shares[step].max() < 0.01}
     figure, axes = plt.subplots(figsize=(1.3 * WIDTH, 0.6 + 0.32 * len(names)))
-    colours = [PALETTE[i] for i in (2, 3, 4, 8, 7)][: times.shape[1]]
-    style = {"stacked": True, "width": 0.8, "linewidth": 1, "color": colours}
+    style = {"stacked": True, "width": 0.8, "linewidth": 1, "color": greys(times.shape[1])}
     times.rename(columns=unseen).plot.barh(ax=axes, **style)
     limits, places = runs["limit"].astype(float), range(len(names))
     axes.plot(limits, places, "k|", markersize=12, markeredgewidth=2, label="limit by count")
@@ -175,8 +205,8 @@ def draw_growth(table: pd.DataFrame) -> Figure:
         here = table[table["axis"] == name].sort_values("value")
         first, last = here.iloc[0], here.iloc[-1]
         end = 1.08 * last["value"]
-        for axis, value, color in ((top, "seconds", GREEN), (bottom, "memory", PALETTE[4])):
-            axis.plot(here["value"], here[value], "o-" if len(here) > 3 else "o", color=color)
+        for axis, value in ((top, "seconds"), (bottom, "memory")):
+            axis.plot(here["value"], here[value], "o-" if len(here) > 3 else "o", color="0.25")
             axis.set(xlim=(0, end), ylim=(0, 1.15 * here[value].max()))
             more = f"{last[value] / first[value]:.2g}× the "
             axis.set_title(more + ("time" if value == "seconds" else "memory"), fontsize="medium")
@@ -196,7 +226,7 @@ def draw_gains(table: pd.DataFrame) -> Figure:
     table = table.assign(task=called(table["task"]))
     order = table.groupby("idea")["ratio"].mean().sort_values(ascending=False).index
     count = table["task"].nunique()
-    style = {"palette": PALETTE[2 : 2 + count], "markers": [*MARKERS[:count]]}
+    style = {"palette": greys(count), "markers": [*MARKERS[:count]]}
     style |= {"linestyle": "none", "dodge": 0.3 * (count > 1)}
     sns.pointplot(table, y="idea", x="ratio", hue="task", order=order, ax=axes, **style)
     axes.grid(axis="y", visible=True)
@@ -220,12 +250,16 @@ def draw_gains(table: pd.DataFrame) -> Figure:
 def draw_inference(table: pd.DataFrame) -> Figure:
     """Speed-up against batch size, a line per length and rounding; from `inference`."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    for (keys, here), marker in zip(table.groupby(["length", "multiple"]), MARKERS, strict=False):
-        length, multiple = keys
-        label = f"{length} tokens" + (f", neurons in {multiple}s" if multiple > 1 else "")
-        axes.plot(here["batch size"].astype(str), here["speed-up"], marker=marker, label=label)
+    lengths = sorted(set(table["length"]))
+    looks = dict(zip(lengths, zip(greys(len(lengths)), MARKERS, strict=False), strict=True))
+    for (length, multiple), here in table.groupby(["length", "multiple"]):
+        shade, marker = looks[length]
+        style = {"marker": marker, "color": shade, "linestyle": "--" if multiple > 1 else "-"}
+        style["label"] = f"{length} tokens" + (f", neurons in {multiple}s" * (multiple > 1))
+        style["markerfacecolor"] = "white" if multiple > 1 else shade
+        axes.plot(here["batch size"].astype(str), here["speed-up"], **style)
     ideal = 1 / (1 - table["rate"].iloc[0])
-    axes.axhline(ideal, color=GREY, linestyle="--", linewidth=1.2, label="ideal, 1/(1 − rate)")
+    axes.axhline(ideal, color=GREY, linestyle=":", linewidth=1.8, label="ideal, 1/(1 − rate)")
     ends = [table["batch size"].min(), table["batch size"].max()]
     small, large = (table.loc[table["batch size"] == size, "speed-up"] for size in ends)
     words = f"{_times(small)} at batch size {ends[0]}, {_times(large)} at {ends[1]}; "
