@@ -40,9 +40,9 @@ def answer(variants: pd.DataFrame) -> str:
         first, *others = leaders(lost)
         points = lost["mean"].map("{:.1f}".format)
         if others:
-            named = [f"*{name}* ({points[name]} points)" for name in (first, *others)]
-            text += f"most is lost without {tables.few(named, 9)}, and which of them matters more "
-            text += "is within noise"
+            named = [f"*{name}* ({points[name]})" for name in others]
+            text += f"most is lost without *{first}*, {points[first]} points, which noise does not "
+            text += f"tell from what is lost without {tables.few(named, 9)}"
         else:
             text += f"*{first}* matters most, {points[first]} points are lost without it"
         little = lost[lost["mean"].abs() < lost["noise"]].index.difference([first, *others], False)
@@ -91,14 +91,16 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
     figure, axes = panels(len(tasks), 3, size, more=0.5, sharex=True, sharey=True)
     for axis, task in zip(axes.flat, tasks, strict=False):
         here = variants[variants["task"] == task]
-        lost = here.groupby("without")["loss"].agg(["mean", "sem"]).fillna(0.0)
+        lost = dict(list(here.groupby("without")["loss"]))
         if (noise := here["noise"].mean()) > 0:
             axis.axvspan(-noise, noise, color=GREY, alpha=0.5, linewidth=0)
         axis.axvline(0, color="black", linewidth=1)
         for place, name in enumerate(order):
-            if name in lost.index:
-                _bar(axis, place, *lost.loc[name])
-        words = f"{task}: most is lost without {tables.few(leaders(_means(here)))}"
+            if name in lost:
+                _bar(axis, place, lost[name])
+        first = leaders(_means(here))
+        words = f"most is lost without {' or '.join(first)}"
+        words = f"{task}: {words if len(first) < 3 else 'noise hides what matters most'}"
         axis.set_title(words, fontsize="small")
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(order)), order)
@@ -110,17 +112,21 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
     axes[0, 0].set_xlim(low, max(high, low + LEAST / 2))
     words = ["points below the whole method"]
     words += ["grey: one standard error of the dev set"] * bool(variants["noise"].notna().any())
-    words += ["whiskers: of the seeds"] * bool(variants["seed"].nunique() > 1)
+    words += ["dots: seeds, whiskers: of their mean"] * bool(variants["seed"].nunique() > 1)
     figure.supxlabel("; ".join(words), fontsize="medium")
     return figure
 
 
-def _bar(axis: plt.Axes, place: int, mean: float, error: float) -> None:
-    """A bar with its value beside it, and beyond its whisker if it has one."""
+def _bar(axis: plt.Axes, place: int, lost: pd.Series) -> None:
+    """A bar with its value beyond it, and of several seeds their own values and a whisker."""
+    mean, error = lost.mean(), lost.sem() if len(lost) > 1 else 0.0
     axis.barh(place, mean, height=0.7, color=GREEN, xerr=error or None, ecolor="0.25")
     side = 1 if mean >= 0 else -1
+    ends = side * np.array([*lost, mean + side * error])
+    if len(lost) > 1:
+        axis.plot(lost, [place + 0.2] * len(lost), "o", color="0.25", markersize=3)
     style = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
     style |= {"ha": "left" if side > 0 else "right"}
     axis.annotate(
-        f"{mean:.1f}".replace("-", "−"), (mean + side * error, place), (5 * side, 0), **style
+        f"{mean:.1f}".replace("-", "−"), (side * ends.max(), place), (5 * side, 0), **style
     )
