@@ -135,8 +135,9 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
     error; a place of fewer than five answers has no point.
     """
     sure, right = np.asarray(sure, dtype=float), np.asarray(right, dtype=bool)
-    figure, (alone, rates) = plt.subplots(1, 2, figsize=(1.25 * WIDTH, 3.4))
-    figure.get_layout_engine().set(wspace=0.06)
+    size = 1.25 * WIDTH, 3.4
+    figure, (alone, rates) = plt.subplots(1, 2, figsize=size, layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)  # so that a label does not touch the other panel
     edges = np.linspace(1 / labels, 1, 11)
     alone.hist(sure[~right], edges, color=PALETTE[4], edgecolor="white")
     alone.set(
