@@ -568,7 +568,7 @@ def test_what_training_buys_is_the_cheapest_that_caught_up_or_the_best():
     alone = [run("m", 0.9, 1.0, 1.0, 0.5)]  # nothing to compare with at this rate
     behind = retraining.against(pd.DataFrame([*runs, *alone]))
     ahead = retraining.against(pd.DataFrame([*runs, *later, *alone]))
-    columns = ["untrained", "trained", "its F", "caught up"]
+    columns = ["untrained", "trained", "its passes", "caught up"]
     assert behind[columns].values.tolist() == [
         ["K-prune", "m, 1 passes", 3.0, False],
         ["K-prune+", "m, 1 passes", 3.0, False],

@@ -86,7 +86,7 @@ def checked_batch(model: PreTrainedModel, batch_size: int, length: int) -> tuple
 
 @torch.inference_mode()
 def pass_seconds(model: PreTrainedModel, sample: Sample) -> float:
-    """Seconds of one pass over a sample in minibatches as drawn: F, what pruning is timed in."""
+    """Seconds of one pass over a sample in minibatches as drawn, what pruning is timed in."""
     model, size = sharing_weights(model), sample.task.minibatch
     encoder, seconds = Encoder(model), {}
     with timed(seconds, "pass", model.device):

@@ -155,9 +155,7 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
             continue
         mean, share = sure[here].mean(), right[here].mean()
         error = standard_error(share, count)
-        # Near 100% a point is whole, and its number, below it, within the frame.
-        style = {"color": GREEN, "marker": "o", "capsize": 3, "clip_on": False}
-        rates.errorbar(mean, share, error, **style)
+        rates.errorbar(mean, share, error, color=GREEN, marker="o", capsize=3)
         style = {"xytext": (0, -4), "textcoords": "offset points", "fontsize": "small"}
         style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}  # on the line
         rates.annotate(f"{count}", (mean, share - error), ha="center", va="top", **style)

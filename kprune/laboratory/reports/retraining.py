@@ -58,7 +58,7 @@ def _look(series: str) -> dict:
 def against(runs: pd.DataFrame) -> pd.DataFrame:
     """K-prune and K-prune+ beside what was trained with labels, from runs of `trained`.
 
-    For each task, rate and method that are done: its score (× 100) and passes (`F`), and those of
+    For each task, rate and method that are done: its score (× 100) and passes, and those of
     the cheapest `trained` run that is as good; of the best one where none `caught up`.
     """
     done = runs[runs["state"] == "done"].astype({"score": float, "passes": float})
@@ -74,8 +74,8 @@ def against(runs: pd.DataFrame) -> pd.DataFrame:
             best = good.nsmallest(1, "passes") if len(good) else others.nlargest(1, "score")
             best, caught = best.iloc[0], bool(len(good))
             row = {**dict(zip(keys, names, strict=True)), "untrained": own}
-            row |= {"score": 100 * ours["score"], "F": ours["passes"], "trained": best.name}
-            row |= {"its score": 100 * best["score"], "its F": best["passes"]}
+            row |= {"score": 100 * ours["score"], "passes": ours["passes"], "trained": best.name}
+            row |= {"its score": 100 * best["score"], "its passes": best["passes"]}
             rows.append(row | {"caught up": caught})
     return pd.DataFrame(rows)
 
@@ -88,7 +88,7 @@ def answer(found: pd.DataFrame) -> str:
         some = some.assign(
             place=[f"{name} at {rate:.0%}" for name, rate in names],
             behind=some["score"] - some["its score"],
-            times=some["its F"] / some["F"],
+            times=some["its passes"] / some["passes"],
         )
         caught, not_yet = some[some["caught up"]], some[~some["caught up"]]
         text = f"- {own}: training with all labels caught up in {len(caught)} of {len(some)} pairs "
