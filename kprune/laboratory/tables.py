@@ -92,11 +92,12 @@ def source(runs: pd.DataFrame) -> str:
     environments = [extra["environment"] for extra in done["extra"]]
     commits = dict.fromkeys(str(commit)[:7] for commit in done["commit"])
     threads = sorted({int(count) for count in done["threads"].dropna()})
+    several = "thread" if threads == [1] else "threads"
     days = sorted({one["date"] for one in environments if "date" in one})
     parts = [
         f"kprune reproduce params/{runs.attrs.get('experiment', '…')}.yaml",
         f"{len(done)} runs at {few(commits)}",
-        f"{few(sorted(set(done['device'].dropna())))}, {few(map(str, threads))} threads",
+        f"{few(sorted(set(done['device'].dropna())))}, {few(map(str, threads))} {several}",
         *([days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []),
     ]
     return " · ".join(parts)
