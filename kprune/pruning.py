@@ -74,6 +74,12 @@ class Job:
             yield step
         clock.allot(0)
 
+    def close(self) -> None:
+        """Let go of the hidden states: steps and state refer to one another, so that they would
+        stay until Python looks for such circles.
+        """
+        self.state.teacher_hidden = self.state.student_hidden = ()
+
 
 def work(t: int, count: int, method: str) -> float:
     """Work on a batch at sublayer `t` of `count`, for the bar: measuring, then a few passes.
@@ -211,5 +217,6 @@ def prune(
             pruned, report = finished(job, done)
             pruned.tokenizer = tokenizer or job.state.sample.tokenizer
         sample = job.state.sample  # drawn once
+        job.close()
         made.append((inside.around(pruned) if inside else pruned, report))
     return made if several else made[0]

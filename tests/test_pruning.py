@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import gc
 import json
 import math
 import re
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -25,6 +27,7 @@ from kprune.data.tasks import TASKS, Task, get_task
 from kprune.encoders import Encoder
 from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import bar
+from kprune.engine.states import HiddenStates
 from kprune.knowledge import Importance
 from kprune.sampling import find_tokenizer
 from kprune.weight_tuning import Tuning
@@ -510,6 +513,26 @@ def test_half_precision_on_the_cpu(family, dtype, method):
     ours, theirs, dense = (logits(m, batch).float() for m in (smaller, expected, model))
     assert ours.isfinite().all()
     assert (ours - theirs).norm() < (dense - theirs).norm()
+
+
+def test_a_family_holds_the_hidden_states_of_one_model_at_a_time(monkeypatch):
+    alive, seen, begin = weakref.WeakSet(), [], HiddenStates.__init__
+
+    def begun(self, *given):
+        begin(self, *given)
+        alive.add(self)
+        seen.append(len(alive))
+
+    monkeypatch.setattr(HiddenStates, "__init__", begun)
+    gc.disable()
+    try:
+        for method in ("kprune", "kprune+"):
+            made = kprune.prune(
+                tiny("bert", "classification"), tiny_sample(), [0.3, 0.5], method, progress=False
+            )
+            assert len(made) == 2 and seen[-1] == 2 and not alive
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
