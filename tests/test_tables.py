@@ -655,10 +655,12 @@ def test_one_hyperparameter_moves_the_score_most(tmp_path):
     most, least = sensitivity.answer(varied).splitlines()
     assert most == "- SST-2, μ: 50.0 (at 4) to 80.0 (at 64), 80.0 at the default 64."
     assert least.endswith("80.0 at the default 1000, no more than noise.")
-    first, second = sensitivity.draw_sensitivity(varied).axes
+    figure = sensitivity.draw_sensitivity(varied)
+    first, second = figure.axes
     joined = [axis.lines[0].get_linestyle() for axis in (first, second)]
     assert joined == ["-", "None"], "two points are not joined"
-    assert first.get_ylabel() == "accuracy × 100"
+    assert figure.get_supylabel() == "accuracy × 100"
+    assert [label.get_text() for label in second.get_xticklabels()] == ["500", "1,000"]
     other = found[:1].assign(score=0.81, commit="abcdefghij")
     same = "at commit 0123456), 81.0 in it (samples of 1,000 tokens, seed 0, at commit abcdefg). It"
     assert same in sensitivity.beside(varied, other, "it")

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
 from kprune.laboratory.figures import (
+    GREEN,
     GREY,
     MARKERS,
     METRIC_NAMES,
@@ -97,7 +98,7 @@ def draw_sensitivity(runs: pd.DataFrame) -> Figure:
     parameters = list(dict.fromkeys(runs["parameter"]))
     figure, axes = panels(len(parameters), 2, (1.15 * WIDTH, 2.8), more=0.6, sharey=True)
     tasks = list(dict.fromkeys(runs["task"]))
-    colours = dict(zip(tasks, PALETTE[2:], strict=False))
+    colours = dict(zip(tasks, (GREEN, "black", *PALETTE[4:]), strict=False))
     names = {"gamma": "temperature γ", "lam": "λ", "mu": "μ", "tokens": "sample (tokens)"}
     done = runs[runs["state"] == "done"].astype({"score": float})
     metrics = dict.fromkeys(METRIC_NAMES.get(name, name) for name in done["metric"])
@@ -117,12 +118,13 @@ def draw_sensitivity(runs: pd.DataFrame) -> Figure:
             axis.set_xscale("symlog", linthresh=values[1])
         else:
             axis.set_xscale("log")
-        axis.set_xticks(values, [f"{value:,g}" if value >= 1 else f"{value:g}" for value in values])
+        axis.set_xticks(values, [f"{value:,.7f}".rstrip("0").rstrip(".") for value in values])
         axis.tick_params(labelsize="small")
         axis.minorticks_off()
         axis.margins(x=0.1)
         axis.axvline(here.loc[here["centre"], "value"].max(), color=GREY, linestyle=":", zorder=1)
-        axis.set(xlabel=names[name], ylabel=f"{' or '.join(metrics)} × 100")
+        axis.set_xlabel(names[name])
+    figure.supylabel(f"{' or '.join(metrics)} × 100", fontsize="medium")
     room(axes.flat[0])
     if len(tasks) > 1:
         share_legend(figure, columns=4)
