@@ -17,6 +17,7 @@ RUN = [p for p in NOTEBOOKS if p.stem[:2] < "10" or p.stem[:2] in ("21", "23", "
 # A whole implementation is what 25 is there to show, so its code may be long.
 WITH_LONG_CODE = ("25_hundred_lines",)
 GRADES = "derive", "write", "explore"
+PRIVATE = re.compile(r"/(?:home|root|tmp|work|Users|mnt)/\S+|\b[A-Z]:\\\S+|\w*Warning\b")
 
 
 def cells(path: Path) -> list[nbformat.NotebookNode]:
@@ -69,11 +70,18 @@ def test_a_drawing_comes_before_the_first_formula(path):
         assert (path.parent / name).is_file(), name
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
-def test_set_up_is_folded(path):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_and_set_up_are_folded(path):
     code = [cell for cell in cells(path) if cell.cell_type == "code"]
-    assert "parameters" in tags(code[0]) and "hide-input" in tags(code[1])
-    assert code[1].metadata["jupyter"]["source_hidden"]
+    assert "parameters" in tags(code[0])
+    assert "import " in code[1].source
+    for cell in code[:2]:
+        assert "hide-input" in tags(cell) and cell.metadata["jupyter"]["source_hidden"]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def test_a_core_lesson_shows_no_imports(path):
+    code = [cell for cell in cells(path) if cell.cell_type == "code"]
     shown = [cell for cell in code[2:] if not {"hide-input", "solution"} & {*tags(cell)}]
     for cell in shown:
         assert not re.search(r"^(import|from) ", cell.source, re.M), cell.source[:80]
@@ -101,6 +109,17 @@ def test_every_reading_holds_where_it_is_read(path):
     for cell in cells(path):
         for output in cell.get("outputs", []):
             assert "✗" not in output.get("text", ""), output["text"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_hold_no_machine_s_path_and_no_warning(path):
+    for cell in cells(path):
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr" and output.output_type != "error", output
+            for kind, text in {"text": output.get("text", ""), **output.get("data", {})}.items():
+                if kind != "image/png":
+                    found = PRIVATE.findall(text if isinstance(text, str) else str(text))
+                    assert not found, (cell.source[:80], found)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -654,7 +654,7 @@ def test_one_hyperparameter_moves_the_score_most(tmp_path):
     )
     most, least = sensitivity.answer(varied).splitlines()
     assert most == "- SST-2, μ: 50.0 (at 4) to 80.0 (at 64), 80.0 at the default 64."
-    assert least.endswith("80.0 at the default 1000, no more than noise.")
+    assert least.endswith("80.0 at the default 1,000, no more than noise.")
     figure = sensitivity.draw_sensitivity(varied)
     first, second = figure.axes
     joined = [axis.lines[0].get_linestyle() for axis in (first, second)]

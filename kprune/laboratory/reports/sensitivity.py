@@ -36,12 +36,17 @@ def answer(runs: pd.DataFrame) -> str:
         centre = middle["value"].max()
         noise = np.nanmax([0.0, of_score(middle), 2 * error.max()])
         text = f"- {tables.called([task])[0]}, {SYMBOLS.get(name, name)}: {score.min():.1f} (at "
-        text += f"{score.idxmin():g}) to {score.max():.1f} (at {score.idxmax():g})"
+        text += f"{plain(score.idxmin())}) to {score.max():.1f} (at {plain(score.idxmax())})"
         if centre in score:
-            text += f", {score[centre]:.1f} at the default {centre:g}"
+            text += f", {score[centre]:.1f} at the default {plain(centre)}"
         moved = score.max() - score.min()
         found.append((moved, text + (", no more than noise." if moved < noise else ".")))
     return "\n".join(text for _, text in sorted(found, key=lambda pair: -pair[0]))
+
+
+def plain(value: float) -> str:
+    """A value without an exponent."""
+    return f"{value:,.7f}".rstrip("0").rstrip(".")
 
 
 def beside(runs: pd.DataFrame, others: pd.DataFrame, where: str) -> str:
@@ -118,7 +123,7 @@ def draw_sensitivity(runs: pd.DataFrame) -> Figure:
             axis.set_xscale("symlog", linthresh=values[1])
         else:
             axis.set_xscale("log")
-        axis.set_xticks(values, [f"{value:,.7f}".rstrip("0").rstrip(".") for value in values])
+        axis.set_xticks(values, [plain(value) for value in values])
         axis.tick_params(labelsize="small")
         axis.minorticks_off()
         axis.margins(x=0.1)
