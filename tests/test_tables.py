@@ -187,6 +187,7 @@ def test_speed_and_cost_of_what_is_there(records):
     none = speed.fastest(work, ["task", "label"], allowed=3.0).set_index("label")
     assert pd.isna(none.loc["K-prune", "speedup"]) and none.loc["Kwon et al.", "rate"] == 0.8
     at_one = work[work["batch size"] == 1]
+    assert speed.answer_batches(work[work["label"] != "K-prune"]) == ""
     assert speed.answer_batches(work).endswith(
         "1.25 of the ideal in batches of 1, 2.50 in batches of 32."
     )

@@ -66,9 +66,11 @@ def answer(best: pd.DataFrame, allowed: float) -> str:
 
 
 def answer_batches(work: pd.DataFrame) -> str:
-    """What batches bring, in words, from what `measured` gave: K-prune at its highest rate."""
+    """What batches bring, in words, from what `measured` gave; of K-prune at its highest rate."""
     some = work[work["label"] == "K-prune"]
-    some = some[some["rate"] == some["rate"].max()]
+    some = some[some["rate"] == some["rate"].max()].dropna(subset="share")
+    if some.empty:
+        return ""
     shares = some.groupby("batch size")["share"].mean()
     return (
         f"- Batches: at {some['rate'].iloc[0]:.0%} K-prune's models reach {shares.iloc[0]:.2f} of "
