@@ -49,7 +49,7 @@ def collect(records: str | Path) -> pd.DataFrame:
     Columns: `run`, `state` ("done", "failed", "missing" or "damaged"), every parameter, `label`
     (the method's name in tables); and of finished runs `metric`, `dense` and `score` (0 to 1),
     `achieved` (share of FLOPs gone), `parameters_left` (share), `speedup` (dense over pruned
-    latency), `seconds` of pruning, `passes` (the same in these), `memory` (MB), `heads`, `neurons`,
+    latency), `seconds` of pruning, `passes` (that, in passes), `memory` (MB), `heads`, `neurons`,
     `dense_heads` and `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds of
     the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks record.
     ValueError where there is no experiment, no run is done, or runs start from unlike teachers.

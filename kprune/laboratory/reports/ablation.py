@@ -67,10 +67,8 @@ def leaders(means: pd.DataFrame) -> list[str]:
     """What is missed most, and what cannot be told from it though it can from nothing."""
     first, most = means.index[0], means.iloc[0]
     near = most["mean"] - means["mean"] < np.hypot(most["noise"], means["noise"])
-    return [
-        first,
-        *means.index[near & (means["mean"] >= means["noise"])].difference([first], False),
-    ]
+    clear = means["mean"] >= means["noise"]
+    return [first, *means.index[near & clear].difference([first], sort=False)]
 
 
 def draw_ingredients(runs: pd.DataFrame) -> Figure:

@@ -1,10 +1,9 @@
 """`22_base_size`: a deep and wide encoder beside a small one, in scores kept and in passes."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from seaborn.utils import relative_luminance
 
 from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
 from kprune.laboratory.reports.noise import of_score
@@ -75,15 +74,8 @@ def _bar(axis: plt.Axes, at: float, mean: float, error: float, **style: object) 
     up = (side > 0) != inside
     words = {"ha": "center", "va": "bottom" if up else "top", **SMALL}
     place = mean + (-error if inside else error) * side
-    words["color"] = "white" if inside and _luminance(style["color"]) < 0.25 else "black"
+    words["color"] = "white" if inside and relative_luminance(style["color"]) < 0.25 else "black"
     axis.annotate(_whole(mean), (at, place), (0, 2 if up else -2), **words)
-
-
-def _luminance(colour: object) -> float:
-    """Of sRGB, as the contrast of texts is reckoned by."""
-    parts = np.array(to_rgb(colour))
-    linear = np.where(parts > 0.04045, ((parts + 0.055) / 1.055) ** 2.4, parts / 12.92)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def _whole(number: float) -> str:
@@ -109,9 +101,10 @@ def answer(shares: pd.DataFrame, lead: pd.DataFrame, costs: pd.DataFrame) -> str
     found = []
     for model, some in shares.groupby("model", sort=False):
         ours = some[some["label"] == NAMES["kprune+"]]["kept"]
-        theirs = some[some["label"] == NAMES["kprune"]]["kept"]
+        rows = some[some["label"] == NAMES["kprune"]]
+        theirs = rows["kept"]
         ahead = lead[lead["model"] == model].dropna(subset="lead")
-        errors = some[some["label"] == NAMES["kprune"]].groupby(["task", "rate"])["error"].mean()
+        errors = rows.groupby(["task", "rate"])["error"].mean()
         errors.index = [(task, f"{rate:.0%}") for task, rate in errors.index]
         bars = [errors[key] for key in zip(ahead["task"], ahead["rate"], strict=True)]
         clear = (ahead["lead"].astype(float) > bars).sum()
