@@ -192,3 +192,27 @@ def test_real_data_is_sampled(name, tokenizer):
     assert max(len(example["input_ids"]) for example in sample.examples) <= longest
     dev = kprune.dev_set(name, tokenizer, folder, every=400)
     assert len(dev.columns["input_ids"]) >= len(dev.rows) > 0
+
+
+@pytest.mark.parametrize(
+    "name, every, one_answer",  # as 10_accuracy (SQuAD v2.0 at 40: 18_beyond) tells its reader
+    [
+        ("qqp", 1, 62),
+        ("mrpc", 1, 68),
+        ("qnli", 5, 52),
+        ("sst2", 1, 51),
+        ("mnli", 10, 37),
+        ("squad_v2", 20, 48),
+        ("squad_v2", 40, 49),
+    ],
+)
+def test_what_one_answer_throughout_would_score(name, every, one_answer):
+    data = shared("data", name if name == "squad_v2" else "glue")
+    rows = load_split(name, "validation", data)
+    labels = rows[TASKS[name].label][::every]
+    if name == "squad_v2":
+        labels = ["" if not any(label["text"]) else "an answer" for label in labels]
+        most = labels.count("")
+    else:
+        most = max(map(labels.count, {*labels}))
+    assert round(100 * most / len(labels)) == one_answer

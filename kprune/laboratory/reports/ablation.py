@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
 from kprune.laboratory.figures import GREEN, GREY, LEAST, WIDTH, called, panels
-from kprune.laboratory.reports.noise import of_score
+from kprune.laboratory.reports.noise import of_score, to_exceed
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
@@ -28,8 +28,7 @@ def losses(runs: pd.DataFrame) -> pd.DataFrame:
 def answer(variants: pd.DataFrame) -> str:
     """What matters most on each task and what does not, in words, from `losses`.
 
-    Called noise is less than one standard error of the dev set, 1.5 points where that is not known,
-    or than two of the mean over seeds.
+    Called noise is what does not exceed `noise.to_exceed`.
     """
     found = []
     for (task, rate), some in variants.groupby(["task", "rate"], sort=False):
@@ -57,8 +56,7 @@ def answer(variants: pd.DataFrame) -> str:
 def _means(variants: pd.DataFrame) -> pd.DataFrame:
     """Of one task and rate, by what is left out: `mean` loss, `noise`; the largest loss first."""
     groups = variants.dropna(subset="loss").groupby("without", sort=False)
-    seeds = groups["loss"].sem().fillna(0.0)
-    noise = groups["noise"].mean().fillna(1.5).clip(lower=2 * seeds)
+    noise = to_exceed(groups["noise"].mean(), groups["loss"].sem())
     means = pd.DataFrame({"mean": groups["loss"].mean(), "noise": noise})
     return means.sort_values("mean", ascending=False)
 

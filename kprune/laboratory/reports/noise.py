@@ -1,5 +1,6 @@
 """How far chance alone moves a score: the standard error of its dev set."""
 
+import numpy as np
 import pandas as pd
 
 from kprune.laboratory.figures import standard_error
@@ -7,6 +8,16 @@ from kprune.laboratory.figures import standard_error
 # Rows of dev sets, for records of versions that did not write how many they scored.
 ROWS = {"sst2": 872, "stsb": 1500, "sts": 1500, "mrpc": 408, "mnli": 9815, "opinions": 1000}
 ROWS |= {"squad": 10570, "squad_v2": 11873}
+
+UNKNOWN = 1.5  # points, taken where the dev set's standard error is not known
+
+
+def to_exceed(dev_set: float | pd.Series, of_mean: float | pd.Series) -> float | pd.Series:
+    """The points that a difference must exceed to be told from chance, from two standard errors.
+
+    That of the dev set (`UNKNOWN` for NaN), or twice that of a mean over seeds (NaN for one seed).
+    """
+    return np.fmax(np.where(np.isnan(dev_set), UNKNOWN, dev_set), 2 * of_mean)
 
 
 def of_score(runs: pd.DataFrame, value: str = "score") -> float:

@@ -1,6 +1,5 @@
 """`14_sensitivity`: scores along each hyperparameter."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,7 +17,7 @@ from kprune.laboratory.figures import (
     share_legend,
 )
 from kprune.laboratory.reports import sampled
-from kprune.laboratory.reports.noise import of_score
+from kprune.laboratory.reports.noise import of_score, to_exceed
 
 SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 
@@ -26,7 +25,7 @@ SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 def answer(runs: pd.DataFrame) -> str:
     """By how much each hyperparameter moves the score, in words; from `tables.one_at_a_time`.
 
-    Noise is one standard error of the dev set, or two of the least certain mean over seeds.
+    Called noise is what does not exceed `noise.to_exceed`, of the least certain mean over seeds.
     """
     done = runs[runs["state"] == "done"].astype({"score": float})
     found = []
@@ -34,7 +33,7 @@ def answer(runs: pd.DataFrame) -> str:
         score, error = _means(some)
         middle = some[some["centre"]]
         centre = middle["value"].max()
-        noise = np.nanmax([0.0, of_score(middle), 2 * error.max()])
+        noise = to_exceed(of_score(middle), error.max())
         text = f"- {tables.called([task])[0]}, {SYMBOLS.get(name, name)}: {score.min():.1f} (at "
         text += f"{plain(score.idxmin())}) to {score.max():.1f} (at {plain(score.idxmax())})"
         if centre in score:
