@@ -210,7 +210,8 @@ def test_the_first_page_tells_the_lessons_own_time_to_read():
     for name, minutes in rows:
         opening = nbformat.read(NOTEBOOKS / name, as_version=4).cells[0].source
         told = re.search(r"(\d+) minutes? to read", opening)
-        assert not told or told[1] == minutes, f"{name}: {told[0]}, and {minutes} in index.md"
+        assert told, f"{name} does not tell how long it takes to read"
+        assert told[1] == minutes, f"{name}: {told[0]}, and {minutes} in index.md"
 
 
 def said() -> list[str]:
