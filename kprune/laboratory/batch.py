@@ -21,6 +21,7 @@ from kprune.laboratory.finetuning import wanted_recipe
 from kprune.laboratory.origin import origin
 from kprune.laboratory.pools import executor
 from kprune.laboratory.processes import (
+    ASIDE,
     CLASH,
     FAILED,
     GIVEN,
@@ -46,7 +47,8 @@ from kprune.laboratory.teachers import teacher_folder, why_anew
 
 LOCAL = (".", "/", "~")  # what a folder begins with, and no Hub id does
 EXECUTED, LOCK = "run.ipynb", ".lock"
-HALF = (".*.part", ".*.part.*", ".pruned-*")  # files, figures and models that were being written
+# Files, figures and models that were being written, and what was set aside meanwhile.
+HALF = (".*.part", ".*.part.*", ".pruned-*", f".*{ASIDE}")
 
 
 class Teacher(BaseModel):
@@ -189,7 +191,8 @@ def make_run(
             _tidy(run)
             return Outcome(name=run.name)
         for old in _leftovers(run):
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            if old.suffix != ASIDE:  # which comes back if this fails, too
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         values = {**run.parameters, "outputs": str(run.folder)}
         out, env = run.folder / EXECUTED, variables(run.folder.parents[1], own)
         with set_aside(run.folder / RESULT, out):

@@ -16,7 +16,7 @@ from transformers import (
 from kprune.engine.devices import device
 from kprune.laboratory import figures
 from kprune.laboratory.finetuning import default_recipe
-from kprune.laboratory.records import environment
+from kprune.laboratory.records import environment, short
 from kprune.laboratory.teachers import teacher as get_teacher
 from kprune.sampling import Sample, sample
 
@@ -67,8 +67,7 @@ def start(
 def footer(place: torch.device | str = "cpu") -> str:
     """What outputs depend on, in a line: versions, commit, device, threads."""
     found = environment(place)
-    commit = found["commit"] or "no commit"
-    commit = f"commit {commit[:8]}{'+' * commit.endswith('+')}" if found["commit"] else commit
+    commit = f"{'commit ' * bool(found['commit'])}{short(found['commit'], 8)}"
     packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers"))
     threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
     return f"kprune {found['kprune']} ({commit}), {packages}, on {found['device']}, {threads}"

@@ -16,20 +16,30 @@ def draw(report: Path, source: Path, home: Path, force: bool = False) -> str:
 
     Gives the error in a line, or "". Two that reach it at once take turns.
     """
+
+    def there() -> dict[str, int]:
+        files = (path for path in home.glob("[!.]*") if path.is_file())
+        return {path.name: path.stat().st_mtime_ns for path in files}
+
     with locked(home / ".report.lock") as lock:
         made_of = [report, source / EXPECTED, *sorted(source.glob(f"*/{RESULT}"))]
         content = hashlib.sha256(version("kprune").encode())
         for path in made_of:
             content.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
         before = {} if force else read_json(home / DRAWN)
-        whole = all((home / name).is_file() for name in before.get("files", ()))
+        whole = all((home / name).is_file() for name in before.get("drawn", ()))
         if before.get("content") == content.hexdigest() and whole:
             return ""
         (home / DRAWN).unlink(missing_ok=True)
+        old = there()
         values = {"records": str(source), "outputs": str(home)}
         env = variables(home.parent)
         error = run_notebook(report, home / REPORT, values, Path.cwd(), env, lock)
         if not error:
-            files = [path.name for path in home.glob("[!.]*") if path.is_file()]
-            write_json(home / DRAWN, {"content": content.hexdigest(), "files": sorted(files)})
+            drawn = sorted(name for name, time in there().items() if old.get(name) != time)
+            for name in {*before.get("drawn", ())} - {
+                *drawn
+            }:  # of records that are no longer there
+                (home / name).unlink(missing_ok=True)
+            write_json(home / DRAWN, {"content": content.hexdigest(), "drawn": drawn})
         return error

@@ -134,11 +134,11 @@ def _points(
             chosen |= together
             names += _slug(together)
         values = defaults | _typed(chosen, defaults, str(path))
-        _sensible(values, str(path))
         out = [e for e in excluded if all(values[name] in some for name, some in e.items())]
         unused = [entry for entry in unused if entry not in out]
         if out:
             continue
+        _sensible(values, str(path))
         name = "_".join(names) or "all"
         if not is_plain(name):
             raise ValueError(f"{path}: a run's folder cannot be called {shortly(name)}.")

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 FAILED = "failed.ipynb"
 CLASH = "Address already in use"  # of a kernel whose ports another took meanwhile
 PART, GIVEN = ".part.ipynb", ".parameters.yaml"  # of a notebook that is being run
+ASIDE = ".old"  # what ends the name of a file that is out of the way for a while
 CHILD = Path(__file__).with_name("child.py")
 
 
@@ -55,6 +56,8 @@ def run_notebook(
         error += f" ({CLASH})"  # what the kernel said before it ended
     if part.is_file():
         part.replace(out.with_name(FAILED) if error else out)
+    if not error:
+        out.with_name(FAILED).unlink(missing_ok=True)  # of an earlier try
     return error
 
 
@@ -100,7 +103,7 @@ def set_aside(*paths: Path) -> Iterator[None]:
     """Within the block files are out of the way; afterwards they are back, unless one of them, or
     all, came anew.
     """
-    places = {path.with_name(f".{path.name}.old"): path for path in paths}
+    places = {path.with_name(f".{path.name}{ASIDE}"): path for path in paths}
     for aside, path in places.items():
         if path.exists():
             path.replace(aside)

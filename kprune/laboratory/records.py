@@ -150,7 +150,26 @@ def state(run: Run) -> State:
     if record is None or any(getattr(record, name) is None for name in needed):
         return "damaged"
     same = plain(record.parameters) == plain(run.wanted)
-    return "done" if same and record.environment.get("kprune") == version("kprune") else "outdated"
+    return "done" if same and of_this_version(record.environment) else "outdated"
+
+
+def of_this_version(made: dict[str, Any]) -> bool:
+    """Whether a record's environment is of this version of the package."""
+    return made.get("kprune") == version("kprune")
+
+
+def of_one_version(rows: list[dict]) -> list[dict]:
+    """The rows of `tables.collect`; without the numbers of other versions, if some are of this."""
+    made = {row["run"]: row["extra"] for row in rows if row["state"] == "done"}
+    other = {name for name, extra in made.items() if not of_this_version(extra["environment"])}
+    if len(other) == len(made):
+        return rows
+    return [
+        {"run": row["run"], "state": "outdated", **row["extra"]["parameters"]}
+        if row["run"] in other
+        else row
+        for row in rows
+    ]
 
 
 def check_start(rows: Sequence[dict[str, Any]], source: Path) -> None:
@@ -214,6 +233,13 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str | int | Non
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
+
+
+def short(commit: Any, size: int = 7) -> str:
+    """A commit as people name it; with its plus sign, where files had changed since."""
+    if not isinstance(commit, str):
+        return "no commit"
+    return f"{commit[:size]}{'+' * commit.endswith('+')}"
 
 
 def _device_name(device: torch.device) -> str:

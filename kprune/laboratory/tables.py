@@ -12,8 +12,10 @@ from kprune.laboratory.records import (
     FAILURE,
     RESULT,
     check_start,
+    of_one_version,
     output_folder,
     read_result,
+    short,
 )
 
 GAP = "—"
@@ -46,12 +48,13 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the s
 def collect(records: str | Path) -> pd.DataFrame:
     """One row for each run that an experiment's folder expects, finished or not, in their order.
 
-    Columns: `run`, `state` ("done", "failed", "missing" or "damaged"), every parameter, `label`
-    (the method's name in tables); and of finished runs `metric`, `dense` and `score` (0 to 1),
-    `achieved` (share of FLOPs gone), `parameters_left` (share), `speedup` (dense over pruned
-    latency), `seconds` of pruning, `passes` (that, in passes), `memory` (MB), `heads`, `neurons`,
-    `dense_heads` and `dense_neurons` (per layer), `steps` (seconds of each), `search` (seconds of
-    the mask search), `device`, `threads`, `commit`, and `extra`, what only some notebooks record.
+    Columns: `run`, `state` (see `records.state`; "outdated" only beside runs of this version, since
+    versions are never mixed), every parameter, `label` (the method's name); and of finished runs
+    `metric`, `dense` and `score` (0 to 1), `achieved` (share of FLOPs gone), `parameters_left`
+    (share), `speedup` (dense over pruned latency), `seconds` of pruning, `passes` (that, in
+    passes), `memory` (MB), `heads`, `neurons`, `dense_heads` and `dense_neurons` (per layer),
+    `steps` (seconds of each), `search` (seconds of the mask search), `device`, `threads`, `commit`,
+    and `extra`, what only some notebooks record.
     ValueError where there is no experiment, no run is done, or runs start from unlike teachers.
     """
     records = Path(records)
@@ -69,6 +72,7 @@ def collect(records: str | Path) -> pd.DataFrame:
         elif (records / run["name"] / FAILURE).is_file():
             row["state"] = "failed"
         rows.append(row)
+    rows = of_one_version(rows)
     check_start(rows, records)
     table = pd.DataFrame(rows)
     table.attrs["experiment"] = records.name
@@ -78,19 +82,11 @@ def collect(records: str | Path) -> pd.DataFrame:
     return table
 
 
-def one_machine(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs, but the finished ones of another device or number of threads than most."""
-    done = runs[runs["state"] == "done"]
-    machine = done["device"].astype(str) + done["threads"].astype(str)
-    other = machine.index[~machine.isin(machine.mode()[:1])]
-    return runs.drop(index=other).reset_index(drop=True)
-
-
 def source(runs: pd.DataFrame) -> str:
     """Where the numbers of runs of `collect` are from: command, commits, machine, days."""
     done = runs[runs["state"] == "done"]
     environments = [extra["environment"] for extra in done["extra"]]
-    commits = dict.fromkeys(str(commit)[:7] for commit in done["commit"])
+    commits = dict.fromkeys(map(short, done["commit"]))
     threads = sorted({int(count) for count in done["threads"].dropna()})
     several = "thread" if threads == [1] else "threads"
     days = sorted({one["date"] for one in environments if "date" in one})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from kprune.laboratory.records import short
 from kprune.laboratory.tables import GAP, by_model, called, few, named_by
 
 FEW = 10  # runs that are named each
@@ -26,7 +27,7 @@ def made(runs: pd.DataFrame) -> str:
     counts: dict[tuple[str, str, str, int], int] = {}
     for _, run in done.iterrows():
         version = str(run["extra"]["environment"].get("kprune"))
-        key = version, str(run["commit"])[:7], str(run["device"]), int(run["threads"])
+        key = version, short(run["commit"]), str(run["device"]), int(run["threads"])
         counts[key] = counts.get(key, 0) + 1
     return "\n".join(
         f"{count} {'run' if count == 1 else 'runs'} by version {version} at commit {commit}: "
@@ -59,6 +60,36 @@ def single(table: pd.DataFrame) -> pd.DataFrame:
     if {*ends.to_numpy().ravel()} - {""} != {" (1)"}:
         return table
     return table.map(lambda cell: cell.removesuffix(" (1)") if isinstance(cell, str) else cell)
+
+
+def one_machine(runs: pd.DataFrame, say: Callable[[str], object] = print) -> pd.DataFrame:
+    """The runs, but the finished ones of another device or number of threads than most.
+
+    `say` is told of how many those are.
+    """
+    done = runs[runs["state"] == "done"]
+    machine = done["device"].fillna("").astype(str) + done["threads"].astype(str)
+    other = machine.index[~machine.isin(machine.mode()[:1])]
+    if len(other):
+        say(
+            f"{len(other)} runs on another device or number of threads are left out: times do not "
+            "compare"
+        )
+    return runs.drop(index=other).reset_index(drop=True)
+
+
+def comparable(runs: pd.DataFrame, cells: list[str], of: list[str]) -> pd.DataFrame:
+    """The finished runs whose `of` (tasks, seeds) all methods of a cell have done.
+
+    So that their means compare; where methods share none, all that are done.
+    """
+    done = runs[runs["state"] == "done"]
+    parts = [done[:0]]
+    for _, some in done.groupby(cells, sort=False):
+        places = some[of].apply(tuple, axis=1)
+        shared = set.intersection(*places.groupby(some["label"]).agg(set))
+        parts.append(some[places.map(shared.__contains__)] if shared else some)
+    return pd.concat(parts)
 
 
 def stopped(runs: pd.DataFrame) -> pd.Series:

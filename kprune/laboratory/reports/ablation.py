@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
 from kprune.laboratory.figures import GREEN, GREY, LEAST, WIDTH, called, panels
-from kprune.laboratory.reports.noise import of_score, to_exceed
+from kprune.laboratory.reports.noise import clear, of_score
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
@@ -28,45 +28,50 @@ def losses(runs: pd.DataFrame) -> pd.DataFrame:
 def answer(variants: pd.DataFrame) -> str:
     """What matters most on each task and what does not, in words, from `losses`.
 
-    Called noise is what does not exceed `noise.to_exceed`.
+    What is called noise is not `noise.clear`.
     """
     found = []
     for (task, rate), some in variants.groupby(["task", "rate"], sort=False):
-        lost = _means(some)
-        if lost.empty:
+        lost = by_variant(some)
+        if not lost:
             continue
+        error = some["noise"].mean()
         text = f"- {tables.called([task])[0]} at {rate:.0%}: "
-        first, *others = leaders(lost)
-        points = lost["mean"].map("{:.1f}".format)
+        points = {name: f"{each.mean():.1f}" for name, each in lost.items()}
+        told = {name: clear(each, error) for name, each in lost.items()}
+        first, *others = leaders(lost, error) or [""]
         if others:
             named = [f"*{name}* ({points[name]})" for name in others]
             text += f"most is lost without *{first}*, {points[first]} points, which noise does not "
             text += f"tell from what is lost without {tables.few(named, 9)}"
-        else:
+        elif first:
             text += f"*{first}* matters most, {points[first]} points are lost without it"
-        little = lost[lost["mean"].abs() < lost["noise"]].index.difference([first, *others], False)
-        if len(little):
-            text += f"; {tables.few([f'*{name}*' for name in little], 9)} cannot be told from noise"
-        for name, mean in lost.loc[lost["mean"] <= -lost["noise"], "mean"].items():
-            text += f"; without *{name}* the method is {-mean:.1f} points *better*"
-        found.append(text + ".")
+        else:
+            text += "of no ingredient is it clear that the method loses without it"
+        if little := [f"*{name}* ({points[name]})" for name in lost if not told[name]]:
+            text += f"; {tables.few(little, 9)} cannot be told from noise"
+        for name, each in lost.items():
+            if told[name] and each.mean() < 0:
+                text += f"; without *{name}* the method is {-each.mean():.1f} points *better*"
+        found.append(text.replace("(-", "(−") + ".")
     return "\n".join(found)
 
 
-def _means(variants: pd.DataFrame) -> pd.DataFrame:
-    """Of one task and rate, by what is left out: `mean` loss, `noise`; the largest loss first."""
+def by_variant(variants: pd.DataFrame) -> dict[str, pd.Series]:
+    """Losses of one task and rate by seed, for what is left out; the largest mean first."""
     groups = variants.dropna(subset="loss").groupby("without", sort=False)
-    noise = to_exceed(groups["noise"].mean(), groups["loss"].sem())
-    means = pd.DataFrame({"mean": groups["loss"].mean(), "noise": noise})
-    return means.sort_values("mean", ascending=False)
+    lost = {name: some.set_index("seed")["loss"] for name, some in groups}
+    return dict(sorted(lost.items(), key=lambda pair: -pair[1].mean()))
 
 
-def leaders(means: pd.DataFrame) -> list[str]:
-    """What is missed most, and what cannot be told from it though it can from nothing."""
-    first, most = means.index[0], means.iloc[0]
-    near = most["mean"] - means["mean"] < np.hypot(most["noise"], means["noise"])
-    clear = means["mean"] >= means["noise"]
-    return [first, *means.index[near & clear].difference([first], sort=False)]
+def leaders(lost: dict[str, pd.Series], error: float) -> list[str]:
+    """What is missed most for certain, and what else is that noise does not tell from it."""
+    missed = [name for name in lost if lost[name].mean() > 0 and clear(lost[name], error)]
+    return [
+        name
+        for name in missed
+        if name == missed[0] or not clear((lost[missed[0]] - lost[name]).dropna(), error)
+    ]
 
 
 def draw_ingredients(runs: pd.DataFrame) -> Figure:
@@ -94,9 +99,9 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
         for place, name in enumerate(order):
             if name in lost:
                 _bar(axis, place, lost[name])
-        first = leaders(_means(here))
+        first = leaders(by_variant(here), here["noise"].mean())
         words = f"most is lost without {' or '.join(first)}"
-        words = f"{task}: {words if len(first) < 3 else 'noise hides what matters most'}"
+        words = f"{task}: {words if 0 < len(first) < 3 else 'noise hides what matters most'}"
         axis.set_title(words, fontsize="small")
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(order)), order)

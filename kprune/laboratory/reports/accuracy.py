@@ -1,6 +1,6 @@
 """`10_accuracy`: scores of the methods at each rate, and K-prune's lead over the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,37 +32,63 @@ def with_dense(
     return table[[*rows, "teacher", *table.columns.drop([*rows, "teacher"])]]
 
 
+def gaps(runs: pd.DataFrame, ours: str) -> Iterator[tuple[dict, pd.DataFrame, dict]]:
+    """Of each task and rate: what names it, the runs, and by how much `ours` is above each other.
+
+    In points, by seed, of the seeds that both methods have done.
+    """
+    keys = [*named_by(runs, "task"), "rate"]
+    summarise(runs, "score", keys, "label")  # each method has one run a seed, or it says so
+    for key, cell in runs.groupby(keys, sort=False):
+        points = 100 * pd.to_numeric(cell["score"], errors="coerce")
+        scores = points.groupby([cell["label"], cell["seed"]], sort=False).first().unstack(0)
+        above = {
+            label: gap
+            for label in scores.columns.drop(ours, errors="ignore")
+            if ours in scores and len(gap := (scores[ours] - scores[label]).dropna())
+        }
+        yield dict(zip(keys, key, strict=True)), cell, above
+
+
 def lead(runs: pd.DataFrame) -> pd.DataFrame:
     """Points by which K-prune is above the best other method, for each task and rate.
 
-    K-prune+ is none of the others: `gained` is about that.
+    Of the seeds that both have done; "yes" where that is `noise.clear`. K-prune+ is none of the
+    others: `gained` is about that.
     """
-    rows = named_by(runs, "task")
-    whole = ~runs["method"].isin(["kprune", "kprune+"]) | (runs["label"] == NAMES["kprune"])
-    means = summarise(runs[whole], "score", [*rows, "label"], "rate", scale=100)
-    ours = means["label"] == NAMES["kprune"]
-    keys = [*rows, "rate"]
-    best = means[~ours].dropna(subset="mean").sort_values("mean").groupby(keys, sort=False).last()
-    joined = means[ours].set_index(keys)[["mean"]].join(best[["mean", "label"]], rsuffix=" of it")
-    joined["lead"] = joined["mean"] - joined["mean of it"]
-    joined = joined.rename(columns={"mean": NAMES["kprune"], "label": "best other"})
-    joined = joined.drop(columns="mean of it").reset_index()
-    return joined.assign(rate=joined["rate"].map("{:.0%}".format))
+    ours, rows = NAMES["kprune"], []
+    whole = ~runs["method"].isin(["kprune", "kprune+"]) | (runs["label"] == ours)
+    for names, cell, above in gaps(runs[whole], ours):
+        own = cell[cell["label"] == ours]
+        if own.empty:
+            continue
+        row = {**names, "rate": f"{names['rate']:.0%}"}
+        if above:
+            best = min(above, key=lambda label: above[label].mean())
+            own = own[own["seed"].isin(above[best].index)]
+            row |= {"best other": best, "lead": above[best].mean()}
+            row["beyond noise"] = "yes" if noise.clear(above[best], noise.at_most(own)) else "no"
+        mean = 100 * pd.to_numeric(own["score"], errors="coerce").mean()
+        rows.append(row | {ours: mean})
+    named = [*named_by(runs, "task"), "rate", ours, "best other", "lead", "beyond noise"]
+    return pd.DataFrame(rows).reindex(columns=named)
 
 
 def gained(runs: pd.DataFrame) -> str:
-    """Points by which K-prune+ is above K-prune at each rate, in words; "" where it was not run."""
-    rows = named_by(runs, "task")
-    means = summarise(runs, "score", [*rows, "rate"], "label", scale=100)
-    means = means.pivot_table("mean", [*rows, "rate"], "label").reset_index()
+    """Points by which K-prune+ is above K-prune at each rate, in words; "" where it was not run.
+
+    Means over tasks of means over the seeds that both have done.
+    """
     ours, plus = NAMES["kprune"], NAMES["kprune+"]
-    if not {ours, plus} <= {*means}:
-        return ""
+    both = runs[runs["label"].isin([ours, plus])]
+    each: dict[float, list[float]] = {}
+    for names, _, above in gaps(both, plus):
+        if ours in above:
+            each.setdefault(names["rate"], []).append(above[ours].mean())
     found = []
-    for rate, some in means.dropna(subset=[ours, plus]).groupby("rate"):
-        more = some[plus] - some[ours]
-        text = f"- With {rate:.0%} removed K-prune+ is {more.mean():.1f} points above K-prune in "
-        text += f"the mean over {len(more)} tasks, from {more.min():.1f} to {more.max():.1f}."
+    for rate, more in sorted(each.items()):
+        text = f"- With {rate:.0%} removed K-prune+ is {np.mean(more):.1f} points above K-prune in "
+        text += f"the mean over {len(more)} tasks, from {min(more):.1f} to {max(more):.1f}."
         found.append(text.replace(" -", " −"))
     return "\n".join(found)
 
@@ -80,6 +106,7 @@ def answer(ahead: pd.DataFrame) -> str:
             best, least = first.loc[first["lead"].idxmax()], first.loc[first["lead"].idxmin()]
             text += f", by {least['lead']:.1f} ({least['place']}) to {best['lead']:.1f} points "
             text += f"({best['place']})"
+            text += f", on {(first['beyond noise'] == 'yes').sum()} of them by more than noise"
         found.append(text + ".")
     for _, row in ahead[ahead["lead"] < 0.05].iterrows():
         ours, place = row[NAMES["kprune"]], f"{row['place']} at {row['rate']}"

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from seaborn.utils import relative_luminance
 
 from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.reports import comparable, one_machine
 from kprune.laboratory.reports.noise import of_score
 from kprune.laboratory.tables import NAMES
 
@@ -17,15 +18,14 @@ KEYS = ["model", "task", "label", "rate"]
 def kept(runs: pd.DataFrame) -> pd.DataFrame:
     """Finished runs with `kept`, what is left of the teacher's score, in per cent; seeds apart.
 
-    `noise` is one standard error of the dev set, in per cent of the teacher's score, too, and
-    `error` the same in points.
+    `noise` is one standard error of the dev set, in per cent of the teacher's score, too.
     """
     done = runs[runs["state"] == "done"]
     dense = done["dense"].astype(float)
     errors = [of_score(done.loc[[place]]) for place in done.index]
     share = 100 * done["score"].astype(float) / dense
-    found = done.assign(kept=share, noise=errors / dense, error=errors)
-    return found[[*KEYS, "seed", "kept", "noise", "error"]]
+    found = done.assign(kept=share, noise=errors / dense)
+    return found[[*KEYS, "seed", "kept", "noise"]]
 
 
 def draw_kept(shares: pd.DataFrame) -> Figure:
@@ -85,10 +85,12 @@ def _whole(number: float) -> str:
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
     """Means of each model and method: `passes`, `memory (MB)`, `runs`.
 
-    Of the runs with the most threads: those that shared the machine with others had fewer.
+    Of one device, and there of the runs with the most threads, since those that shared the machine
+    with others had fewer; of the tasks, rates and seeds that all methods of a model have done.
     """
     done = runs[(runs["state"] == "done") & runs["passes"].notna()]
-    done = done[done["threads"] == done["threads"].max()]
+    done = one_machine(done[done["threads"] == done["threads"].max()], lambda _: None)
+    done = comparable(done, ["model"], ["task", "rate", "seed"])
     numbers = done.astype({"passes": float, "memory": float})
     means = numbers.groupby(["model", "label"], sort=False).agg(
         passes=("passes", "mean"), memory=("memory", "mean"), runs=("run", "count")
@@ -101,18 +103,13 @@ def answer(shares: pd.DataFrame, lead: pd.DataFrame, costs: pd.DataFrame) -> str
     found = []
     for model, some in shares.groupby("model", sort=False):
         ours = some[some["label"] == NAMES["kprune+"]]["kept"]
-        rows = some[some["label"] == NAMES["kprune"]]
-        theirs = rows["kept"]
+        theirs = some[some["label"] == NAMES["kprune"]]["kept"]
         ahead = lead[lead["model"] == model].dropna(subset="lead")
-        errors = rows.groupby(["task", "rate"])["error"].mean()
-        errors.index = [(task, f"{rate:.0%}") for task, rate in errors.index]
-        bars = [errors[key] for key in zip(ahead["task"], ahead["rate"], strict=True)]
-        clear = (ahead["lead"].astype(float) > bars).sum()
+        clear = ((ahead["lead"].astype(float) > 0) & (ahead["beyond noise"] == "yes")).sum()
         found.append(
             f"- {model}: K-prune+ keeps {ours.min():.1f} to {ours.max():.1f}% of the scores, "
             f"K-prune {theirs.min():.1f} to {theirs.max():.1f}%; K-prune leads the better of the "
-            f"others by more than a standard error in {clear} of {len(ahead)} pairs of task and "
-            "rate."
+            f"others by more than noise in {clear} of {len(ahead)} pairs of task and rate."
         )
     for label, some in costs.groupby("label", sort=False):
         each = " and ".join(f"{row['passes']:.1f} on {row['model']}" for _, row in some.iterrows())

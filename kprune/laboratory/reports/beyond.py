@@ -15,11 +15,10 @@ from kprune.laboratory.figures import (
     styles,
     teacher_line,
 )
-from kprune.laboratory.reports.noise import at_most
+from kprune.laboratory.reports.noise import UNKNOWN, at_most
 from kprune.laboratory.tables import NAMES, named_by
 
 OWN = [NAMES["kprune"], NAMES["kprune+"]]
-UNKNOWN = 0.5  # points: the dev set's standard error where nothing is known of it
 
 
 def recovered(runs: pd.DataFrame) -> pd.DataFrame:

@@ -6,15 +6,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import MARKERS, WIDTH, below, called, panels, share_legend, styles
-from kprune.laboratory.reports import cut_short
+from kprune.laboratory.reports import comparable, cut_short
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Median seconds and passes and the largest peak (MB) of each method at each rate.
 
-    Over the tasks that are done, of runs of `09_benchmark` as `tables.collect` gives them.
+    Over the tasks that all methods at a rate have done; runs of `09_benchmark` as `tables.collect`
+    gives them.
     """
-    done = runs[runs["state"] == "done"].astype({"seconds": float, "passes": float})
+    done = comparable(runs, ["rate"], ["task"]).astype({"seconds": float, "passes": float})
     peaks = done["extra"].map(lambda extra: float(extra["peak above the model (MB)"]))
     each = done.assign(method=done["label"], peak=peaks).groupby(["method", "rate"], sort=False)
     medians = {name: (name, "median") for name in ("seconds", "passes")}

@@ -9,15 +9,25 @@ from kprune.laboratory.figures import standard_error
 ROWS = {"sst2": 872, "stsb": 1500, "sts": 1500, "mrpc": 408, "mnli": 9815, "opinions": 1000}
 ROWS |= {"squad": 10570, "squad_v2": 11873}
 
-UNKNOWN = 1.5  # points, taken where the dev set's standard error is not known
+UNKNOWN = 0.5  # points, taken where the dev set's standard error is not known
 
 
-def to_exceed(dev_set: float | pd.Series, of_mean: float | pd.Series) -> float | pd.Series:
-    """The points that a difference must exceed to be told from chance, from two standard errors.
+def bar(error: float) -> float:
+    """Points that a difference of two scores on a dev set must exceed to be told from chance.
 
-    That of the dev set (`UNKNOWN` for NaN), or twice that of a mean over seeds (NaN for one seed).
+    Twice its standard error, which is √2 times that of one score (`error`) at the most: on the same
+    rows the two go up and down together.
     """
-    return np.fmax(np.where(np.isnan(dev_set), UNKNOWN, dev_set), 2 * of_mean)
+    return 2 * 2**0.5 * (UNKNOWN if np.isnan(error) else error)
+
+
+def clear(differences: pd.Series, error: float) -> bool:
+    """Whether differences, one for each seed, are told from chance.
+
+    Their mean exceeds the `bar`, and all of them are on one side of zero.
+    """
+    mean = differences.mean()
+    return bool(abs(mean) > bar(error) and (differences * mean > 0).all())
 
 
 def of_score(runs: pd.DataFrame, value: str = "score") -> float:

@@ -1,5 +1,6 @@
 """`15_performance`: what pruning and pruned models cost, from runs of `09_benchmark`."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -73,14 +74,14 @@ def growth(runs: pd.DataFrame) -> pd.DataFrame:
     """
     done = runs[runs["state"] == "done"]
     real, shaped = done[done["layers"] == 0], done[done["layers"] > 0]
-    parts = []
+    parts = [done[:0].assign(axis="", value=0.0)]
     real = real[(real["reuse"] == 0) & (real["multiple"] == 1) & (real["precision"] == "auto")]
     if len(real):
         groups = [some for _, some in real.groupby(["task", "rate"], sort=False)]
         most = max(groups, key=lambda some: some["tokens"].nunique())
         if most["tokens"].nunique() > 1:
             parts.append(most.assign(axis="tokens", value=most["tokens"]).sort_values("value"))
-    if len(shaped):
+    with suppress(ValueError):  # where none of them varies, as yet
         varied = one_at_a_time(shaped, ("layers", "width", "length"))
         varied = varied.rename(columns={"parameter": "axis"})
         # A length of 0 stands for those of the task's own sequences.
@@ -200,6 +201,11 @@ def draw_growth(table: pd.DataFrame) -> Figure:
     The dashed line is time in proportion, from the first point; fewer than four are not joined.
     """
     names = table["axis"].unique()
+    if not len(names):
+        figure, axis = plt.subplots(figsize=(WIDTH, 1))
+        axis.annotate("nothing varies yet", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        axis.set_axis_off()
+        return figure
     figure, axes = panels(2 * len(names), len(names), (1.3 * WIDTH, 2.2), more=0, sharex="col")
     for (top, bottom), name in zip(axes.T, names, strict=True):
         here = table[table["axis"] == name].sort_values("value")

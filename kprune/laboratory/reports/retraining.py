@@ -14,6 +14,7 @@ from kprune.laboratory.figures import (
     styles,
     teacher_line,
 )
+from kprune.laboratory.reports import comparable
 from kprune.laboratory.tables import NAMES, named_by
 
 SERIES = "series"
@@ -24,10 +25,12 @@ def trained(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with `series`, their method and what it is trained on afterwards.
 
     Their `label` says for how many epochs, too, and `passes` are in the median pass of each model
-    and task: all of them have the same sample, and one slow pass would make its run look quick.
+    and task on a machine: their samples are of one size, and one slow pass would make its run look
+    quick.
     """
     own = runs["extra"].map(lambda extra: extra["pass seconds"], na_action="ignore").astype(float)
-    usual = own.groupby([runs["model"], runs["task"]]).transform("median")
+    alike = ["model", "task", "tokens", "device", "threads"]
+    usual = own.groupby([runs[name] for name in alike]).transform("median")
     runs = runs.assign(passes=runs["seconds"].astype(float) / usual)
     rows = runs.to_dict("records")
     series = [_series(row) for row in rows]
@@ -61,8 +64,8 @@ def against(runs: pd.DataFrame) -> pd.DataFrame:
     For each task, rate and method that are done: its score (× 100) and passes, and those of
     the cheapest `trained` run that is as good; of the best one where none `caught up`.
     """
-    done = runs[runs["state"] == "done"].astype({"score": float, "passes": float})
     keys, rows = named_by(runs, "task", "rate"), []
+    done = comparable(runs, keys, ["seed"]).astype({"score": float, "passes": float})
     for names, some in done.groupby(keys, sort=False):
         means = some.groupby("label", sort=False)[["score", "passes", "again"]].mean()
         others = means[means["again"] > 0]
@@ -77,7 +80,8 @@ def against(runs: pd.DataFrame) -> pd.DataFrame:
             row |= {"score": 100 * ours["score"], "passes": ours["passes"], "trained": best.name}
             row |= {"its score": 100 * best["score"], "its passes": best["passes"]}
             rows.append(row | {"caught up": caught})
-    return pd.DataFrame(rows)
+    names = ["untrained", "score", "passes", "trained", "its score", "its passes", "caught up"]
+    return pd.DataFrame(rows, columns=[*keys, *names])
 
 
 def answer(found: pd.DataFrame) -> str:
@@ -118,7 +122,8 @@ def draw_frontier(runs: pd.DataFrame) -> Figure:
     done = runs[runs["state"] == "done"].astype({"score": float, "dense": float, "passes": float})
     tasks, series = (list(dict.fromkeys(done[name])) for name in ("task", SERIES))
     # Where layers alone were tried there is nothing to compare them with.
-    rates = [rate for rate, some in done.groupby("rate") if some["method"].nunique() > 1]
+    several = done.groupby("rate")["method"].nunique() > 1
+    rates = [*several.index[several]] or [*several.index]
     size = 1.25 * WIDTH, 2.6
     figure, axes = panels(len(tasks) * len(rates), len(rates), size, more=1.2, sharex=True)
     looks = {name: _look(name) for name in series}

@@ -16,8 +16,9 @@ from kprune.laboratory.figures import (
     room,
     share_legend,
 )
+from kprune.laboratory.records import short
 from kprune.laboratory.reports import sampled
-from kprune.laboratory.reports.noise import of_score, to_exceed
+from kprune.laboratory.reports.noise import clear, of_score
 
 SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 
@@ -25,21 +26,22 @@ SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 def answer(runs: pd.DataFrame) -> str:
     """By how much each hyperparameter moves the score, in words; from `tables.one_at_a_time`.
 
-    Called noise is what does not exceed `noise.to_exceed`, of the least certain mean over seeds.
+    What is called noise is not `noise.clear`: from the best value to the worst, seed by seed.
     """
     done = runs[runs["state"] == "done"].astype({"score": float})
     found = []
     for (task, name), some in done.groupby(["task", "parameter"], sort=False):
-        score, error = _means(some)
+        score, _ = _means(some)
         middle = some[some["centre"]]
         centre = middle["value"].max()
-        noise = to_exceed(of_score(middle), error.max())
+        seeds = 100 * some.pivot_table("score", "seed", "value")
+        range_ = (seeds[score.idxmax()] - seeds[score.idxmin()]).dropna()
         text = f"- {tables.called([task])[0]}, {SYMBOLS.get(name, name)}: {score.min():.1f} (at "
         text += f"{plain(score.idxmin())}) to {score.max():.1f} (at {plain(score.idxmax())})"
         if centre in score:
             text += f", {score[centre]:.1f} at the default {plain(centre)}"
-        moved = score.max() - score.min()
-        found.append((moved, text + (", no more than noise." if moved < noise else ".")))
+        told = clear(range_, of_score(middle))
+        found.append((range_.mean(), text + ("." if told else ", no more than noise.")))
     return "\n".join(text for _, text in sorted(found, key=lambda pair: -pair[0]))
 
 
@@ -72,7 +74,7 @@ def beside(runs: pd.DataFrame, others: pd.DataFrame, where: str) -> str:
 
 
 def _from(runs: pd.DataFrame) -> str:
-    commits = tables.few(dict.fromkeys(runs["commit"].astype(str).str[:7]))
+    commits = tables.few(dict.fromkeys(map(short, runs["commit"])))
     return f"{sampled(runs)}, at commit {commits}"
 
 
