@@ -21,6 +21,9 @@ TASKS = {
     "tokens": "token-classification",
     "embedding": "feature-extraction",
 }
+DISTILLED = (
+    "trained: distilled from the model before, in {} passes over the same sample, without labels"
+)
 OPEN = """## Open it
 
 ```python
@@ -119,18 +122,19 @@ def origin(model: PreTrainedModel) -> str:
 def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
     """What was done to which model, in sentences."""
     text = f"`{name}`, a {type(model).__name__}, made smaller by kprune without retraining."
-    if passes := report.get("polished"):
-        text += (
-            f" Then it was trained: distilled from the model before, in {passes} passes over the "
-        )
-        text += "same sample, without labels."
-    else:
+    trained, before = DISTILLED.format(report.get("polished")), report.get("earlier")
+    if report.get("polished"):
+        text += f" Then it was {trained}."
+    elif not (before and _polished(before)):
         text += " Of training afterwards this page knows nothing."
     if not report:
         return text
-    if earlier := report.get("earlier"):
-        text += f" It had been pruned before, by {earlier['method']}, "
-        text += f"{earlier['achieved_rate']:.1%} of its FLOPs; what follows is of what was left."
+    if before:
+        text += f" It had been pruned before, by {before['method']}, "
+        text += f"{before['achieved_rate']:.1%} of its FLOPs"
+        if passes := _polished(before):
+            text += f", and then it was {DISTILLED.format(passes)}"
+        text += "; what follows is of what was left."
     if report.get("pieces"):
         text += f" Its vocabulary was cut to {report['pieces']:,} pieces of words."
     options = ", ".join(f"{key} {value}" for key, value in report["options"].items() if value)
@@ -142,6 +146,12 @@ def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
         f"Method: {report['method']} ({options}). Sample: {report['tokens']:,} tokens in "
         f"{report['samples']:,} sequences of {report['sample']!r}, seed {report['seed']}."
     )
+
+
+def _polished(report: dict[str, Any]) -> int:
+    """In how many passes a model, or one that it was pruned from, was distilled."""
+    before = report.get("earlier")
+    return report.get("polished", 0) + (_polished(before) if before else 0)
 
 
 def _units(encoder: Encoder, report: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def as_pruned(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     with MAKING:
         config.__class__ = _pruned_config(dense_class(type(config)))
         model.__class__ = _pruned_class(dense_class(type(model)), type(config))
-    config.kprune = {"family": family, "kept": kept}
+    config.kprune = noted(config) | {"family": family, "kept": kept}
     return model
 
 

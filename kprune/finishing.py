@@ -37,6 +37,8 @@ def finished(job: Job, done: Sequence[Pruned]) -> tuple[PreTrainedModel, Report]
     if pruned.config.num_hidden_layers < len(layers):  # whole ones are gone
         layers = [both for both in layers if any(both)]
     as_pruned(pruned, [own for both in layers for own in both])
+    if (kind := job.state.student.kind).name == "embedding":  # of a folder the Hub gives JSON only
+        pruned.config.kprune |= {"pooling": kind.pooling, "normalize": kind.normalize}
     return pruned, report
 
 

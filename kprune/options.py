@@ -39,7 +39,7 @@ class Options:
             one shall be on this machine, at batches of `batch_size` sequences of `length` tokens;
             0 takes the rate.
         batch_size, length: where `speedup` shall hold.
-        seed: of the draw, when the sample is not drawn already.
+        seed: of the draw, and of what is random in a method; a sample drawn already has its own.
         tokens: size of the draw, likewise.
         precision: of the passes that only rank units: "bf16", "full" (the model's own), or "auto",
             bf16 where the hardware multiplies it natively.

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.data.tokens import UNLABELLED
 from kprune.engine.least_squares import wide
+from kprune.families import noted
 
 MASKED = -1e4  # a logit that says never
 
@@ -190,9 +191,9 @@ HEADS: dict[str, Callable[[Any], Kind]] = {
 def pooled(model: PreTrainedModel) -> dict[str, Any]:
     """How a model without a head was pooled when it was pruned: `pooling` and `normalize`.
 
-    Empty where no report tells, as of a dense model.
+    Its report tells, or where it has none its configuration; empty of a dense model.
     """
-    told = (getattr(model, "report", None) or {}).get("options") or {}
+    told = noted(model.config) | ((getattr(model, "report", None) or {}).get("options") or {})
     return {name: told[name] for name in ("pooling", "normalize") if name in told}
 
 

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +29,7 @@ from kprune.limits.table import LatencyTable, measure_latencies
 from kprune.measuring import BACK_TOO
 from kprune.methods import LABELS_NEEDED, METHODS, copies
 from kprune.options import Options, known_options
+from kprune.outputs import pooled
 from kprune.report import Report
 from kprune.sampling import Sample, find_tokenizer, fitted
 from kprune.sampling import sample as draw
@@ -81,6 +83,11 @@ class Job:
         self.state.teacher_hidden = self.state.student_hidden = ()
 
 
+def _as_it_was(model: PreTrainedModel) -> dict[str, Any]:
+    """How a model that was pruned before was pooled then; what else is given goes before."""
+    return pooled(model) if isinstance(model, PreTrainedModel) else {}
+
+
 def work(t: int, count: int, method: str) -> float:
     """Work on a batch at sublayer `t` of `count`, for the bar: measuring, then a few passes.
 
@@ -114,6 +121,7 @@ def prepared(
         sample = draw(sample, tokenizer, options.tokens, options.seed, longest=longest(model))
     sample = replace(sample, task=fitted(sample.task, *own))
     sample = checked(sample, model, teacher.kind, options.method in LABELS_NEEDED)
+    options = replace(options, seed=sample.seed)  # one for all that is random, in the report, too
     widest = max(teacher.units("FFN"))
     multiple = options.multiple or (TILE if options.speedup and widest > TILE else 1)
     if multiple > 1 and multiple > widest:
@@ -158,6 +166,7 @@ def steps(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
+    options = _as_it_was(model) | options
     with plain_tensors():
         job = prepared(model, sample, Options(**options), tokenizer, progress).run()
     while True:
@@ -203,6 +212,7 @@ def prune(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
+    options = _as_it_was(model) | options
     several = isinstance(rate, list | tuple)
     if several and not rate:
         raise ValueError("rate is a share of FLOPs (60%: 0.6), or a list of them; got none.")
