@@ -1,5 +1,6 @@
 """The page that a saved model carries: what was pruned from what, how, and how to open it."""
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,8 @@ TASKS = {
     "tokens": "token-classification",
     "embedding": "feature-extraction",
 }
+SECTION = "# Pruned by kprune"
+EARLIER = re.compile(rf"^{SECTION}\n.*?(?=^# |\Z)", re.MULTILINE | re.DOTALL)
 DISTILLED = (
     "trained: distilled from the model before, in {} passes over the same sample, without labels"
 )
@@ -85,10 +88,13 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def section(model: PreTrainedModel, report: dict[str, Any]) -> str:
-    """What a page of another's making is to say of a pruning."""
+def with_section(page: str, model: PreTrainedModel, report: dict[str, Any]) -> str:
+    """A page of another's making with what there is to say of a pruning, in place of what it said
+    of one before.
+    """
     how = "It opens as before, where `import kprune` was run first."
-    return "\n\n".join(["", "# Pruned by kprune", *_told(model, report), how]) + "\n"
+    others = EARLIER.sub("", page).rstrip("\n")
+    return "\n\n".join([others, SECTION, *_told(model, report), how]) + "\n"
 
 
 def _told(model: PreTrainedModel, report: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kprune.card import ALONE, OPEN, card, checked_scores, section
+from kprune.card import ALONE, OPEN, card, checked_scores, with_section
 from kprune.checks import check_model, check_weights
 from kprune.classes import as_pruned, checked_kept, cut_as
 from kprune.data.reach import HUB_ID, hub, local
@@ -74,8 +74,9 @@ def save(
         with written_whole(folder, teachers=False) as part:
             model.save_pretrained(str(part))
             report = getattr(inside.model, "report", {})
-            with (part / CARD).open("a", encoding="utf-8") as page:
-                page.write(section(inside.model, report))
+            page = part / CARD  # which may be that of a folder that it was loaded from
+            before = page.read_text(encoding="utf-8") if page.is_file() else ""
+            page.write_text(with_section(before, inside.model, report), encoding="utf-8")
             sign(part, report=report)
         return local(folder)
     check_model(model, empty=True)

@@ -16,7 +16,7 @@ from kprune.data.tokens import Example, check_tokenizer
 from kprune.outputs import Kind
 from kprune.sampling import Sample
 
-SPARE = 128  # rows that embeddings are padded by, at the most, for the hardware's sake
+SPARE = 0.04  # share of an embedding's rows that may be without a word, as of some published ones
 
 
 def longest(model: PreTrainedModel) -> int | None:
@@ -94,7 +94,7 @@ def check_match(
     """ValueError for a tokenizer without words; a warning where it is seen to be another model's,
     and where it would go along as a `whole`, ValueError for another than a trimmed model's.
 
-    Embeddings may be a few rows more than there are words, and a tokenizer's added words may be
+    Embeddings may be some rows more than there are words, and a tokenizer's added words may be
     without; words that do occur are looked at by `check_inputs`.
     """
     check_tokenizer(tokenizer)
@@ -112,7 +112,7 @@ def check_match(
             "pass the one that trim gave."
         )
     found, padding = [], getattr(model.config, "pad_token_id", None)
-    if not words <= rows <= words + SPARE:
+    if not words <= rows <= words + max(128, SPARE * rows):
         found = [f"{words:,} words and the model embeddings for {rows:,}"]
     if padding not in (None, tokenizer.pad_token_id):
         found += [f"the padding token {tokenizer.pad_token_id} and the model {padding}"]

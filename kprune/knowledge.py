@@ -143,15 +143,6 @@ def check_finite(finite: Sequence[Tensor]) -> None:
         )
 
 
-def representational_loss(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
-    """K_rep = ‖X_T + Sub_T(X_T) − X_S − Sub_S(X_S; m)‖²_F over real tokens, a scalar (section 4.1).
-
-    Both are [batch, length, d]; `mask` is True at real tokens, bool [batch, length], or None.
-    """
-    squared = (teacher - student).square().sum(-1)
-    return squared.sum() if mask is None else squared[mask].sum()
-
-
 def by_unit(sublayer: Sublayer, per_feature: Tensor) -> Tensor:
     """Sums over the features of each unit: [..., features] to [..., units]."""
     return per_feature.unflatten(-1, (-1, sublayer.unit_size)).sum(-1)

@@ -36,8 +36,9 @@ def polish(
 ) -> PreTrainedModel:
     """Distil a teacher into a copy of its pruned model, on the sample that it was pruned with.
 
-    This *is* training, of all weights but the embeddings, and no part of the paper: what comes of
-    it is not to be called retraining-free. It asks for no label: the loss is predictive knowledge.
+    This *is* training, of the layers' weights and of the head's last projection, and no part of the
+    paper: what comes of it is not to be called retraining-free. It asks for no label: the loss is
+    predictive knowledge.
 
     Args:
         model: a pruned model, in float32 or wider; it is not changed.
@@ -62,7 +63,7 @@ def polish(
     asked = {"pooling": pooling, "normalize": normalize}
     how = pooled(model) | {name: value for name, value in asked.items() if value is not None}
     Options(**how)  # whose check says what they can be
-    student = Encoder(copy.deepcopy(model), **how)
+    student = Encoder(copy.deepcopy(model).eval(), **how)  # without dropout, like its aims
     dense = Encoder(sharing_weights(teacher), **how)
     if (student.kind.name, student.kind.outputs) != (dense.kind.name, dense.kind.outputs):
         raise ValueError(

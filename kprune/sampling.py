@@ -17,7 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kprune.data.checks import LabelError, check_texts, number
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import SHORTEST, Task, get_task
-from kprune.data.tokens import Example, Label, apart, as_examples, check_tokenizer, tokenize
+from kprune.data.tokens import (
+    Example,
+    Label,
+    apart,
+    as_examples,
+    check_tokenizer,
+    tokenize,
+    warn_of_cuts,
+)
 from kprune.engine.loading import OwnCodeError, load_tokenizer
 
 if TYPE_CHECKING:
@@ -88,7 +96,8 @@ def sample(
         sequences: draw so many sequences in place of a budget of tokens, and with replacement, as
             the authors' code and Kwon et al.'s do: where each row of the data is one sequence, the
             same seed then gives their very sample.
-        longest: tokens of a sequence at the most, where the task and the tokenizer allow more.
+        longest: tokens of a sequence at the most, where the task's `max_length` (of plain texts
+            512) and the tokenizer allow more.
 
     Gives all of the data, with a warning, when there are fewer tokens than asked for.
     ValueError, naming the row, for what is no text.
@@ -116,7 +125,8 @@ def sample(
         order = iter(random.Random(seed).sample(range(len(rows)), len(rows)))
     trouble: list[str] = []
     for example, label in _in_order(task, tokenizer, rows, order, labelled, trouble):
-        size = len(example["input_ids"])
+        if not (size := len(example["input_ids"])):
+            continue  # an empty text, where the tokenizer adds nothing
         full = len(examples) == sequences if sequences else spent + size > tokens
         if full:
             break
@@ -131,6 +141,8 @@ def sample(
             f"{tokens:,}; the sample is all of it.",
             stacklevel=2,
         )
+    if longest is None or longest > task.max_length:  # else it is as asked for
+        warn_of_cuts(task, tokenizer, map(len, (example["input_ids"] for example in examples)))
     labelled = labelled and not trouble
     classes, why = classes_of(rows, task) if labelled else None, " ".join(trouble)
     return Sample(examples, task, tokenizer, seed, labels if labelled else None, classes, why)

@@ -1,6 +1,7 @@
 """Objects of sentence-transformers: the model inside to prune, and the same object around it."""
 
 import copy
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kprune.data.checks import check_texts
 from kprune.data.tasks import Task, get_task
 from kprune.options import WORDS
 from kprune.sampling import Sample, own_texts
@@ -23,6 +25,7 @@ class Inside:
     options: dict[str, Any]  # how the object makes an embedding of what the model gives
     prompt: str = ""  # that it puts before each text
     pairs: bool = False  # whether it reads pairs of them
+    prompts: tuple[str, ...] = ()  # others, that it puts there when asked
 
     def texts(self, sample: Any) -> Any:
         """The sample as the object would read it; ValueError where it would read others."""
@@ -43,10 +46,24 @@ class Inside:
             raise ValueError(f"This {name} puts {self.prompt!r} before each text; pass the texts.")
         return [self.prompt + one if isinstance(one, str) else one for one in sample]
 
+    def variants(self, texts: Any) -> list[tuple[str, ...]]:
+        """Each text as the object would read it, by its default and with each of its prompts."""
+        texts = own_texts(texts)
+        check_texts("the texts", texts, range(len(texts)), words=False)
+        both = zip(texts, self.texts(texts), strict=True)
+        return [(one, *(prompt + text for prompt in self.prompts)) for text, one in both]
+
     def given(
         self, sample: Any, tokenizer: PreTrainedTokenizerBase | None, options: dict[str, Any]
     ) -> tuple:
         """Model, sample, tokenizer and options as pruning takes them."""
+        if self.prompts:
+            names = ", ".join(map(repr, self.prompts))
+            warnings.warn(
+                f"This {type(self.whole).__name__} may put {names} before a text, and the sample "
+                "is read without; pass texts that begin as those do that it will be given.",
+                stacklevel=3,
+            )
         texts, tokenizer = self.texts(sample), tokenizer or self.tokenizer
         return self.model, texts, tokenizer, options | self.options
 
@@ -104,4 +121,5 @@ def opened(model: Any, given: dict[str, Any]) -> Inside | None:
     if other := [f"{k}={given[k]!r}" for k in options if given.get(k, options[k]) != options[k]]:
         raise ValueError(f"This {name} itself says how it pools; leave out {', '.join(other)}.")
     pairs = mro[0].__name__ == "CrossEncoder"
-    return Inside(model, inner, first.tokenizer, options, prompt, pairs)
+    others = tuple(sorted({one for one in prompts.values() if one and one != prompt}))
+    return Inside(model, inner, first.tokenizer, options, prompt, pairs, others)

@@ -57,7 +57,7 @@ def trim(
     """
     if inside := opened(model, {}):
         words = tokenizer or inside.tokenizer
-        read = texts if inside.pairs else inside.texts(texts)  # of pairs only the words count
+        read = texts if inside.pairs else inside.variants(texts)  # of pairs only the words count
         smaller, fewer, done = trim(inside.model, read, words)
         return inside.around(smaller, fewer), fewer, done
     check_model(model, empty=True)

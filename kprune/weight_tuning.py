@@ -92,9 +92,7 @@ def gather(
 
     places = state.held_out if hold_out else []  # found before the batches, not among them
 
-    def one(
-        encoders: tuple[Encoder, Encoder], number: int
-    ) -> tuple[Products, Products | None, int]:
+    def one(encoders: tuple[Encoder, Encoder], number: int) -> tuple[Products, Products | None]:
         P, Y = rows(*encoders, number)
         batch, held = state.batches[number], None
         if batch.mask is not None:  # without an index of the real rows, whose size a GPU must tell
@@ -106,15 +104,13 @@ def gather(
         if hold_out:
             some = places[number]
             held = products(P[some].flatten(0, 1), Y[some].flatten(0, 1))
-        whole = P.shape[1] == batch.inputs["input_ids"].shape[1]
-        tokens = batch.tokens if whole else len(P)
-        return products(P.flatten(0, 1), Y.flatten(0, 1)), held, tokens
+        return products(P.flatten(0, 1), Y.flatten(0, 1)), held
 
-    for number, (all_rows, held, tokens) in enumerate(state.each(one)):
-        found.add_products(all_rows, tokens)
+    for number, (all_rows, held) in enumerate(state.each(one)):
+        found.add_products(all_rows)
         done(number)
         if hold_out:
-            found.held_out.add_products(held, 0)
+            found.held_out.add_products(held)
     return found
 
 

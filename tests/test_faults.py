@@ -38,6 +38,7 @@ from conftest import (
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import constants
 from jupyter_client.kernelspec import KernelSpecManager
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from torch.nn.utils import prune as pruning_masks
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -46,9 +47,10 @@ import kprune
 from kprune import sampling
 from kprune.checks import check_model
 from kprune.competitors.kwon import fisher_search
-from kprune.data.checks import matched
+from kprune.data.checks import matched, rounded_down
 from kprune.data.hub import load_split
 from kprune.data.tasks import Task, get_task
+from kprune.data.texts import read_texts
 from kprune.data.tokens import tokenize
 from kprune.encoders import Encoder
 from kprune.engine.as_found import plain_tensors, random_states_kept
@@ -56,6 +58,7 @@ from kprune.engine.files import check_target, write_json
 from kprune.engine.loading import load_config, load_model, load_tokenizer
 from kprune.engine.states import reserve
 from kprune.families import FAMILIES
+from kprune.inputs import check_match
 from kprune.laboratory import drawing, tables
 from kprune.laboratory.evaluation import DevSet, check_golds, predict, scores
 from kprune.laboratory.experiments import expand
@@ -1852,3 +1855,147 @@ def test_rounded_positions_are_told_before_the_work():
     model = tiny("modernbert", "classification").to(torch.bfloat16)
     with pytest.warns(UserWarning, match=r"could not be saved: .*inv_freq"):
         kprune.prune(model, tiny_sample(), 0.5, "magnitude", progress=False)
+
+
+def test_a_model_pruned_again_keeps_its_pooling_and_so_does_the_hub(tmp_path, monkeypatch):
+    """It went back to the mean; and of a Hub's folder no report was found, so that it did there."""
+    model, sample = tiny("bert", "embedding"), tiny_sample("embedding")
+    model.tokenizer = word_tokenizer()
+    how = {"pooling": "cls", "normalize": False}
+    first, _ = kprune.prune(model, sample, 0.3, progress=False, **how)
+    folder = kprune.save(first, tmp_path / "p", word_tokenizer())
+    monkeypatch.setattr("kprune.classes.told_of", lambda _: {})  # as where the Hub keeps it
+    bare = AutoModel.from_pretrained(folder)
+    assert bare.report == {} and pooled(bare) == how
+    for smaller in (first, bare):
+        _, report = kprune.prune(smaller, sample, 0.4, progress=False)
+        assert {name: report.options[name] for name in how} == how
+    other, _ = kprune.prune(first, sample, 0.4, progress=False, pooling="mean")
+    assert pooled(other) == how | {"pooling": "mean"} and other.config.kprune["pooling"] == "mean"
+    assert next(kprune.steps(first, sample)).state.student.kind.pooling == "cls"
+
+
+def test_one_seed_is_that_of_the_sample():
+    """K-prune+ drew by an option that no report told, and random by the sample's."""
+    model, options = tiny("bert", "classification"), {"progress": False, "tokens": 60}
+    texts = [" ".join(f"w{(7 * i + k) % 80}" for k in range(3 + i % 9)) for i in range(60)]
+    for method in ("kprune+", "random"):
+        found = {}
+        for seed in (0, 1):
+            sample = replace(tiny_sample(count=60), seed=seed)
+            for given in (0, 1):  # which a sample that is drawn already does not ask
+                smaller, report = kprune.prune(
+                    model, sample, 0.6, method, seed=given, progress=False
+                )
+                assert report.seed == seed
+                one = found.setdefault(seed, logits(smaller, batch_of(sample)))
+                assert one.equal(logits(smaller, batch_of(sample)))
+        assert not found[0].equal(found[1])
+    _, report = kprune.prune(model, texts, 0.6, seed=3, tokenizer=word_tokenizer(), **options)
+    assert report.seed == 3
+
+
+def test_a_page_tells_of_training_between_two_prunings(tmp_path):
+    """It said that nothing was known of training."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    first, _ = kprune.prune(model, sample, 0.3, progress=False)
+    trained = kprune.polish(first, model, sample, passes=2, progress=False)
+    second, _ = kprune.prune(trained, sample, 0.3, progress=False)
+    page = kprune.save(second, tmp_path / "p", word_tokenizer()) / "README.md"
+    text = page.read_text()
+    assert "and then it was trained: distilled from the model before, in 2 passes" in text
+    assert "knows nothing" not in text
+
+
+def test_a_rate_that_is_said_to_be_possible_is():
+    """Rounding to three digits named one that was refused once more."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    for method in ("first-layers", "kcm"):
+        with pytest.raises(ValueError, match="rate can be at most") as refused:
+            kprune.prune(model, sample, 0.99, method, progress=False)
+        most = float(str(refused.value).split("at most ")[1].split()[0])
+        if method == "first-layers":
+            kprune.prune(model, sample, most, method, progress=False)
+    assert rounded_down(11 / 12, 3) == "0.916" and rounded_down(2.96, 1) == "2.9"
+
+
+def test_embeddings_with_rows_to_spare_are_no_other_models():
+    """Published ones have up to 3% (1,000 of 32,102 rows without a word)."""
+    model, tokenizer = tiny("bert", "classification"), word_tokenizer()
+    model.resize_token_embeddings(3210)
+    tokenizer.add_tokens([f"x{n}" for n in range(3110 - len(tokenizer))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_match(model, tokenizer)
+    model.resize_token_embeddings(3500)
+    with pytest.warns(UserWarning, match="seems to be another model's"):
+        check_match(model, tokenizer)
+
+
+def test_rows_in_errors_are_the_users(tmp_path):
+    """Empty texts were left out first, and the rows counted afterwards."""
+    pd.DataFrame({"text": ["w1", "", "", "w2", None, "w3"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"holds nan in place of a text, in row 4 \(from 0\)"):
+        read_texts(tmp_path / "t.parquet", ["text"])
+
+
+def test_an_empty_text_is_no_sequence_where_the_tokenizer_adds_nothing():
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A")
+    with pytest.warns(UserWarning, match="fewer than the budget"):
+        sample = kprune.sample(["w1 w2", "", "w3"], tokenizer)
+    assert sorted(len(example["input_ids"]) for example in sample.examples) == [1, 2]
+
+
+def test_scoring_in_bf16_is_refused_for_a_model_in_float16():
+    model = tiny("bert", "classification").to(torch.float16)
+    rows = Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 1]})
+    task = Task("two", ("text",), labels=model.config.num_labels)
+    dev = kprune.dev_set(task, word_tokenizer(), rows)
+    with pytest.raises(ValueError, match="float16, which no bf16 mixes with"):
+        kprune.evaluate(model, dev, precision="bf16")
+
+
+def test_polishing_a_model_that_was_left_in_training_mode():
+    """Dropout was on, so that no two calls gave the same."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    pruned, _ = kprune.prune(model, sample, 0.5, progress=False)
+    wanted = kprune.polish(pruned, model, sample, 1, progress=False)
+    found = kprune.polish(pruned.train(), model, sample, 1, progress=False)
+    assert not found.training and pruned.training
+    for name, weight in found.state_dict().items():
+        assert weight.equal(wanted.state_dict()[name]), name
+
+
+def test_texts_that_are_cut_are_told_of():
+    """A task of one's own is cut at 128 tokens, texts at 512, where many tokenizers take more."""
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = 8192
+    long = " ".join(f"w{n % 80}" for n in range(2000))
+    rows = Dataset.from_dict({"text": [long, "w1"], "label": [0, 1]})
+    with pytest.warns(UserWarning, match="1 of 2 sequences of 'mine' fill its max_length of 128"):
+        kprune.dev_set(Task("mine", ("text",)), tokenizer, rows)
+    with pytest.warns(UserWarning, match="2 of 2 sequences of 'texts' fill its max_length of 512"):
+        kprune.sample([long] * 3, tokenizer, tokens=1100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kprune.sample([long] * 3, tokenizer, tokens=1100, longest=512)  # as asked for
+        kprune.dev_set(Task("mine", ("text",), max_length=8192), tokenizer, rows)
+        kprune.sample(replace(get_task("sst2"), columns=("text",)), tokenizer, 66, data=rows)
+
+
+@pytest.mark.parametrize("coarse", ["medium", "high"])
+def test_a_process_with_coarse_products_changes_nothing(coarse):
+    """Sums of products were of fewer digits than the method's own."""
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    wanted, report = kprune.prune(model, sample, 0.5, "kprune+", progress=False)
+    torch.set_float32_matmul_precision(coarse)
+    try:
+        found, again = kprune.prune(model, sample, 0.5, "kprune+", progress=False)
+        assert torch.get_float32_matmul_precision() == coarse
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert report.tuning == again.tuning
+    for name, weight in found.state_dict().items():
+        assert weight.equal(wanted.state_dict()[name]), name

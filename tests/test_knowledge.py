@@ -17,7 +17,6 @@ from kprune.knowledge import (
     Predictive,
     Representational,
     Weighted,
-    representational_loss,
 )
 from kprune.measuring import measure
 from kprune.outputs import divergence
@@ -130,13 +129,6 @@ def test_half_precision_does_not_overflow_a_loss():
     assert divergence(z, -z, 2.0).isfinite().all()
     squares = Encoder(tiny("bert", "regression")).kind.distance(z, -z, 2.0, None)
     assert squares.item() == 2 * 600**2
-
-
-def test_representational_loss_ignores_padding():
-    teacher, student = torch.zeros(1, 3, 2), torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])
-    assert representational_loss(teacher, student).item() == 167.0
-    mask = torch.tensor([[True, True, False]])
-    assert representational_loss(teacher, student, mask).item() == 5.0
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta", "modernbert"])

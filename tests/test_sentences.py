@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 import kprune
 from kprune.__main__ import app
+from kprune.card import with_section
 from kprune.encoders import Encoder
 from kprune.sentences import opened
 
@@ -336,3 +337,37 @@ def test_objects_are_scored_as_what_is_inside(embedder):
     whole.prompts, whole.default_prompt_name = {"query": "q: "}, "query"
     with pytest.raises(ValueError, match="puts 'q: ' before"):
         kprune.evaluate(whole, dev)
+
+
+def test_trimming_knows_the_pieces_of_every_prompt(embedder):
+    """Those of a query's or a document's were cut out, since only the default one was looked at."""
+    whole = embedder()
+    whole.prompts = {"query": "w85 w86 ", "document": "w87 "}
+    texts = TEXTS[:60]
+    small, _, done = kprune.trim(whole, texts)
+    for way in ("encode", "encode_query", "encode_document"):
+        assert (getattr(whole, way)(texts) == getattr(small, way)(texts)).all(), way
+    _, _, alone = kprune.trim(embedder(), texts)
+    assert done.pieces == alone.pieces + 3 and done.changed == alone.changed
+    with pytest.warns(UserWarning, match="may put 'w85 w86 ', 'w87 ' before a text"):
+        kprune.prune(whole, texts, 0.5, progress=False)
+    with pytest.raises(ValueError, match=r"Row 1 .* holds 5 in place of a text"):
+        kprune.trim(whole, ["w1", 5])
+
+
+def test_an_objects_page_tells_of_the_last_pruning_alone(embedder, tmp_path):
+    pruned, _ = kprune.prune(embedder(), TEXTS, 0.5, progress=False, tokens=500)
+    kprune.save(pruned, tmp_path / "p")
+    page = tmp_path / "p" / "README.md"
+    mine = page.read_text() + "\n# My own words\n\nMine.\n"
+    inner = pruned[0].auto_model
+    more = with_section(mine, inner, inner.report)
+    assert more.count("# Pruned by kprune") == 1 and "# My own words\n\nMine.\n" in more
+    for rate in (None, 0.6):
+        again = sentence_transformers.SentenceTransformer(str(tmp_path / "p"), device="cpu")
+        if rate:
+            again, report = kprune.prune(again, TEXTS, rate, progress=False, tokens=500)
+        kprune.save(again, tmp_path / "p")
+        text = page.read_text()
+        assert text.count("# Pruned by kprune") == 1
+    assert f"{report.achieved_rate:.1%} of the FLOPs" in text

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kprune.competitors.kwon import rescaled
+from kprune.data.checks import rounded_down
 from kprune.encoders import Encoder, Sublayer, tapped
 from kprune.engine import least_squares
 from kprune.limits.budget import Budget, Flops
@@ -26,7 +27,8 @@ def kcm(state: State, budget: Budget) -> Iterator[Pruned]:
     if fixed >= budget.left:
         raise ValueError(
             f"KCM prunes neurons only, and the heads alone cost {fixed / dense:.1%} of the FLOPs; "
-            f"rate can be at most {1 - fixed / dense:.3f} here, got {1 - budget.left / dense:.3g}."
+            f"rate can be at most {rounded_down(1 - fixed / dense, 3)} here, got "
+            f"{1 - budget.left / dense:.3g}."
         )
     with state.clock.step("knowledge", "R2D2"):
         pairs = zip(neurons, data_driven(state, neurons), strict=True)

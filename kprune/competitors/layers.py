@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from kprune.data.checks import rounded_down
 from kprune.limits.budget import Budget
 from kprune.state import Pruned, State
 from kprune.surgery import keep_units
@@ -23,8 +24,8 @@ def whole_layers(state: State, budget: Budget, spaced: bool) -> Iterator[Pruned]
     layers, (heads, neurons) = len(student.layers), student.sublayers[:2]
     price = heads.units * budget.price(heads) + neurons.units * budget.price(neurons)
     if (count := int(budget.left // price)) < 1:
-        most = 1 - 1 / layers
-        raise ValueError(f"Not one of {layers} layers fits; rate can be at most {most:.3f} here.")
+        most = rounded_down(1 - 1 / layers, 3)
+        raise ValueError(f"Not one of {layers} layers fits; rate can be at most {most} here.")
     chosen = spaced_out(count, layers) if spaced else range(count)
     for t, target in enumerate(student.sublayers):
         keep = torch.full((target.units,), target.layer in chosen, device=student.device)

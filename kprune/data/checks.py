@@ -41,6 +41,11 @@ def number(
     return int(value) if whole else float(value)
 
 
+def rounded_down(number: float, digits: int) -> str:
+    """A number as text, for what is said to be possible to be so."""
+    return f"{math.floor(number * 10**digits) / 10**digits:.{digits}f}"
+
+
 def check_texts(what: str, texts: Iterable[Any], numbers: Iterable[int], words: bool) -> None:
     """Raise ValueError, naming the row, for what is no text (or, with `words`, no list of them)."""
     for row, text in zip(numbers, texts, strict=True):

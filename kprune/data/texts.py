@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,10 @@ def _is_record(line: str) -> bool:
 def _texts_of(columns: list[list]) -> list:
     if len(columns) == 2:
         return [*zip(*columns, strict=True)]
+    for row, text in enumerate(columns[0]):
+        if not isinstance(text, str):
+            found = reprlib.repr(text)
+            raise ValueError(f"holds {found} in place of a text, in row {row} (from 0)")
     found = _not_empty(columns[0])
     if empty := len(columns[0]) - len(found):
         what = f"{empty:,} of {len(columns[0]):,} texts are empty, and left out."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kprune.data.checks import UNLABELLED, as_numbers, check_labels, check_texts, number
-from kprune.data.tasks import SHORTEST, Task, get_task
+from kprune.data.tasks import SHORTEST, TASKS, Task, get_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -201,6 +202,20 @@ def apart(
     """The texts of each column by themselves, as models without a head embed them."""
     sides = [replace(task, columns=(column,)) for column in task.columns]
     return [as_examples(tokenize(side, tokenizer, rows, numbers=numbers)) for side in sides]
+
+
+def warn_of_cuts(task: Task, tokenizer: PreTrainedTokenizerBase, lengths: Iterable[int]) -> None:
+    """Warn where sequences of one's own task are as long as it allows, and the tokenizer more."""
+    most, lengths = task.max_length, [*lengths]
+    if task.kind == "span" or task.name in TASKS or most >= tokenizer.model_max_length:
+        return  # windows lose nothing, and the lengths of known tasks are the usual ones
+    if full := sum(length >= most for length in lengths):
+        warnings.warn(
+            f"{full:,} of {len(lengths):,} sequences of {task.name!r} fill its max_length of "
+            f"{most:,} tokens, and what goes beyond is cut off; the tokenizer would take more, as "
+            "would a Task of your own with another max_length.",
+            stacklevel=3,
+        )
 
 
 def as_examples(columns: dict[str, list]) -> list[Example]:

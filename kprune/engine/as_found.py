@@ -13,10 +13,12 @@ def plain_tensors() -> Iterator[None]:
     """Within the block, tensors are what they are by themselves, whatever the caller has set.
 
     Those of inference mode could not be differentiated, nor trained later, and autocast rounds
-    products. Threads that were taken for batches side by side are given back, also where Ctrl-C
-    ends it.
+    products, as does a process whose matrix products may be of fewer digits. Threads that were
+    taken for batches side by side are given back, also where Ctrl-C ends it.
     """
     own, threads = torch.get_default_device().type == "cpu", torch.get_num_threads()
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    coarse = [one.fp32_precision for one in products]
     # A device of the caller's is a mode, which slows every call down.
     with ExitStack() as plain:
         plain.enter_context(torch.inference_mode(False))
@@ -24,8 +26,12 @@ def plain_tensors() -> Iterator[None]:
         for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
             plain.enter_context(torch.autocast(kind, enabled=False))
         try:
+            for one in products:
+                one.fp32_precision = "ieee"
             yield
         finally:
+            for one, found in zip(products, coarse, strict=True):
+                one.fp32_precision = found
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
 

@@ -25,7 +25,6 @@ class NormalEquations:
     gram: Tensor  # PᵀP, [features, features]
     moment: Tensor  # PᵀY, [features, d]
     target: Tensor  # ‖Y‖²_F, a scalar
-    tokens: int = 0  # rows so far
     held_out: NormalEquations | None = None  # the same sums over every tenth sequence alone
 
     @classmethod
@@ -38,15 +37,14 @@ class NormalEquations:
         sums = (torch.zeros(shape, **empty) for shape in shapes)
         return cls(*sums, held_out=cls.zeros(features, d, device) if hold_out else None)
 
-    def add(self, features: Tensor, target: Tensor, tokens: int | None = None) -> None:
-        """Add rows P [rows, features] and Y [rows, d]; `tokens` of them are real, others zero."""
-        self.add_products(products(features, target), len(target) if tokens is None else tokens)
+    def add(self, features: Tensor, target: Tensor) -> None:
+        """Add rows P [rows, features] and Y [rows, d]."""
+        self.add_products(products(features, target))
 
-    def add_products(self, some: Products, tokens: int) -> None:
+    def add_products(self, some: Products) -> None:
         """Add rows whose products are formed already."""
         for total, part in zip((self.gram, self.moment, self.target), some, strict=True):
             total += part
-        self.tokens += tokens
 
     def without(self, part: NormalEquations) -> NormalEquations:
         return NormalEquations(

@@ -19,9 +19,10 @@ from kprune.data.batching import suited
 from kprune.data.checks import UNLABELLED, check_labels, in_order, matched, number, output_names
 from kprune.data.hub import classes_of, load_split
 from kprune.data.tasks import Task, get_task
-from kprune.data.tokens import Example, apart, as_examples, tokenize
+from kprune.data.tokens import Example, apart, as_examples, tokenize, warn_of_cuts
 from kprune.encoders import Encoder
 from kprune.engine.as_found import plain_tensors
+from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
 from kprune.families import names_of
@@ -70,7 +71,9 @@ def dev_set(
     wanted = {name: rows[name][:] for name in (*task.columns, task.label)}
     numbers = [n * every for n in range(len(rows))]
     columns = tokenize(task, tokenizer, wanted, task.kind == "tokens", numbers)
-    if task.kind == "tokens":
+    if task.kind != "tokens":
+        warn_of_cuts(task, tokenizer, map(len, columns["input_ids"]))
+    else:
         given, placed = (
             sum(label != UNLABELLED for row in rows for label in row)
             for rows in (wanted[task.label], columns["labels"])
@@ -112,7 +115,7 @@ def evaluate(
     progress: bool = False,
     pooling: str | None = None,
 ) -> dict[str, float]:
-    """Score a model on a dev set, on the device and in the mode that the model is in.
+    """Score a model on a dev set, on the device that it is on, and without dropout.
 
     It may be a SentenceTransformer or CrossEncoder. In "bf16" the matrix products of the sublayers
     take low precision; `pooling`, "mean" or "cls", is of a model without a head: by default as it
@@ -252,7 +255,7 @@ def predict(
     the cosine of each pair, [1].
     """
     check_match(model, dev.tokenizer)
-    dtype = torch.bfloat16 if precision == "bf16" else None
+    dtype = ranking_dtype(precision, model)
     encoder = Encoder(sharing_weights(model), pooling).copy(dtype)
     if encoder.kind.name != "embedding":
         return _outputs(encoder, as_examples(dev.columns), dev.pad, progress)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from kprune.data.checks import rounded_down
 from kprune.encoders import Encoder
 from kprune.engine.sharing import sharing_weights
 from kprune.limits.latency import checked_batch, latencies
@@ -49,7 +50,7 @@ class LatencyTable:
             raise ValueError(
                 f"speedup is how many times as fast the pruned model shall be, above 1; on this "
                 f"machine, at batches of {self.batch_size} × {self.length} tokens, what cannot be "
-                f"pruned leaves room for less than {most:.1f}; got {speedup}."
+                f"pruned leaves room for less than {rounded_down(most, 1)}; got {speedup}."
             )
         return self.whole / speedup - self.fixed
 
