@@ -187,6 +187,21 @@ def test_a_finished_record_outlives_a_repeat_that_fails(lab, monkeypatch):
     assert state(run) == "done"
 
 
+def test_what_was_set_aside_comes_back_or_goes(lab, monkeypatch):
+    """A kill left a record out of the way for ever, or lost it to the next try."""
+    path = lab(grid={"rate": [0.4]})
+    assert batch.reproduce(path, say=lambda _: None) == []
+    (run,) = expand(path)
+    result, aside = run.folder / RESULT, run.folder / f".{RESULT}.old"
+    aside.write_bytes(result.read_bytes())  # killed when the new one was there already
+    assert batch.reproduce(path, say=lambda _: None) == [] and not aside.exists()
+    before = result.read_bytes()
+    result.replace(aside)  # killed before
+    monkeypatch.setattr(batch, "run_notebook", lambda *_: "out of luck")
+    batch.reproduce(path, say=lambda _: None)
+    assert result.read_bytes() == before and not aside.exists()
+
+
 def test_a_failed_run_is_listed_and_the_rest_goes_on(lab):
     path = lab(fails=True, grid={"rate": [0.8, 0.4, 0.6]})
     done = call(path)

@@ -190,6 +190,15 @@ def test_the_pages_tell_the_number_of_runs():
     assert f"is {counts['accuracy']} runs" in page
 
 
+def test_what_is_excluded_need_not_make_sense(write):
+    """An ablation of one method beside another was refused, though its entry was left out."""
+    grid = {"method": ["kprune", "kwon"], "without": ["", "tuning"]}
+    with pytest.raises(ValueError, match="'tuning' is not among those of 'kwon'"):
+        expand(write(grid=grid))
+    runs = expand(write(grid=grid, exclude=[{"method": "kwon", "without": "tuning"}]))
+    assert [run.name for run in runs] == ["kprune", "kprune_tuning", "kwon"]
+
+
 def test_folders_are_looked_for_before_anything_runs(write):
     for fixed in ({"teacher": "no/such"}, {"data": "../nowhere"}):
         with pytest.raises(ValueError, match=r"there is no (model in the|data) folder"):

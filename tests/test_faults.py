@@ -1490,6 +1490,30 @@ def test_a_foreign_kernel_is_not_taken(tmp_path, monkeypatch):
     assert argv[0] == "python" and "ipykernel_launcher" in argv  # Jupyter's word for its own
 
 
+def test_what_a_report_no_longer_draws_is_removed(run, tmp_path, monkeypatch):
+    """A figure of a model that is no longer in the records stayed, and counted as drawn."""
+    home = tmp_path / "some"
+    home.mkdir()
+    (home / "notes.md").write_text("mine")
+    names = [["a.png", "b.png"], ["a.png"]]
+
+    def drawing_of(*_):
+        for name in names.pop(0):
+            (home / name).write_text(str(len(names)))
+        return ""
+
+    monkeypatch.setattr(drawing, "run_notebook", drawing_of)
+    source = run.folder.parent
+    (source / drawing.EXPECTED).write_text("{}")
+    report = tmp_path / "r.ipynb"
+    report.write_text("{}")
+    for _ in range(2):
+        assert drawing.draw(report, source, home, force=True) == ""
+    assert sorted(path.name for path in home.glob("[!.]*")) == [
+        *("a.png", "drawn.json", "notes.md")
+    ]
+
+
 def test_a_report_is_drawn_when_its_records_are_others(run, tmp_path, monkeypatch):
     """Times were compared: records that came with older ones left a stale table."""
     drawn = []

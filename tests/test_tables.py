@@ -280,6 +280,8 @@ def test_what_gave_up_is_told(records):
         "- Kwon et al.'s rescaling gave up, by their own rule (a scale beyond ±10), on SST-2 at "
         "80% (layer 1 of 2): scores and passes there are of runs cut short."
     )
+    more = pd.concat([runs, runs.assign(seed=7), runs.assign(seed=8)])
+    assert "SST-2 at 80% (layer 1 of 2, in 3 runs): scores" in cut_short(more)
 
 
 def test_one_parameter_at_a_time(tmp_path):

@@ -26,9 +26,9 @@ def draw(report: Path, source: Path, home: Path, force: bool = False) -> str:
         content = hashlib.sha256(version("kprune").encode())
         for path in made_of:
             content.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
-        before = {} if force else read_json(home / DRAWN)
+        before = read_json(home / DRAWN)
         whole = all((home / name).is_file() for name in before.get("drawn", ()))
-        if before.get("content") == content.hexdigest() and whole:
+        if not force and before.get("content") == content.hexdigest() and whole:
             return ""
         (home / DRAWN).unlink(missing_ok=True)
         old = there()
@@ -37,9 +37,7 @@ def draw(report: Path, source: Path, home: Path, force: bool = False) -> str:
         error = run_notebook(report, home / REPORT, values, Path.cwd(), env, lock)
         if not error:
             drawn = sorted(name for name, time in there().items() if old.get(name) != time)
-            for name in {*before.get("drawn", ())} - {
-                *drawn
-            }:  # of records that are no longer there
+            for name in {*before.get("drawn", ())} - {*drawn}:  # of other records
                 (home / name).unlink(missing_ok=True)
             write_json(home / DRAWN, {"content": content.hexdigest(), "drawn": drawn})
         return error

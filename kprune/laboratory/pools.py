@@ -15,6 +15,8 @@ from kprune.data.checks import number
 from kprune.laboratory.processes import Outcome
 from kprune.laboratory.yaml_files import read_yaml
 
+LACKING = "--scheduler needs the optional extra: pip install 'kprune[cluster]'."
+
 
 @contextmanager
 def executor(workers: int, scheduler: str, say: Callable) -> Iterator[Executor]:
@@ -26,9 +28,7 @@ def executor(workers: int, scheduler: str, say: Callable) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ValueError(
-            "--scheduler needs the optional extra: pip install 'kprune[cluster]'."
-        ) from error
+        raise ValueError(LACKING) from error
     if scheduler.endswith((".yaml", ".yml")):
         with cluster(Path(scheduler)) as address, executor(0, address, say) as found:
             yield found
@@ -55,9 +55,11 @@ def cluster(path: Path) -> Iterator[str]:
     The file names the `cluster` (SLURM, PBS, Local, …: dask-jobqueue's class without "Cluster"),
     the number of `jobs` and the `options` of the class, such as queue, cores, memory, walltime.
     """
-    import dask_jobqueue
-    from dask_jobqueue.local import LocalCluster
-
+    try:
+        import dask_jobqueue
+        from dask_jobqueue.local import LocalCluster
+    except ImportError as error:
+        raise ValueError(LACKING) from error
     settings = read_yaml(path, "cluster")
     needed = {"cluster", "jobs"}
     if not isinstance(settings, dict) or not needed <= settings.keys() <= needed | {"options"}:

@@ -107,15 +107,14 @@ def stopped(runs: pd.DataFrame) -> pd.Series:
 
 def cut_short(runs: pd.DataFrame) -> str:
     """The runs of Kwon et al. that gave up below the last layer, in words; empty without any."""
-    runs = runs.assign(at=stopped(runs)).dropna(subset="at")
-    depth = runs["dense_heads"].map(len)
-    words = [
-        " ".join([*model, f"{called([task])[0]} at {rate:.0%} (layer {at:.0f} of {layers})"])
-        for *model, task, rate, at, layers in zip(
-            *(runs[name] for name in [*named_by(runs), "task", "rate", "at"]), depth, strict=True
-        )
-        if at < layers
-    ]
+    runs, words = runs.assign(at=stopped(runs)).dropna(subset="at"), []
+    runs = runs[runs["at"] < runs["dense_heads"].map(len)]
+    for (*model, task, rate), some in runs.groupby([*named_by(runs), "task", "rate"], sort=False):
+        layers = " and ".join(f"{at:.0f}" for at in sorted({*some["at"]}))
+        where = f"layer{'s' * (some['at'].nunique() > 1)} {layers}"
+        where += f" of {len(some['dense_heads'].iloc[0])}"
+        where += f", in {len(some)} runs" if len(some) > 1 else ""
+        words.append(" ".join([*model, f"{called([task])[0]} at {rate:.0%} ({where})"]))
     if not words:
         return ""
     text = "- Kwon et al.'s rescaling gave up, by their own rule (a scale beyond ±10), on "

@@ -132,8 +132,11 @@ def units(runs: pd.DataFrame, method: str = "kprune") -> pd.DataFrame:
 
 
 def weighed(runs: pd.DataFrame) -> pd.DataFrame:
-    """K-prune's score and the units left, by μ, for each task and rate with more than one."""
+    """K-prune's score and the units left, by μ, for each task and rate with more than one; of the
+    first seed.
+    """
     done = runs[(runs["state"] == "done") & (runs["method"] == "kprune")]
+    done = done[done["seed"] == done["seed"].min()]
     keys = ["model", "task", "rate"]
     several = done[done.groupby(keys)["mu"].transform("nunique") > 1]
     rows = [
