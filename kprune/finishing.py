@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         tokens=sample.tokens,
         samples=len(sample.examples),
         model=origin(job.model),
+        weights=fingerprint(job.model),
         sample=sample.task.name,
         columns=len(sample.task.columns),
         length=length,
@@ -88,6 +90,15 @@ def _report(job: Job, done: Sequence[Pruned]) -> Report:
         report.notes.append("layers that shared their weights have weights of their own now")
     report.note_few_tokens()
     return report
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """The first 16 digits of a SHA-256 of all weights, wherever they are."""
+    whole = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        whole.update(name.encode())
+        whole.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()[:16]
 
 
 def _speed(job: Job, report: Report) -> dict[str, float]:

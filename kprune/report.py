@@ -38,6 +38,7 @@ class Report:
     # the pruned model, at `batch_size` and `length`.
     speed: dict[str, float] = field(default_factory=dict)
     model: str = ""  # name of the dense one
+    weights: str = ""  # its weights' fingerprint, by which teachers of one name are told apart
     sample: str = ""  # name of its task, "texts" for one's own
     columns: int = 1  # texts in each of its sequences
     notes: list[str] = field(default_factory=list)  # what else there is to say

@@ -190,6 +190,11 @@ def test_the_pages_tell_the_number_of_runs():
     assert f"is {counts['accuracy']} runs" in page
 
 
+def test_a_name_does_not_hang_on_how_a_number_is_written(write):
+    names = [expand(write(grid={"epochs": [value]}))[0].name for value in (4, 4.0)]
+    assert names == ["epochs4.0"] * 2
+
+
 def test_what_is_excluded_need_not_make_sense(write):
     """An ablation of one method beside another was refused, though its entry was left out."""
     grid = {"method": ["kprune", "kwon"], "without": ["", "tuning"]}

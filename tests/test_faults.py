@@ -2023,3 +2023,11 @@ def test_a_process_with_coarse_products_changes_nothing(coarse):
     assert report.tuning == again.tuning
     for name, weight in found.state_dict().items():
         assert weight.equal(wanted.state_dict()[name]), name
+
+
+def test_a_report_tells_which_weights_were_pruned():
+    model, sample = tiny("bert", "classification"), tiny_sample()
+    first, again = (kprune.prune(model, sample, 0.5, progress=False)[1] for _ in "ab")
+    model.classifier.bias.data[0] += 1e-3
+    _, other = kprune.prune(model, sample, 0.5, progress=False)
+    assert first.weights == again.weights != other.weights and len(other.weights) == 16

@@ -130,6 +130,20 @@ def test_runs_of_two_teachers_in_one_folder_are_refused(records):
     assert tables.collect(records).loc[1, "dense"] == 0.92
 
 
+def test_teachers_of_one_name_are_told_apart_by_their_weights(records):
+    """Two may score alike to a third of a point."""
+    for name, weights in (("a", "0123"), ("b", "0123"), ("f", "")):  # earlier records have none
+        path = records / name / "result.json"
+        record = json.loads(path.read_text())
+        record["report"]["weights"] = weights
+        path.write_text(json.dumps(record))
+    assert (tables.collect(records)["state"] == "done").sum() == 4
+    record["report"]["weights"] = "4567"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"of f 0\.900, and both should be the same: its weights"):
+        tables.collect(records)
+
+
 def test_a_gap_is_visible_and_never_averaged_away(records):
     runs = tables.collect(records)
     long = tables.summarise(runs, "score", ["label"], "rate", scale=100)

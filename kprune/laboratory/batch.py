@@ -67,11 +67,11 @@ class Teacher(BaseModel):
         return f"teacher {self.folder.name}"
 
     @property
-    def made(self) -> bool:
-        """Whether it is whole in its folder, made as wanted and from no stand-in."""
+    def fault(self) -> str:
+        """Why it is not what is wanted, whole and from no stand-in; "" where it is."""
         recipe = wanted_recipe(self.model, self.examples, self.epochs)
         wanted = origin(get_task(self.task), self.model, self.data or None, recipe)
-        return not why_anew(self.folder, wanted, stand_in=False)
+        return why_anew(self.folder, wanted, stand_in=False)
 
 
 def reproduce(
@@ -248,9 +248,9 @@ def _failed(run: Run, error: str) -> Outcome:
 
 def _all_done(pool: Executor, todo: Sequence[Run], say: Callable, force: bool) -> list[Outcome]:
     """Teachers first, then runs; failures are collected, never raised."""
-    makers = [teacher for teacher in needed_teachers(todo) if not teacher.made]
+    makers = [teacher for teacher in needed_teachers(todo) if teacher.fault]
     for teacher in makers:
-        say(f"Fine-tuning {teacher.name} first: it is missing, damaged, or was made otherwise.")
+        say(f"Fine-tuning {teacher.name} first: it {teacher.fault}.")
     failed = _work(pool, make_teacher, makers, "teachers")
     # A run would make its teacher itself, and might take the packaged stand-in for it.
     without = {outcome.name: outcome.error for outcome in failed}

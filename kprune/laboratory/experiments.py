@@ -126,20 +126,21 @@ def _points(
     excluded = [_listed(entry, defaults, f"{path}: exclude") for entry in experiment.exclude]
     unused = list(excluded)
     for entries in itertools.product(*experiment.grid.values()):
-        chosen, names = dict(experiment.fixed), []
+        chosen, names = dict(experiment.fixed), []  # of the parameters, axis by axis
         for axis, entry in zip(experiment.grid, entries, strict=True):
             together = entry if isinstance(entry, dict) else {axis: entry}
             if twice := sorted(chosen.keys() & together.keys(), key=str):
                 raise ValueError(f"{path}: the parameter {twice[0]!r} is set twice.")
             chosen |= together
-            names += _slug(together)
+            names.append([*together])
         values = defaults | _typed(chosen, defaults, str(path))
         out = [e for e in excluded if all(values[name] in some for name, some in e.items())]
         unused = [entry for entry in unused if entry not in out]
         if out:
             continue
         _sensible(values, str(path))
-        name = "_".join(names) or "all"
+        parts = (_slug({name: values[name] for name in axis}) for axis in names)
+        name = "_".join(itertools.chain(*parts)) or "all"
         if not is_plain(name):
             raise ValueError(f"{path}: a run's folder cannot be called {shortly(name)}.")
         yield name, values

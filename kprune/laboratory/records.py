@@ -173,7 +173,8 @@ def of_one_version(rows: list[dict]) -> list[dict]:
 
 
 def check_start(rows: Sequence[dict[str, Any]], source: Path) -> None:
-    """Raise ValueError where finished runs of the same teacher and dev set score it differently.
+    """Raise ValueError where finished runs of the same teacher and dev set score it differently, or
+    its weights have not the same fingerprint.
 
     One of them then had other weights or other data in the folders of these names. `rows` are those
     of `tables.collect`.
@@ -182,10 +183,11 @@ def check_start(rows: Sequence[dict[str, Any]], source: Path) -> None:
     for row in rows:
         if row["state"] == "done" and row["dense"] is not None:
             first = known.setdefault(tuple(row.get(name) for name in OF_TEACHERS), row)
-            if not abs(row["dense"] - first["dense"]) <= ROUNDING:
+            prints = {one["extra"]["report"].get("weights") for one in (first, row)} - {None, ""}
+            if len(prints) > 1 or not abs(row["dense"] - first["dense"]) <= ROUNDING:
                 raise ValueError(
                     f"In {source} the teacher of {first['run']} scores {first['dense']:.3f} and "
-                    f"that of {row['run']} {row['dense']:.3f}, though both should be the same: its "
+                    f"that of {row['run']} {row['dense']:.3f}, and both should be the same: its "
                     "weights or the dev set changed in between. Make the older runs again (delete "
                     "their folders, then `kprune reproduce`)."
                 )
