@@ -100,9 +100,9 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
             if name in lost:
                 _bar(axis, place, lost[name])
         first = leaders(by_variant(here), here["noise"].mean())
-        words = f"most is lost without {' or '.join(first)}"
-        words = f"{task}: {words if 0 < len(first) < 3 else 'noise hides what matters most'}"
-        axis.set_title(words, fontsize="small")
+        words = f"most is lost\nwithout {' or '.join(first)}"
+        words = words if 0 < len(first) < 3 else "noise hides\nwhat matters most"
+        axis.set_title(f"{task}: {words}", fontsize="small")
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(order)), order)
     axes[0, 0].set(ylim=(len(order) - 0.4, -0.6))
