@@ -53,8 +53,8 @@ def gaps(runs: pd.DataFrame, ours: str) -> Iterator[tuple[dict, pd.DataFrame, di
 def lead(runs: pd.DataFrame) -> pd.DataFrame:
     """Points by which K-prune is above the best other method, for each task and rate.
 
-    Of the seeds that both have done; "yes" where that is `noise.clear`. K-prune+ is none of the
-    others: `gained` is about that.
+    Of the seeds that both have done; "yes" where that is `noise.clear`, "not known" where the dev
+    set's error is not. K-prune+ is none of the others: `gained` is about that.
     """
     ours, rows = NAMES["kprune"], []
     whole = ~runs["method"].isin(["kprune", "kprune+"]) | (runs["label"] == ours)
@@ -67,7 +67,8 @@ def lead(runs: pd.DataFrame) -> pd.DataFrame:
             best = min(above, key=lambda label: above[label].mean())
             own = own[own["seed"].isin(above[best].index)]
             row |= {"best other": best, "lead": above[best].mean()}
-            row["beyond noise"] = "yes" if noise.clear(above[best], noise.at_most(own)) else "no"
+            told = {True: "yes", False: "no"}[noise.clear(above[best], error := noise.at_most(own))]
+            row["beyond noise"] = "not known" if np.isnan(error) else told
         mean = 100 * pd.to_numeric(own["score"], errors="coerce").mean()
         rows.append(row | {ours: mean})
     named = [*named_by(runs, "task"), "rate", ours, "best other", "lead", "beyond noise"]
