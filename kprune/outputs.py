@@ -21,6 +21,7 @@ class Kind:
     name: str  # what messages, tasks and records call it
     metric: str  # the usual score
     minibatch = 32  # samples whose gradients the faithful method sums before squaring
+    pools = False  # whether the output is a mean over tokens
     first_only = False  # whether the head reads the first token only, once `State` has seen it
 
     def __init__(self, outputs: int):
@@ -112,7 +113,7 @@ class Embedding(Regression):
 
     def __init__(self, outputs: int, pooling: str, normalize: bool):
         super().__init__(outputs)
-        self.pooling, self.normalize = pooling, normalize
+        self.pooling, self.normalize, self.pools = pooling, normalize, pooling == "mean"
 
     def read(self, out, mask):
         hidden = out.last_hidden_state

@@ -27,6 +27,10 @@ class Curvature:
     G = Σ g·gᵀ, each over `tokens` of `samples` sequences; as in K-FAC they are taken for
     independent, so that an error ΔW of the output projection costs tr(ΔWᵀ·A·ΔW·G) / (2 · tokens ·
     samples) a sequence.
+
+    Where the output is a mean over tokens, their errors add up instead: g is nearly the same in all
+    of a sequence, and what attention brings in much alike. There G is scaled for A·G to have the
+    trace that it stands for, that of the weights' own gradients p·gᵀ, summed in each sequence.
     """
 
     def __init__(self, state: State, gamma: float, seed: int):
@@ -40,12 +44,18 @@ class Curvature:
         ]
         self.grams = [zeros(sub, features, features) for sub, features, _ in sizes]
         self.slopes = [zeros(sub, d, d) for sub, _, d in sizes]
+        self.pools = state.kind.pools
+        self.squares = [zeros(sub) for sub in student.sublayers]  # Σ ‖Σ p·gᵀ‖², if it pools
         # ‖g‖ of each token, a row for each sequence.
         longest = max(len(example["input_ids"]) for example in examples)
         self.norms = [zeros(sub, self.samples, longest) for sub, *_ in sizes]
         self.row = torch.full((len(examples),), self.samples, device=student.device)
         self.row[::every] = torch.arange(self.samples, device=student.device)
         check_finite([self.add(*found) for found in passes(state, batches, gamma, seed)])
+        for gram, outer, squares in zip(self.grams, self.slopes, self.squares, strict=True):
+            if self.pools:
+                taken = gram.trace() * outer.trace() / self.tokens
+                outer *= squares / taken.clamp(min=torch.finfo(outer.dtype).tiny)
 
     def add(self, batch: Batch, parts: list[Slopes]) -> Tensor:
         """Add what a batch leaves behind; tells whether its outputs are finite."""
@@ -53,10 +63,12 @@ class Curvature:
         real = torch.ones_like(ids, dtype=torch.bool) if batch.mask is None else batch.mask
         features = [P for part in reversed(parts) for P in part.features]
         slopes = [g for part in reversed(parts) for g in part.slopes]
-        sums = zip(self.grams, self.slopes, self.norms, features, slopes, strict=True)
-        for gram, outer, norms, P, g in sums:
+        sums = zip(self.grams, self.slopes, self.squares, self.norms, features, slopes, strict=True)
+        for gram, outer, squares, norms, P, g in sums:
             P, g = (x * real[:, : x.shape[1], None] for x in (P.to(gram.dtype), g.to(gram.dtype)))
             norms[batch.index, : g.shape[1]] = g.norm(dim=-1)
+            if self.pools:
+                squares += ((P @ P.mT) * (g @ g.mT)).sum()
             for total, x in ((gram, P), (outer, g)):
                 for rows in x.flatten(0, 1).split(ROWS):
                     total.addmm_(rows.T, rows)
