@@ -178,7 +178,9 @@ def _sequence(config: Any) -> Kind:
         kind = Multilabel
     elif config.problem_type == "regression" or config.num_labels == 1:
         kind = Regression
-    return kind(config.num_labels)
+    found = kind(config.num_labels)
+    found.pools = getattr(config, "classifier_pooling", "") == "mean"  # ModernBERT's, if so set
+    return found
 
 
 # By the end of a model's class name.

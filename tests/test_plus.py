@@ -208,6 +208,10 @@ def test_errors_that_add_up_in_a_mean_over_tokens_cost_what_they_do():
     """
     state = dense_state("embedding", 60)
     assert Encoder(state.student.model, "cls").kind.pools is False is not state.kind.pools
+    for pooling in ("cls", "mean"):
+        head = tiny("modernbert", "classification")
+        head.config.classifier_pooling = pooling
+        assert Encoder(head).kind.pools == (pooling == "mean")
     seen = Curvature(state, 2.0, 0)
     expected = slopes_by_hand(state, 2.0, range(len(state.sample.examples)))
     for t, (gram, slopes) in enumerate(zip(seen.grams, seen.slopes, strict=True)):
