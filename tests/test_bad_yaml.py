@@ -186,7 +186,7 @@ VALUES = {
     grid("{rate: [0.5, 0.50]}"): "2 runs are called 'rate0.5'",
     grid("{model: [a/b, c/b]}"): "2 runs are called 'b'",
     grid("{method: [{}, {}]}"): "2 runs are called 'all'",
-    grid("{lam: [0, 0.0]}"): "'lam0' and 'lam0.0' are the same run",
+    grid("{lam: [0, 0.0]}"): "2 runs are called 'lam0.0'; each may occur once",
     grid("{keep: [true, false]}"): "are the same run",
     fixed("{tokens: many}"): "tokens is of type int; got 'many', a str",
     fixed("{tokens: 1.5}"): "tokens is of type int; got 1.5, a float",

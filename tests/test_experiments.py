@@ -56,9 +56,9 @@ def test_an_axis_may_set_parameters_together(write):
     grid = {"task": both, "method": methods, "rate": [0.5]}
     runs = expand(write(grid=grid, exclude=[{"task": "squad", "method": "kwon"}]))
     assert [run.name for run in runs] == [
-        "sst2_kprune_lam0_rate0.5",
+        "sst2_kprune_lam0.0_rate0.5",
         "sst2_kwon_samples2048_rate0.5",
-        "squad_every10_kprune_lam0_rate0.5",
+        "squad_every10_kprune_lam0.0_rate0.5",
     ]
     assert runs[0].parameters["data"] == "../some/glue" and runs[0].parameters["lam"] == 0.0
     assert isinstance(runs[0].parameters["lam"], float)

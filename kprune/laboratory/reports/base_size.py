@@ -132,12 +132,12 @@ def units(runs: pd.DataFrame, method: str = "kprune") -> pd.DataFrame:
 
 
 def weighed(runs: pd.DataFrame) -> pd.DataFrame:
-    """K-prune's score and the units left, by μ, for each task and rate with more than one; of the
-    first seed.
+    """K-prune's score and the units left, by μ, for each task and rate with more than one; of
+    the first seed of each.
     """
     done = runs[(runs["state"] == "done") & (runs["method"] == "kprune")]
-    done = done[done["seed"] == done["seed"].min()]
     keys = ["model", "task", "rate"]
+    done = done.sort_values("seed", kind="stable").drop_duplicates([*keys, "mu"])
     several = done[done.groupby(keys)["mu"].transform("nunique") > 1]
     rows = [
         {
