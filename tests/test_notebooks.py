@@ -22,7 +22,7 @@ REPORTS = [path for path in NOTEBOOKS if path not in LESSONS]
 TABLES = (".csv", ".md", ".tex")
 SMALL = {"tokens": 500, "examples": 64, "every": 20, "rates": [0.5, 0.8], "epochs": 1.0}
 SMALL["repeats"] = 2
-SMALLER = {"27_seconds": {"batch_size": 1, "length": 16}, "09_benchmark": {"repeats": 1}}
+SMALLER = {"27_seconds": {"batch_size": 4, "length": 32}, "09_benchmark": {"repeats": 1}}
 SMALLER["08_beyond"] = {"few": 300}
 FINE_TUNES = "07_finetune"  # the packaged MiniLM: on few rows; the others take a small teacher
 
