@@ -128,10 +128,10 @@ def origin(model: PreTrainedModel) -> str:
 def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
     """What was done to which model, in sentences."""
     text = f"`{name}`, a {type(model).__name__}, made smaller by kprune without retraining."
-    trained, before = DISTILLED.format(report.get("polished")), report.get("earlier")
-    if report.get("polished"):
-        text += f" Then it was {trained}."
-    elif not (before and _polished(before)):
+    before = report.get("earlier")
+    if passes := report.get("polished"):
+        text += f" Then it was {DISTILLED.format(passes)}."
+    elif not _polished(report):
         text += " Of training afterwards this page knows nothing."
     if not report:
         return text

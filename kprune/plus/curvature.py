@@ -52,8 +52,8 @@ class Curvature:
         self.row = torch.full((len(examples),), self.samples, device=student.device)
         self.row[::every] = torch.arange(self.samples, device=student.device)
         check_finite([self.add(*found) for found in passes(state, batches, gamma, seed)])
-        for gram, outer, squares in zip(self.grams, self.slopes, self.squares, strict=True):
-            if self.pools:
+        if self.pools:
+            for gram, outer, squares in zip(self.grams, self.slopes, self.squares, strict=True):
                 taken = gram.trace() * outer.trace() / self.tokens
                 outer *= squares / taken.clamp(min=torch.finfo(outer.dtype).tiny)
 
