@@ -423,7 +423,7 @@ def test_a_jobqueue_file_starts_a_cluster(lab, tmp_path):
 
 def test_the_real_notebook_and_its_report(lab, small_teacher):
     """One command, a small table; a second call leaves all of it alone."""
-    small = {"tokens": 500, "every": 20, "repeats": 1, "keep": False, "exercises": False}
+    small = {"tokens": 500, "every": 20, "timed": False, "keep": False, "exercises": False}
     path = Path("real.yaml")
     content = {
         "title": "real",
@@ -440,6 +440,7 @@ def test_the_real_notebook_and_its_report(lab, small_teacher):
     assert names >= {f"accuracy.{suffix}" for suffix in ("csv", "md", "tex", "png", "svg")}
     record = json.loads((folder / "kprune_rate0.5" / RESULT).read_text())
     assert record["report"]["flops"] <= record["report"]["limit"]
+    assert record["latency"] == {} and "pass seconds" not in record
     assert "magnitude" in (folder / "accuracy.md").read_text()
     started = time.monotonic()
     assert call(path).returncode == 0

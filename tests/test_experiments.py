@@ -149,6 +149,20 @@ def test_only_a_whole_record_of_these_parameters_is_done(write):
     assert state(run) == "damaged"
 
 
+def test_runs_that_compare_scores_need_no_times(write):
+    """A record with times is good for them, too; one without is not for a run that is timed."""
+    timed, scored = (expand(write(str(n), fixed={"timed": n}, grid=GRID))[0] for n in (True, False))
+    assert timed.wanted == scored.wanted
+    for run, bare in ((timed, "damaged"), (scored, "done")):
+        run.folder.mkdir(parents=True)
+        (run.folder / RESULT).write_text(json.dumps(whole_record(run)))
+        assert state(run) == "done"
+        record = whole_record(run, latency={})
+        del record["pass seconds"]
+        (run.folder / RESULT).write_text(json.dumps(record))
+        assert state(run) == bare
+
+
 def test_names_of_models_and_defaults_count(write):
     grid = {"model": ["google-bert/bert-base-uncased", "distilbert/distilbert-base-uncased"]}
     runs = expand(write(grid=grid))

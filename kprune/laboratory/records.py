@@ -29,15 +29,15 @@ from kprune.engine.progress import quiet
 
 PACKAGES = ("kprune", "torch", "transformers", "datasets")
 RESULT, FAILURE, EXPECTED = "result.json", "failure.json", "experiment.json"
-# Parameters that say where things go and what is shown, not what is computed.
-INCIDENTAL = ("outputs", "exercises", "keep")
+# Parameters that say where things go and what is shown or timed, not what comes out.
+INCIDENTAL = ("outputs", "exercises", "keep", "timed")
 # Parameters that a teacher and its score depend on; by how much that moves with the device.
 OF_TEACHERS = ("task", "model", "data", "teacher", "examples", "epochs", "every")
 ROUNDING = 0.003
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What the notebooks of this package record besides what every run does.
 NEEDED = {
-    "06_kprune": {"pass_seconds", "peak"},
+    "06_kprune": {"latency", "pass_seconds", "peak"},
     "09_benchmark": {"pass_seconds", "peak_above", "limit", "gains", "inference"},
 }
 State = Literal["done", "missing", "failed", "damaged", "outdated"]
@@ -147,7 +147,9 @@ def state(run: Run) -> State:
         return "failed" if (run.folder / FAILURE).is_file() else "missing"
     record = read_result(path)
     needed = NEEDED.get(run.notebook.stem, set())
-    if record is None or any(getattr(record, name) is None for name in needed):
+    if not run.parameters.get("timed", True):
+        needed = needed - {"latency", "pass_seconds"}
+    if record is None or any(getattr(record, name) in (None, {}) for name in needed):
         return "damaged"
     same = plain(record.parameters) == plain(run.wanted)
     return "done" if same and of_this_version(record.environment) else "outdated"

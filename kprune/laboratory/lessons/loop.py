@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 def result(report: Report, scores: Mapping, latency: Mapping, metric: str) -> pd.DataFrame:
-    """Score, size and speed of the dense and of the pruned model."""
+    """Score, size and, where it was timed, speed of the dense and of the pruned model."""
     rows = {
         metric: (f"{scores[name][metric]:.3f}" for name in ("dense", "pruned")),
         "FLOPs per sequence (M)": (f"{n / 1e6:,.0f}" for n in (report.dense_flops, report.flops)),
         "parameters (M)": (f"{n / 1e6:.1f}" for n in (report.dense_parameters, report.parameters)),
-        "ms for 32 × 128 tokens": (f"{1000 * latency[name]:,.0f}" for name in ("dense", "pruned")),
     }
+    if latency:
+        rows["ms for 32 × 128 tokens"] = (f"{1000 * latency[name]:,.0f}" for name in latency)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["dense", "pruned"])
 
 
