@@ -26,7 +26,7 @@ METHODS = {
     "K-prune, λ = 0": ("#6fc3a5", "^"),
     "K-prune+": (PALETTE[4], "D"),
     "Kwon et al.": ("#8c1c13", "s"),  # a red too dark to be taken for the neurons' orange
-    "KCM": (PALETTE[5], "v"),
+    "KCM": ("#5a3a1b", "v"),  # as dark, for the same reason
     "magnitude": ("0.45", "P"),
     "random": ("0.7", "X"),
     "first layers": ("0.2", "<"),
@@ -136,7 +136,7 @@ def save(figure: Figure, folder: str | Path, name: str, source: str = "") -> Non
     folder = Path(folder)
     if source:
         below = ScaledTranslation(0.05, -0.12, figure.dpi_scale_trans)  # inches
-        style = {"va": "top", "fontsize": 6.5, "color": "0.45"}
+        style = {"va": "top", "fontsize": 7.5, "color": "0.4"}
         figure.text(0, 0, source, transform=figure.transFigure + below, **style)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from kprune.encoders import Encoder
 from kprune.laboratory.evaluation import DevSet, check_dev, predict
-from kprune.laboratory.figures import GREEN, METRIC_NAMES, PALETTE, WIDTH, standard_error
+from kprune.laboratory.figures import GREEN, GREY, METRIC_NAMES, WIDTH, standard_error
 from kprune.laboratory.lessons.knowledge import minibatches
 from kprune.pruning import prune
 from kprune.sampling import Sample
@@ -72,7 +72,7 @@ def parts(seconds: Mapping[str, float], one_pass: float) -> Figure:
     seconds = seconds or {"nothing": 0.0}  # some floors take no time that is told
     passes = [spent / one_pass for spent in seconds.values()]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.4 * len(passes)))
-    bars = axes.barh([names.get(n, n) for n in seconds], passes, color=PALETTE[4], height=0.6)
+    bars = axes.barh([names.get(n, n) for n in seconds], passes, color=GREY, height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=4, fontsize="small")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

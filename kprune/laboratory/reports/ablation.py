@@ -1,12 +1,11 @@
 """`13_ablation`: what each ingredient brings."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kprune.laboratory import tables
-from kprune.laboratory.figures import GREEN, GREY, LEAST, WIDTH, called, panels
+from kprune.laboratory.figures import GREY, LEAST, METHODS, WIDTH, called, panels
 from kprune.laboratory.reports.noise import clear, of_score
 
 
@@ -87,6 +86,7 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
         task=[task + (f" at {rate:.0%}" if several else "") for task, rate in names]
     )
     variants = variants.dropna(subset="loss")
+    colour, _ = METHODS[tables.NAMES[variants["method"].iloc[0]]]
     tasks, order = (list(dict.fromkeys(variants[name])) for name in ("task", "without"))
     size = 1.25 * WIDTH, 0.5 + 0.36 * len(order)
     figure, axes = panels(len(tasks), 3, size, more=0.5, sharex=True, sharey=True)
@@ -98,7 +98,7 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
         axis.axvline(0, color="black", linewidth=1)
         for place, name in enumerate(order):
             if name in lost:
-                _bar(axis, place, lost[name])
+                _bar(axis, place, lost[name], colour)
         first = leaders(by_variant(here), here["noise"].mean())
         words = f"most is lost\nwithout {' or '.join(first)}"
         words = words if 0 < len(first) < 3 else "noise hides\nwhat matters most"
@@ -109,7 +109,7 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("without")
     low, high = axes[0, 0].get_xlim()
-    low, high = low - 0.1 * (high - low) * (low < 0), high + 0.12 * (high - low)
+    low, high = low - 0.1 * (high - low) * (low < 0), high + 0.2 * (high - low)
     axes[0, 0].set_xlim(low, max(high, low + LEAST / 2))
     words = ["points below the whole method"]
     words += ["grey: one standard error of the dev set"] * bool(variants["noise"].notna().any())
@@ -118,16 +118,11 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def _bar(axis: plt.Axes, place: int, lost: pd.Series) -> None:
-    """A bar with its value beyond it, and of several seeds their own values and a whisker."""
+def _bar(axis: plt.Axes, place: int, lost: pd.Series, colour: str) -> None:
+    """A bar, its value in the right margin, and of several seeds their own values and a whisker."""
     mean, error = lost.mean(), lost.sem() if len(lost) > 1 else 0.0
-    axis.barh(place, mean, height=0.7, color=GREEN, xerr=error or None, ecolor="0.25")
-    side = 1 if mean >= 0 else -1
-    ends = side * np.array([*lost, mean + side * error])
+    axis.barh(place, mean, height=0.7, color=colour, xerr=error or None, ecolor="0.25")
     if len(lost) > 1:
         axis.plot(lost, [place + 0.2] * len(lost), "o", color="0.25", markersize=3)
-    style = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
-    style |= {"ha": "left" if side > 0 else "right"}
-    axis.annotate(
-        f"{mean:.1f}".replace("-", "−"), (side * ends.max(), place), (5 * side, 0), **style
-    )
+    margin = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "center"}
+    axis.text(0.99, place, f"{mean:.1f}".replace("-", "−"), fontsize="small", **margin)
