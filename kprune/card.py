@@ -12,6 +12,7 @@ from kprune.data.reach import HUB_ID, local
 from kprune.encoders import Encoder
 from kprune.engine.files import CARD
 from kprune.families import noted
+from kprune.methods import HYPERPARAMETERS, METHODS
 
 # What the Hub calls a kind of prediction.
 TASKS = {
@@ -23,7 +24,8 @@ TASKS = {
     "embedding": "feature-extraction",
 }
 SECTION = "# Pruned by kprune"
-EARLIER = re.compile(rf"^{SECTION}\n.*?(?=^# |\Z)", re.MULTILINE | re.DOTALL)
+OPENS = "It opens as before, where `import kprune` was run first."  # the section's last line
+EARLIER = re.compile(rf"^{SECTION}\n.*?(^{re.escape(OPENS)}\n?|(?=^# )|\Z)", re.M | re.S)
 DISTILLED = (
     "trained: distilled from the model before, in {} passes over the same sample, without labels"
 )
@@ -92,9 +94,8 @@ def with_section(page: str, model: PreTrainedModel, report: dict[str, Any]) -> s
     """A page of another's making with what there is to say of a pruning, in place of what it said
     of one before.
     """
-    how = "It opens as before, where `import kprune` was run first."
     others = EARLIER.sub("", page).rstrip("\n")
-    return "\n\n".join([others, SECTION, *_told(model, report), how]) + "\n"
+    return "\n\n".join([others, SECTION, *_told(model, report), OPENS]) + "\n"
 
 
 def _told(model: PreTrainedModel, report: dict[str, Any]) -> list[str]:
@@ -143,7 +144,11 @@ def _what(model: PreTrainedModel, name: str, report: dict[str, Any]) -> str:
         text += "; what follows is of what was left."
     if report.get("pieces"):
         text += f" Its vocabulary was cut to {report['pieces']:,} pieces of words."
-    options = ", ".join(f"{key} {value}" for key, value in report["options"].items() if value)
+    options = ", ".join(
+        f"{key} {value}"
+        for key, value in report["options"].items()
+        if value and report["method"] in HYPERPARAMETERS.get(key, METHODS)
+    )
     return (
         f"{text} {report['achieved_rate']:.1%} of the FLOPs of its heads and neurons are gone "
         f"({report['dense_flops'] / 1e6:,.1f} to {report['flops'] / 1e6:,.1f} million for a "

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kprune.card import ALONE, OPEN, card, checked_scores, with_section
 from kprune.checks import check_model, check_weights
-from kprune.classes import as_pruned, checked_kept, cut_as
+from kprune.classes import as_pruned, checked_kept, cut_as, is_own
 from kprune.data.reach import HUB_ID, hub, local
 from kprune.description import check_described
 from kprune.engine.as_found import plain_tensors
@@ -82,7 +82,7 @@ def save(
     check_model(model, empty=True)
     _check_pruned(model)
     name = type(model).__name__
-    if not is_class(name):
+    if not is_own(type(model)):
         raise ValueError(f"{name} is a class of your own, which no loader here could open again.")
     if standalone:
         check_standalone(model)

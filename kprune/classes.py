@@ -47,7 +47,8 @@ def as_pruned(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     with MAKING:
         config.__class__ = _pruned_config(dense_class(type(config)))
         model.__class__ = _pruned_class(dense_class(type(model)), type(config))
-    config.kprune = noted(config) | {"family": family, "kept": kept}
+    bare = {} if getattr(model, "pooler", model) else {"pooler": False}
+    config.kprune = noted(config) | {"family": family, "kept": kept} | bare
     return model
 
 
@@ -58,7 +59,15 @@ def cut_as(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
             raise ValueError(f"the units of the {sublayer.name} are not numbers of its units")
         with torch.device("cpu"):
             keep_numbered(sublayer, torch.tensor(units, dtype=torch.int64))
+    if noted(model.config).get("pooler") is False:
+        unpooled(model)
     return model
+
+
+def unpooled(model: PreTrainedModel) -> None:
+    """Take a backbone's pooler away, as `add_pooling_layer=False` does, of which no file tells."""
+    for part in {"pooler", "pooler_activation"} & {*dict(model.named_children())}:
+        setattr(model, part, None)
 
 
 def checked_kept(kept: Any, config: PreTrainedConfig) -> Kept:
@@ -148,6 +157,11 @@ def dense_class(kind: type) -> type:
     """The class that was made smaller, or the class itself."""
     ours = kind.__module__ == __name__ or kind.__module__.endswith(f".{CODE}")
     return kind.__mro__[1] if ours else kind
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class, or the one that it was made smaller from, is transformers' own."""
+    return getattr(transformers, kind.__name__, None) is dense_class(kind)
 
 
 def __getattr__(name: str) -> type:

@@ -8,6 +8,8 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from kprune.classes import is_own, unpooled
+
 # Of training (p is dropout's), and the place in a model that may have lost whole layers.
 BESIDE = ("training", "gradient_checkpointing", "p", "layer_idx", "n_layers")
 
@@ -17,7 +19,7 @@ def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> N
 
     `state` are its weights by name, as a file would hold them.
     """
-    if (known := getattr(transformers, type(model).__name__, None)) is None:
+    if not is_own(type(model)):
         raise ValueError(
             f"A {type(model).__name__} is no class of transformers'; no file says how to open it."
         )
@@ -25,7 +27,9 @@ def check_described(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> N
         with torch.device("meta"):
             wanted = type(model)(model.config)
         with torch.device("cpu"), accelerate.init_empty_weights():  # but for buffers
-            whole = known(model.config)
+            whole = getattr(transformers, type(model).__name__)(model.config)
+    if getattr(model, "pooler", model) is None:
+        unpooled(wanted)
     faults = [*_weights(state, wanted.state_dict()), *_modules(model, wanted)]
     here = dict(model.named_buffers())
     for name, there in whole.named_buffers():  # what files do not hold, such as positions

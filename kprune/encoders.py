@@ -73,6 +73,12 @@ class Sublayer:
         paths = (*self.input_paths, *self.other_paths, self.output_path)
         return {path: self.part.get_submodule(path) for path in paths}
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What it can share with no other: its projections, and what is given X + Sub(X)."""
+        path = self.names.sums[self.place % 2]
+        return self.projections | ({path: self.part.get_submodule(path)} if path else {})
+
     def silence(self) -> None:
         """Take its units' part out of X + Sub(X): in a copy whose features alone are wanted."""
         if not isinstance(self.output, NoUnits):

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from kprune.checks import check_model
 from kprune.encoders import Encoder
+from kprune.engine.sharing import sharing_weights
 from kprune.families import Names, names_of
 from kprune.inputs import made_up
 from kprune.surgery import keep_units, masked
@@ -28,6 +29,22 @@ def check_family(model: PreTrainedModel) -> None:
         raise ValueError(
             "The family's Names cannot be right, or its attention is of another kind than those "
             f"known: {type(error).__name__} {reason}."
+        ) from error
+
+
+def check_class(model: PreTrainedModel) -> None:
+    """Raise ValueError for a class of the user's own that does more than read its encoder's output.
+
+    As `check_family`, which blames the names.
+    """
+    try:
+        _check_runs(Encoder(sharing_weights(model)).copy().model.float())
+    except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0].rpartition("cannot be right: ")[2]
+        raise ValueError(
+            f"The forward of {type(model).__name__}, a class of your own, cannot be entered at a "
+            f"sublayer: {reason.rstrip('.')}. It must run its encoder once, and its head read "
+            "nothing else than the encoder's last hidden states."
         ) from error
 
 

@@ -114,3 +114,5 @@ METHODS: dict[str, Callable[[Options, State, Budget], Iterator[Pruned]]] = {
     "spaced-layers": lambda options, state, budget: whole_layers(state, budget, spaced=True),
 }
 LABELS_NEEDED = ("kwon",)
+# Hyperparameters that some methods do without, and those that have them.
+HYPERPARAMETERS = {"gamma": ("kprune", "kprune+"), "lam": ("kprune",), "mu": ("kprune",)}

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from kprune.data.tasks import nearest
-from kprune.methods import INGREDIENTS, METHODS
+from kprune.methods import HYPERPARAMETERS, INGREDIENTS, METHODS
 
 LEAST = {"batch_size": 1, "length": 1, "seed": 0, "tokens": 1}
 MOST = 2**32 - 1  # of these, and what numpy takes as a seed
@@ -83,6 +83,11 @@ class Options:
             got = f"gamma={self.gamma}, lam={self.lam}, mu={self.mu}"
             most = f"all at most {LARGEST:g}"
             yield f"gamma and mu must be positive and lam not negative, {most}; got {got}."
+        for name, having in HYPERPARAMETERS.items():
+            given = getattr(self, name)
+            if method in METHODS and method not in having and given != getattr(Options, name):
+                whose = " and ".join(having)
+                yield f"{name} is of {whose}; {method!r} has none, so leave it out; got {given}."
         if unknown := [name for name in self.left_out if name not in known]:
             yield (
                 f"without names ingredients of the method, with commas between them: {unknown[0]!r}"

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import warnings
 
 import torch
 from transformers import PreTrainedModel
@@ -13,6 +14,8 @@ from kprune.encoders import Encoder
 from kprune.engine.as_found import plain_tensors
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
+from kprune.families import family_of
+from kprune.finishing import fingerprint
 from kprune.inputs import checked
 from kprune.options import Options
 from kprune.outputs import pooled
@@ -74,6 +77,21 @@ def polish(
         raise ValueError(
             f"The model is on {model.device}, and its teacher on {teacher.device}; move one "
             "of them."
+        )
+    families = [family_of(one.config) for one in (model, teacher)]
+    if families[0] != families[1]:
+        raise ValueError(
+            f"The model is of the family {families[0]} and its teacher of {families[1]}; the "
+            "teacher is the model that it was pruned from."
+        )
+    report, before = getattr(model, "report", None) or {}, set()
+    while report:  # of each pruning, the last first
+        before, report = before | {report.get("weights")}, report.get("earlier")
+    if (known := before - {None, ""}) and fingerprint(teacher) not in known:
+        warnings.warn(
+            "The teacher's weights are not those that the model was pruned from, by the "
+            "fingerprint in its report: it learns from another model.",
+            stacklevel=2,
         )
     words = [one.get_input_embeddings().num_embeddings for one in (model, teacher)]
     if words[0] != words[1]:

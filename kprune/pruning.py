@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
+from kprune.classes import is_own
 from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import check_same_words, check_tokenizer
 from kprune.description import check_described
@@ -21,7 +22,7 @@ from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import Clock, bar
 from kprune.engine.sharing import sharing_weights
 from kprune.families import BUILT_IN, family_of
-from kprune.family_check import check_family
+from kprune.family_check import check_class, check_family
 from kprune.finishing import finished
 from kprune.inputs import checked, longest
 from kprune.limits.budget import Budget, Flops, Seconds, most
@@ -106,12 +107,15 @@ def prepared(
 ) -> Job:
     """Check model, sample and options against each other, and set out; arguments as in `prune`."""
     check_model(model)
+    own = is_own(type(model))
     if family_of(model.config) not in BUILT_IN:
         check_family(model)
+    elif not own:
+        check_class(model)
     teacher = Encoder(sharing_weights(model), options.pooling, options.normalize)
-    own = teacher.kind, type(model).__name__
+    kind = teacher.kind, type(model).__name__
     if isinstance(sample, (str, Task)):
-        sample = fitted(get_task(sample), *own)
+        sample = fitted(get_task(sample), *kind)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     if isinstance(sample, Sample) and tokenizer:
@@ -119,7 +123,7 @@ def prepared(
     if not isinstance(sample, Sample):
         tokenizer = tokenizer or find_tokenizer(model)
         sample = draw(sample, tokenizer, options.tokens, options.seed, longest=longest(model))
-    sample = replace(sample, task=fitted(sample.task, *own))
+    sample = replace(sample, task=fitted(sample.task, *kind))
     sample = checked(sample, model, teacher.kind, options.method in LABELS_NEEDED)
     options = replace(options, seed=sample.seed)  # one for all that is random, in the report, too
     widest = max(teacher.units("FFN"))
@@ -131,7 +135,7 @@ def prepared(
     if options.speedup:
         table = measure_latencies(model, options.batch_size, options.length, progress=progress)
         budget = Seconds(table, options.speedup, multiple)
-    if model.dtype in (torch.float16, torch.bfloat16):  # `to` rounds what it should not, too
+    if not own or model.dtype in (torch.float16, torch.bfloat16):  # `to` rounds too much at times
         try:
             check_described(model, model.state_dict())
         except ValueError as error:

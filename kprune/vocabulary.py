@@ -71,14 +71,15 @@ def trim(
     read = tokenizer(flat, truncation=False, verbose=False)["input_ids"]
     sides = iter(read)
     used = [{*chain.from_iterable(islice(sides, len(row)))} for row in rows]
-    kept = _kept(backend, tokenizer, set().union(*used))
+    always = _always(model, tokenizer.pad_token_id)
+    kept = _kept(backend, always.union(*used))
     new = {number: place for place, number in enumerate(kept)}
     fewer = _rewritten(backend, tokenizer, new)
     again = fewer(flat, truncation=False, verbose=False)["input_ids"]
     if again != [[new[number] for number in ids] for ids in read]:
         raise ValueError(f"A {type(tokenizer).__name__} reads the texts otherwise when trimmed.")
     rest = set().union(*(ids for n, ids in enumerate(used) if n % HELD_OUT))
-    known = {*_kept(backend, tokenizer, rest)}
+    known = {*_kept(backend, always | rest)}
     apart = used[::HELD_OUT]
     changed = sum(not ids <= known for ids in apart) / len(apart)
     trimmed = _with_rows(model, new)
@@ -88,11 +89,18 @@ def trim(
     return trimmed, fewer, Trimmed(len(kept), len(tokenizer), changed)
 
 
-def _kept(backend: dict[str, Any], tokenizer: PreTrainedTokenizerBase, used: set[int]) -> list[int]:
+def _always(model: PreTrainedModel, pad: int) -> set[int]:
+    """The padding's id; and those below it, where positions are counted from it, as in RoBERTa."""
+    words = model.get_input_embeddings()
+    others = (part for part in model.modules() if isinstance(part, nn.Embedding))
+    counted = any(part.padding_idx is not None for part in others if part is not words)
+    return {*range(pad + 1)} if counted else {pad}
+
+
+def _kept(backend: dict[str, Any], used: set[int]) -> list[int]:
     """Ids that stay: those used, of special tokens, of single characters, and what makes them."""
     vocabulary = _vocabulary(backend)
     kept = used | {one["id"] for one in backend["added_tokens"]}
-    kept |= set(range(tokenizer.pad_token_id + 1))  # positions are counted from it in RoBERTa
     for piece, number in vocabulary.items():
         bare = piece
         for blank in BLANKS:

@@ -85,6 +85,7 @@ class Averaging(transformers.BertForSequenceClassification):
         )
 
 
+@pytest.mark.filterwarnings("ignore:What is pruned from it could not be saved")
 def test_what_the_head_reads_is_seen_not_guessed():
     """The last FFN was run over first tokens alone, by the class's name."""
     dense = tiny("bert", "classification", dtype=torch.float64)
@@ -1767,6 +1768,7 @@ class Masking(transformers.BertForSequenceClassification):
         return transformers.modeling_outputs.SequenceClassifierOutput(logits=logits)
 
 
+@pytest.mark.filterwarnings("ignore:What is pruned from it could not be saved")
 def test_a_head_of_ones_own_is_given_the_mask():
     model = Masking(tiny("bert", "classification").config)
     texts = ["w1 w2 w3"] * 40  # nothing is padded
@@ -2031,3 +2033,105 @@ def test_a_report_tells_which_weights_were_pruned():
     model.classifier.bias.data[0] += 1e-3
     _, other = kprune.prune(model, sample, 0.5, progress=False)
     assert first.weights == again.weights != other.weights and len(other.weights) == 16
+
+
+class OwnForSequenceClassification(transformers.BertForSequenceClassification):
+    """Its head reads the embeddings, too, if `deep` is 0, and the encoder's output twice, if 2."""
+
+    deep = 1
+
+    def forward(self, input_ids=None, attention_mask=None, **_):
+        states = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        mean = states.mean(1)
+        if self.deep == 0:
+            mean = mean + self.bert.embeddings(input_ids=input_ids).mean(1)
+        if self.deep == 2:
+            mean = mean - self.bert(input_ids.flip(1)).last_hidden_state.mean(1)
+        return transformers.modeling_outputs.SequenceClassifierOutput(logits=self.classifier(mean))
+
+
+@pytest.mark.parametrize("deep", [0, 1, 2])
+def test_a_class_of_ones_own_is_pruned_where_it_can_be_entered(deep):
+    """Runs entered at a sublayer, by which all is measured, ended elsewhere than the whole."""
+    model = OwnForSequenceClassification(tiny("bert", "classification").config).eval()
+    model.load_state_dict(tiny("bert", "classification").state_dict())
+    model.deep = deep
+    if deep == 1:
+        with pytest.warns(UserWarning, match="could not be saved: A OwnForSequence"):
+            pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+        assert type(pruned).__mro__[1] is OwnForSequenceClassification
+        return
+    with pytest.raises(ValueError, match=r"OwnForSequenceClassification, .*: entered at the MHA"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
+
+
+def test_a_class_that_bears_the_name_of_transformers_own_is_not_saved_as_that(tmp_path):
+    """It opened as transformers' class, whose head is another."""
+    same = type("BertForSequenceClassification", (OwnForSequenceClassification,), {})
+    model = same(tiny("bert", "classification").config).eval()
+    with pytest.warns(UserWarning, match="could not be saved"):
+        pruned, _ = kprune.prune(model, tiny_sample(), 0.5, progress=False)
+    with pytest.raises(ValueError, match="is a class of your own"):
+        kprune.save(pruned, tmp_path / "saved", word_tokenizer())
+    assert not (tmp_path / "saved").exists()
+
+
+def test_numbered_names_are_names_among_themselves():
+    """`class_encode_column` sorts LABEL_10 before LABEL_2, and classes went by their places."""
+    names = tuple(sorted(f"LABEL_{n}" for n in range(12)))
+    config = tiny("bert", "classification").config
+    config.id2label = {n: f"LABEL_{n}" for n in range(12)}
+    assert matched(names, config, "the data") == [int(name[6:]) for name in names]
+    assert matched(("LABEL_1", "LABEL_2"), config, "the data") is None
+    assert matched(("bad", "good"), config, "the data") is None
+
+
+@pytest.mark.parametrize("part", ["output.LayerNorm", "attention.output.LayerNorm"])
+def test_norms_that_layers_share_are_refused(part):
+    """Scores of one layer's units held those of the other's."""
+    model = tiny("bert", "classification")
+    first, second, *_ = model.bert.encoder.layer
+    second.set_submodule(part, first.get_submodule(part))
+    with pytest.raises(ValueError, match=rf"{part} of layer 2 is the same module as {part} of"):
+        kprune.prune(model, tiny_sample(), 0.5, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("kprune+", {"lam": 5.0}), ("kprune+", {"mu": 1.0}), ("magnitude", {"gamma": 4.0})],
+)
+def test_a_hyperparameter_that_the_method_does_without_is_refused(method, given):
+    """It did nothing, and the saved model's page told of it."""
+    with pytest.raises(ValueError, match=f"{next(iter(given))} is of .*{method}.* has none"):
+        kprune.Options(method=method, **given)
+
+
+def test_a_page_tells_of_no_hyperparameter_that_the_method_does_without(tmp_path):
+    for method, told in (("kprune+", "(gamma 2.0, precision auto"), ("random", "(precision")):
+        pruned, _ = kprune.prune(
+            tiny("bert", "classification"), tiny_sample(), 0.5, method, progress=False
+        )
+        page = kprune.save(pruned, tmp_path / method, word_tokenizer()) / "README.md"
+        assert f"Method: {method} {told}" in page.read_text()
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "mpnet"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_backbone_without_its_pooler_is_saved(family, dtype, tmp_path, recwarn):
+    """add_pooling_layer=False, as many embedders are loaded; it was pruned, and then refused."""
+    whole, sample = tiny(family, "embedding"), tiny_sample("embedding")
+    model = type(whole)(whole.config, add_pooling_layer=False).eval()
+    model.load_state_dict(whole.state_dict(), strict=False)
+    pruned, _ = kprune.prune(model.to(dtype), sample, 0.5, progress=False)
+    folder = kprune.save(pruned, tmp_path / "saved", word_tokenizer())
+    assert not [one for one in recwarn if "could not be saved" in str(one.message)]
+    batch = batch_of(sample)
+    for again in (kprune.load(folder), AutoModel.from_pretrained(folder)):
+        assert again.pooler is None and logits(again, batch).equal(logits(pruned, batch))
+
+
+def test_the_current_folder_is_guarded_under_any_name(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="is the current folder"):
+        check_target("../here")

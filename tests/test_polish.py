@@ -1,5 +1,7 @@
 """Polishing brings a pruned model nearer to its teacher, and changes nothing else."""
 
+import warnings
+
 import families
 import pytest
 import torch
@@ -52,6 +54,20 @@ def test_texts_and_exchanged_models_are_refused():
         kprune.polish(pruned, dense, ["a text"])
     with pytest.raises(ValueError, match="are the two exchanged"):
         kprune.polish(dense, pruned, sample)
+
+
+def test_a_teacher_is_the_model_that_was_pruned():
+    """One of another family was taken, and one of other weights without a word."""
+    dense, sample = tiny("bert", "classification"), tiny_sample()
+    pruned, _ = kprune.prune(dense, sample, 0.3, progress=False)
+    with pytest.raises(ValueError, match="of the family bert and its teacher of roberta"):
+        kprune.polish(pruned, tiny("roberta", "classification"), sample, 1, progress=False)
+    with pytest.warns(UserWarning, match="not those that the model was pruned from"):
+        kprune.polish(pruned, tiny("bert", "classification", 1), sample, 1, progress=False)
+    again, _ = kprune.prune(pruned, sample, 0.3, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kprune.polish(again, dense, sample, 1, progress=False)
 
 
 def test_a_trimmed_model_has_no_teacher_that_reads_its_numbers():

@@ -359,10 +359,12 @@ def test_an_objects_page_tells_of_the_last_pruning_alone(embedder, tmp_path):
     pruned, _ = kprune.prune(embedder(), TEXTS, 0.5, progress=False, tokens=500)
     kprune.save(pruned, tmp_path / "p")
     page = tmp_path / "p" / "README.md"
-    mine = page.read_text() + "\n# My own words\n\nMine.\n"
+    below = "\n## Evaluated\n\n```python\n# first\nprint(1)\n```\n"
+    mine = page.read_text() + below + "\n# My own words\n\nMine.\n"
     inner = pruned[0].auto_model
     more = with_section(mine, inner, inner.report)
     assert more.count("# Pruned by kprune") == 1 and "# My own words\n\nMine.\n" in more
+    assert below in more
     for rate in (None, 0.6):
         again = sentence_transformers.SentenceTransformer(str(tmp_path / "p"), device="cpu")
         if rate:

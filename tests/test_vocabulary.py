@@ -110,6 +110,26 @@ def test_the_share_of_other_texts_is_of_texts_held_out():
     assert kprune.trim(model, pairs, tokenizer)[2].changed == 1.0
 
 
+@pytest.mark.parametrize("family", ["modernbert", "roberta"])
+def test_padding_at_the_vocabularys_end_keeps_nothing_below_it(family, texts):
+    """ModernBERT's is there; RoBERTa's positions are counted from it, so that it cannot move."""
+    tokenizer = trained("BPE", texts)
+    tokenizer.add_special_tokens({"pad_token": "[END]"})
+    pad = tokenizer.pad_token_id
+    model = tiny(family, "classification")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad
+    if family == "roberta":
+        assert kprune.trim(model, texts[:12], tokenizer)[2].pieces == len(tokenizer)
+        return
+    trimmed, fewer, done = kprune.trim(model, texts[:12], tokenizer)
+    assert done.pieces < 0.9 * done.dense_pieces and fewer.pad_token == "[END]"
+    assert trimmed.config.pad_token_id == fewer.pad_token_id < done.pieces
+    whole, less = (one(texts[:5], padding=True, return_tensors="pt") for one in (tokenizer, fewer))
+    with torch.no_grad():
+        assert trimmed(**less).logits.equal(model(**whole).logits)
+
+
 def test_what_cannot_be_trimmed_is_refused():
     model = tiny("bert", "classification")
     with pytest.raises(ValueError, match="at least one"):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kprune.data.tasks import Task
 
 UNLABELLED = -100  # what the models' losses skip
-GENERIC = re.compile(r"label[^a-z0-9]*[0-9]+", re.I)  # "LABEL_0": these name no class
+GENERIC = re.compile(r"label[^a-z0-9]*[0-9]+", re.I)  # "LABEL_0"
 NUMBER = re.compile(r"\W*[0-9]+")
 Labels = Sequence[Any]
 
@@ -148,9 +148,8 @@ def as_numbers(task: Task, labels: Labels) -> Labels:
 
 
 def class_names(names: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Names of classes; None for "LABEL_0" and the like, which transformers gives by itself."""
-    found = tuple(map(str, names or ()))
-    return None if not found or all(GENERIC.fullmatch(name) for name in found) else found
+    """Names of classes; None without any."""
+    return tuple(map(str, names or ())) or None
 
 
 def output_names(config: Any) -> tuple[str, ...] | None:
@@ -161,16 +160,16 @@ def output_names(config: Any) -> tuple[str, ...] | None:
 def matched(names: tuple[str, ...] | None, config: Any, what: str) -> list[int] | None:
     """The model's output for each of the data's classes, by name; None where one names none.
 
-    ValueError where both name theirs and the names differ by more than case and signs. Numbers are
-    names among their like only.
+    ValueError where both name theirs and the names differ by more than case and signs. Numbers, and
+    "LABEL_0" and the like, which transformers gives by itself, are names among their like only.
     """
     own = output_names(config)
     if names is None or own is None:
         return None
-    numbers = [all(map(NUMBER.fullmatch, some)) for some in (names, own)]
-    if any(numbers) and not (all(numbers) and sorted(names) == sorted(own)):
-        return None
     theirs, ours = names, own
+    bare = [all(map(kind.fullmatch, some)) for kind in (NUMBER, GENERIC) for some in (names, own)]
+    if any(bare) and sorted(names) != sorted(own):
+        return None
     if sorted(names) != sorted(own):
         theirs, ours = (
             [re.sub(r"[\W_]+", "", name.casefold()) for name in some] for some in (names, own)

@@ -67,7 +67,7 @@ def check_target(path: str | Path, teachers: bool = True, whole: str = WEIGHTS) 
         str(path).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{path!r} is no UTF-8; choose another name.") from error
-    if path.absolute() == Path.cwd():
+    if path.resolve() == Path.cwd():
         raise ValueError(f"{path} is the current folder, which cannot be replaced; name another.")
     home = next(place for place in path.absolute().parents if os.path.lexists(place))
     try:
