@@ -75,8 +75,8 @@ def ring(page: Drawing) -> None:
             radius=12,
         )
         page.text(left + half[0], top + 27, f"{place + 1} {name}", size=18, bold=True)
-        page.text(left + half[0], top + 51, what, size=15)
-    page.lines(x, y - 52, ["hidden states kept", "at the input of $t$"])
+        page.text(left + half[0], top + 51, what, size=14)
+    page.lines(x, y - 52, ["hidden states kept", "at the input of $t$"], size=15)
     for side, name, who, fill, dark in (
         (-38, "T", "teacher", GREEN, DARK_GREEN),
         (38, "S", "student", GREY, INK),

@@ -84,7 +84,7 @@ def projection() -> Drawing:
         "output P·W that they can put out. The target Y stands above it. P·W before tuning lies "
         "in the plane, far from Y; tuning moves it to P·W*, the foot of the perpendicular from Y, "
         "where the residual is shortest and at a right angle to the plane.",
-        468,
+        490,
     )
     corner, along, back = (36, 360), (434, 36), (254, -120)
 
@@ -129,11 +129,11 @@ def projection() -> Drawing:
         anchor="end",
         fill=GREY,
     )
-    note = (
-        "$f_1, f_2$: features of two surviving neurons (columns of $P$); "
-        "drawn for one output and three tokens"
-    )
-    page.text(24, 446, note, anchor="start", fill=GREY)
+    note = [
+        "$f_1, f_2$: features of two surviving neurons (columns of $P$);",
+        "drawn for one output and three tokens",
+    ]
+    page.lines(24, 446, note, 22, anchor="start", fill=GREY)
     return page
 
 

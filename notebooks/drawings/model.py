@@ -81,8 +81,8 @@ def stack(page: Drawing) -> dict[str, tuple[float, float]]:
         for kind, t in zip(("MHA", "FFN"), name, strict=True):
             y -= height
             page.box(left, y, width, height, WHITE, INK if number == 1 else RULE)
-            page.text(left + 8, y + 20, kind, anchor="start", bold=True)
-            page.text(left + width - 7, y + 20, f"$t = {t}$", anchor="end")
+            page.text(left + 8, y + 20, kind, 15, "start", bold=True)
+            page.text(left + width - 7, y + 20, f"$t = {t}$", 14, "end")
             count = HEADS if kind == "MHA" else NEURONS
             unit = (120 - 4 * (count - 1)) / count
             for place in range(count):
@@ -209,9 +209,9 @@ def surgery() -> Drawing:
     page.text(284, 412, "What stays", anchor="start", bold=True)
     staying = [
         "the output bias $b$",
-        "the hidden size $d$, so that",
-        "every sublayer still fits",
-        "its neighbours",
+        "the hidden size $d$, so",
+        "that every sublayer",
+        "fits its neighbours",
     ]
     page.lines(284, 438, staying, 23, anchor="start")
     return page

@@ -16,7 +16,6 @@ from kprune.laboratory.figures import (
     GREEN,
     GREY,
     METRIC_NAMES,
-    PALETTE,
     WIDTH,
     room,
     short_name,
@@ -68,7 +67,7 @@ def survivors(report: Report) -> Figure:
 
 
 def tuning(results: Sequence[Tuning]) -> Figure:
-    """Relative output error of each sublayer before and after weight-tuning."""
+    """Relative output error on the sample of each sublayer before and after weight-tuning."""
     rows = [
         (short_name(t), when, 100 * getattr(result, when))
         for t, result in enumerate(results)
@@ -78,7 +77,7 @@ def tuning(results: Sequence[Tuning]) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH * 1.15, 3.4))
     sns.barplot(table, x="sublayer", y="error", hue="tuning", palette=[GREY, GREEN], ax=axes)
     axes.set(
-        title="Tuning lowers every sublayer's output error",
+        title="Tuning lowers every sublayer's output error, on the sample",
         xlabel="sublayer, from the embedding upwards",
         ylabel="output error\n‖Y − P·W‖² / ‖Y‖² (%)",
     )
@@ -139,7 +138,7 @@ def confidence(sure: Sequence[float], right: Sequence[bool], labels: int = 2) ->
     figure, (alone, rates) = plt.subplots(1, 2, figsize=size, layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)  # so that a label does not touch the other panel
     edges = np.linspace(1 / labels, 1, 11)
-    alone.hist(sure[~right], edges, color=PALETTE[4], edgecolor="white")
+    alone.hist(sure[~right], edges, color=GREY, edgecolor="white")
     alone.set(
         title=f"The {(~right).sum()} wrong answers alone",
         xlabel="probability of the chosen label",

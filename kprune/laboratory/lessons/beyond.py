@@ -113,7 +113,8 @@ def foretold(table: pd.DataFrame) -> Figure:
     for axes, kind, rank in zip(panels, COLOURS, ranks(table), strict=True):
         some = table[table["units"] == kind]
         x, y = (np.clip(some[name], LEAST, None) for name in ("lost", "estimate"))
-        axes.scatter(x, y, 28, color=COLOURS[kind], alpha=0.7, linewidths=0)
+        style = {"color": COLOURS[kind], "marker": "so"[kind == "neurons"]}
+        axes.scatter(x, y, 28, **style, alpha=0.7, linewidths=0)
         ends = max(x.min(), y.min()), min(x.max(), y.max())
         axes.plot(ends, ends, color=GREY, linestyle="--", zorder=0, label="exact")
         axes.set(

@@ -85,7 +85,8 @@ def written(heads: Sequence[Tensor]) -> Figure:
         y = np.clip(scores.numpy(force=True), LEAST, None)
         labels = ("a head", "mean of the layer") if layer == 1 else (None, None)
         x = layer + np.linspace(-0.25, 0.25, len(y))
-        axes.scatter(x, y, 28, color=BLUE, linewidths=0, alpha=0.8, label=labels[0])
+        style = {"color": BLUE, "marker": "s", "linewidths": 0, "alpha": 0.8}
+        axes.scatter(x, y, 28, **style, label=labels[0])
         x = [layer - 0.35, layer + 0.35]
         axes.plot(x, [y.mean()] * 2, color="black", linewidth=2, label=labels[1])
     least = 1 + int(torch.stack([scores.mean() for scores in heads]).argmin())
@@ -161,7 +162,8 @@ def truth(table: pd.DataFrame) -> Figure:
             x, y = (np.clip(here[n].abs(), LEAST, None) for n in ("S_pred", "change"))
             face = COLOURS[kind] if rises else "none"
             label = f"${label[0]}_{{pred}}${label[6:]}"
-            axes.scatter(x, y, 28, facecolors=face, edgecolors=COLOURS[kind], label=label)
+            style = {"edgecolors": COLOURS[kind], "marker": "so"[kind == "neurons"]}
+            axes.scatter(x, y, 28, facecolors=face, label=label, **style)
         axes.set(
             title=f"{kind.capitalize()}: rank correlation {ranks[kind]:.2f}",
             xlabel="$S_\\mathrm{pred}$, by gradients",

@@ -79,18 +79,19 @@ def emptied(scores: Sequence[float], dense: float, examples: int, metric: str) -
     errors = [100 * standard_error(score, examples, metric) for score in (*scores, dense)]
     for kind, name, colour in ((0, "without the heads", BLUE), (1, "without the neurons", ORANGE)):
         places = range(kind, len(scores), 2)
-        style = {"color": colour, "fmt": "os"[kind], "label": name, "capsize": 3}
+        style = {"color": colour, "fmt": "so"[kind], "label": name, "capsize": 3}
         axes.errorbar(
             places, [100 * scores[t] for t in places], [errors[t] for t in places], **style
         )
     axes.axhspan(100 * dense - errors[-1], 100 * dense + errors[-1], color="0.92")
     axes.axhline(100 * dense, color=GREY, linestyle="--", label="dense")
+    known = ",\n± one standard error" * (errors[-1] > 0)
     names = [*map(short_name, range(len(scores)))]
     axes.set_xticks(range(len(scores)), names, rotation=45, fontsize="small")
     axes.set(
         title="What the score minds when one sublayer loses all its units",
         xlabel="emptied sublayer, from the embedding upwards",
-        ylabel=f"{METRIC_NAMES.get(metric, metric)} (× 100)",
+        ylabel=f"{METRIC_NAMES.get(metric, metric)} (× 100)" + known,
     )
     room(axes)
     axes.legend(fontsize="small")

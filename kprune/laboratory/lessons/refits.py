@@ -230,7 +230,7 @@ def latencies(table: LatencyTable) -> Figure:
         share, seconds = 100 * np.arange(units + 1) / units, 1000 * row.numpy()
         axes.plot(share, seconds, color=colour, label=kind)
         timed = sorted({round(part * units) for part in SHARES})
-        style = {"color": colour, "marker": "os"[kind == "neurons"], "linestyle": ""}
+        style = {"color": colour, "marker": "so"[kind == "neurons"], "linestyle": ""}
         axes.plot(share[timed], seconds[timed], **style)
     axes.set(
         title=f"What units add to one layer, {table.batch_size} × {table.length} tokens",

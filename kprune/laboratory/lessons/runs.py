@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kprune.laboratory.figures import (
-    GREEN,
+    GREY,
     METRIC_NAMES,
     WIDTH,
     room,
@@ -24,7 +24,7 @@ def ideas(ratios: Mapping[str, float]) -> Figure:
     """Time without each idea over the time with it, most first, as bars that begin at 1."""
     names = sorted(ratios, key=ratios.__getitem__, reverse=True)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(names)))
-    bars = axes.barh(names, [ratios[name] - 1 for name in names], 0.6, left=1, color=GREEN)
+    bars = axes.barh(names, [ratios[name] - 1 for name in names], 0.6, left=1, color=GREY)
     labels = [f"{ratios[name]:.2f}" for name in names]
     axes.bar_label(bars, labels, padding=4, fontsize="small")
     axes.axvline(1, color="0.35", linewidth=1.2)
