@@ -98,7 +98,8 @@ def answer(won: pd.DataFrame) -> str:
             least, most = tables.called([low["task"], high["task"]])
             text += f"; of what K-prune loses it wins back {shares[share].mean():.0f}%"
             if len(shares) > 1:
-                text += f" in the mean ({low[share]:.0f} on {least} to {high[share]:.0f} on {most})"
+                of = "" if len(shares) == len(some) else f" of the {len(shares)} where it is clear"
+                text += f" in the mean{of} ({low[share]:.0f} on {least} to {high[share]:.0f} on {most})"
             else:
                 text += f" on {most}, the one task where that is more than noise"
         found.append(text + ".")
