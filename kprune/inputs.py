@@ -1,7 +1,5 @@
 """What a model can be given: tokens it has embeddings and positions for, and labels it can have."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
