@@ -29,9 +29,6 @@ def polish(
     sample: Sample,
     passes: int = 3,
     learning_rate: float = 2e-4,
-    gamma: float = Options.gamma,
-    pooling: str | None = None,
-    normalize: bool | None = None,
     progress: bool = True,
 ) -> PreTrainedModel:
     """Distil a teacher into a copy of its pruned model, on the sample that it was pruned with.
@@ -46,8 +43,6 @@ def polish(
         sample: of tokens that both read, as `kprune.sample` draws it.
         passes: over the sample.
         learning_rate: the peak of AdamW's, from where it falls to 0.
-        gamma: γ, the temperature of predictive knowledge.
-        pooling, normalize: of models without a head; by default as the model was pruned.
 
     ValueError where model, teacher and sample do not fit each other.
     """
@@ -55,13 +50,11 @@ def polish(
         raise ValueError("polish takes the sample itself, as kprune.sample draws it from texts.")
     passes = number("passes", passes, 1)
     learning_rate = number("learning_rate", learning_rate, above=0, whole=False)
-    gamma = number("gamma", gamma, above=0, whole=False)
     for one in (model, teacher):
         check_model(one)
     if any(weight.dtype.itemsize < 4 for weight in model.parameters()):
         raise ValueError("Half precision is too coarse to train in; take model.float() first.")
-    asked = {"pooling": pooling, "normalize": normalize}
-    how = pooled(model) | {name: value for name, value in asked.items() if value is not None}
+    how = pooled(model)
     Options(**how)  # whose check says what they can be
     student = Encoder(copy.deepcopy(model).eval(), **how)  # without dropout, like its aims
     dense = Encoder(sharing_weights(teacher), **how)
@@ -108,7 +101,7 @@ def polish(
         for _ in range(passes):
             for n in order.sample(range(len(given)), len(given)):
                 z = student.run(given[n])
-                lost = student.kind.distance(z, aims[n], gamma, given[n].mask).mean()
+                lost = student.kind.distance(z, aims[n], Options.gamma, given[n].mask).mean()
                 optimizer.zero_grad()
                 lost.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)

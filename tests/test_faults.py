@@ -1810,12 +1810,16 @@ def test_a_model_without_a_head_is_scored_and_polished_as_it_was_pruned(tmp_path
     for one, given in ((again, {}), (model, {}), (again, {"pooling": "mean"})):
         kprune.evaluate(one, dev, **given)
     assert seen == ["cls", "mean", "mean"]
-    found, wanted, other = (
-        kprune.polish(pruned, model, sample, 1, progress=False, **given).state_dict()
-        for given in ({}, how, {"pooling": "mean", "normalize": True})
-    )
+    told = [how, {}, {"pooling": "mean", "normalize": True}]
+    polished = []
+    for pruned.report["options"] in told:  # without a report's the configuration tells
+        polished.append(kprune.polish(pruned, model, sample, 1, progress=False).state_dict())
+    found, wanted, other = polished
     assert all(weight.equal(wanted[name]) for name, weight in found.items())
     assert not all(weight.equal(other[name]) for name, weight in found.items())
+    pruned.report["options"] = {"pooling": "max"}
+    with pytest.raises(ValueError, match="pooling"):
+        kprune.polish(pruned, model, sample, 1, progress=False)
     (head, _) = kprune.prune(tiny("bert", "classification"), tiny_sample(), 0.5, progress=False)
     assert pooled(head) == {}
 
@@ -1969,15 +1973,6 @@ def test_an_empty_text_is_no_sequence_where_the_tokenizer_adds_nothing():
     with pytest.warns(UserWarning, match="fewer than the budget"):
         sample = kprune.sample(["w1 w2", "", "w3"], tokenizer)
     assert sorted(len(example["input_ids"]) for example in sample.examples) == [1, 2]
-
-
-def test_scoring_in_bf16_is_refused_for_a_model_in_float16():
-    model = tiny("bert", "classification").to(torch.float16)
-    rows = Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 1]})
-    task = Task("two", ("text",), labels=model.config.num_labels)
-    dev = kprune.dev_set(task, word_tokenizer(), rows)
-    with pytest.raises(ValueError, match="float16, which no bf16 mixes with"):
-        kprune.evaluate(model, dev, precision="bf16")
 
 
 def test_polishing_a_model_that_was_left_in_training_mode():

@@ -102,11 +102,6 @@ def _named(model: PreTrainedModel, task: Task, names: Sequence[str] | None) -> l
     """The model's output for each of the data's classes, whose names it takes if it has none."""
     order = matched(names, model.config, f"the data of {task.name!r}")
     if names and order is None:
-        if len(names) != task.labels:
-            raise ValueError(
-                f"The data of {task.name!r} has {len(names)} classes, {', '.join(names)}, and the "
-                f"task {task.labels} labels."
-            )
         model.config.id2label = dict(enumerate(names))
         model.config.label2id = {name: number for number, name in enumerate(names)}
     return order
