@@ -92,7 +92,7 @@ def teacher(
         from kprune.laboratory import finetuning, teachers
 
         recipe = finetuning.wanted_recipe(model, examples, epochs)
-        record = teachers.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
+        record = teachers.teacher(task, model, data or None, recipe=recipe)[2]
     typer.echo(f"{task}: {record['scores']}")
 
 

@@ -62,7 +62,7 @@ from kprune.inputs import check_match
 from kprune.laboratory import drawing, tables
 from kprune.laboratory.evaluation import DevSet, check_golds, predict, scores
 from kprune.laboratory.experiments import expand
-from kprune.laboratory.finetuning import pretrained
+from kprune.laboratory.finetuning import find_model
 from kprune.laboratory.lessons.beyond import judged
 from kprune.laboratory.metrics import squad_scores
 from kprune.laboratory.pools import cluster
@@ -1311,7 +1311,7 @@ def test_a_models_folder_may_begin_with_a_tilde(tmp_path, monkeypatch, folder, p
     monkeypatch.chdir(tmp_path)
     assert load_here("~/model").config.num_labels == 3
     assert kprune.teacher(TASKS["classification"], folder="~/model")[0].config.num_labels == 3
-    assert pretrained("~/model", TASKS["classification"])[2] == str(folder)
+    assert find_model("~/model") == str(folder)
     pruned = kprune.load("~/pruned")
     assert kprune.save(pruned, "~/again") == tmp_path / "again"
     assert kprune.load("~/again").num_parameters() == pruned.num_parameters()
@@ -1424,12 +1424,12 @@ def test_a_truncated_teacher_is_damaged(name, teacher_folder, tmp_path):
     folder = tmp_path / "teacher"
     shutil.copytree(teacher_folder, folder)
     wanted = {"task": "opinions", "model": "minilm"}
-    assert why_anew(folder, wanted, stand_in=True) == ""
+    assert why_anew(folder, wanted) == ""
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    assert name in why_anew(folder, wanted, stand_in=True)
+    assert name in why_anew(folder, wanted)
     (folder / name).unlink()
-    assert "is damaged" in why_anew(folder, wanted, stand_in=True)
+    assert "is damaged" in why_anew(folder, wanted)
 
 
 @pytest.mark.parametrize("name", [".", "x" * 250, "../gone/below"])

@@ -68,10 +68,10 @@ class Teacher(BaseModel):
 
     @property
     def fault(self) -> str:
-        """Why it is not what is wanted, whole and from no stand-in; "" where it is."""
+        """Why it is not what is wanted, and whole; "" where it is."""
         recipe = wanted_recipe(self.model, self.examples, self.epochs)
         wanted = origin(get_task(self.task), self.model, self.data or None, recipe)
-        return why_anew(self.folder, wanted, stand_in=False)
+        return why_anew(self.folder, wanted)
 
 
 def reproduce(
@@ -251,7 +251,7 @@ def _all_done(pool: Executor, todo: Sequence[Run], say: Callable, force: bool) -
     for teacher in makers:
         say(f"Fine-tuning {teacher.name} first: it {teacher.fault}.")
     failed = _work(pool, make_teacher, makers, "teachers")
-    # A run would make its teacher itself, and might take the packaged stand-in for it.
+    # A run would try to make its teacher itself, too.
     without = {outcome.name: outcome.error for outcome in failed}
     ready = []
     for run in todo:
