@@ -5,11 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from seaborn.utils import relative_luminance
 
-from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.figures import WIDTH, panels, share_legend, styles
 from kprune.laboratory.reports import comparable, one_machine
 from kprune.laboratory.reports.noise import of_score
 from kprune.laboratory.reports.units import surviving
-from kprune.laboratory.tables import NAMES
+from kprune.laboratory.tables import NAMES, called
 
 SMALL = {"textcoords": "offset points", "fontsize": "x-small"}
 ROOM = 25.0  # per cent: shorter bars hold no number
