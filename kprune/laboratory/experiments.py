@@ -238,7 +238,7 @@ def _sensible(values: dict[str, Any], where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     if "model" in values and not is_plain(Path(values["model"]).name):
-        raise ValueError(f"{where}: model is a folder or a Hub id; got {values['model']!r}.")
+        raise ValueError(f"{where}: model is a folder or a Hub id; got {shortly(values['model'])}.")
 
 
 def _slug(values: dict[str, Any]) -> list[str]:
