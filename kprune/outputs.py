@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.data.tokens import UNLABELLED
 from kprune.engine.least_squares import wide
-from kprune.families import noted
+from kprune.families import noted, report_of
 
 MASKED = -1e4  # a logit that says never
 
@@ -195,8 +195,7 @@ def pooled(model: PreTrainedModel) -> dict[str, Any]:
 
     Its report tells, or where it has none its configuration; empty of a dense model.
     """
-    told = noted(getattr(model, "config", None))
-    told = told | ((getattr(model, "report", None) or {}).get("options") or {})
+    told = noted(getattr(model, "config", None)) | (report_of(model).get("options") or {})
     return {name: told[name] for name in ("pooling", "normalize") if name in told}
 
 

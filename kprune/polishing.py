@@ -13,6 +13,7 @@ from kprune.encoders import Encoder
 from kprune.engine.as_found import plain_tensors
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
+from kprune.families import report_of
 from kprune.inputs import checked
 from kprune.options import Options
 from kprune.outputs import pooled
@@ -111,6 +112,6 @@ def polish(
     optimizer.zero_grad()
     for weight, own in zip(student.model.parameters(), model.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
-    earlier = getattr(model, "report", None) or {}
+    earlier = report_of(model)
     student.model.report = earlier | {"polished": earlier.get("polished", 0) + passes}
     return student.model
