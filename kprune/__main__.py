@@ -53,9 +53,8 @@ def reproduce(
     with one_sentence():
         from kprune.laboratory import batch, experiments, records
 
-    if outputs:
-        os.environ["KPRUNE_OUTPUTS"] = str(local(outputs).resolve())
-    try:
+        if outputs:
+            os.environ["KPRUNE_OUTPUTS"] = str(local(outputs).resolve())
         if show:
             runs = experiments.expand(experiment)
             batch.needed_teachers(runs)
@@ -66,13 +65,11 @@ def reproduce(
             Console().print(table)
             typer.echo(f"{states.count('done')} of {len(runs)} runs are done.")
             return
-        failed = batch.reproduce(experiment, None, force, workers, scheduler, typer.echo)
-    except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        typer.echo("Stopped. The same command goes on where this left off.", err=True)
-        raise typer.Exit(130) from error
+        try:
+            failed = batch.reproduce(experiment, force, workers, scheduler, typer.echo)
+        except KeyboardInterrupt as error:
+            typer.echo("Stopped. The same command goes on where this left off.", err=True)
+            raise typer.Exit(130) from error
     if failed:
         typer.echo(f"{len(failed)} failed:", err=True)
         for outcome in failed:
@@ -95,7 +92,7 @@ def teacher(
         from kprune.laboratory import finetuning, teachers
 
         recipe = finetuning.wanted_recipe(model, examples, epochs)
-        record = teachers.teacher(task, model, data or None, recipe=recipe, stand_in=False)[2]
+        record = teachers.teacher(task, model, data or None, recipe=recipe)[2]
     typer.echo(f"{task}: {record['scores']}")
 
 

@@ -11,7 +11,7 @@ from kprune.data.checks import number
 from kprune.data.reach import HUB_ID, local
 from kprune.encoders import Encoder
 from kprune.engine.files import CARD
-from kprune.families import noted
+from kprune.families import noted, report_of
 from kprune.methods import HYPERPARAMETERS, METHODS
 
 # What the Hub calls a kind of prediction.
@@ -118,7 +118,7 @@ def checked_scores(scores: dict[str, float] | None) -> dict[str, float]:
 
 def origin(model: PreTrainedModel) -> str:
     """What the dense model is called: its name on the Hub, or that of its folder, or its class."""
-    if found := getattr(model, "report", {}).get("model"):  # it was pruned before
+    if found := report_of(model).get("model"):  # it was pruned before
         return str(found)
     source = str(model.config.name_or_path or "")
     if HUB_ID.fullmatch(source) and not local(source).exists():

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from kprune.card import ALONE, OPEN, card, checked_scores, with_section
 from kprune.checks import check_model, check_weights
 from kprune.classes import as_pruned, checked_kept, cut_as, is_own
+from kprune.data.checks import first_line
 from kprune.data.reach import HUB_ID, hub, local
 from kprune.description import check_described
 from kprune.engine.as_found import plain_tensors
@@ -30,7 +31,7 @@ from kprune.engine.files import (
 )
 from kprune.engine.loading import SENSELESS, OwnCodeError, check_stored, load_config
 from kprune.engine.opener import CODE
-from kprune.families import FAMILIES, family_of
+from kprune.families import FAMILIES, family_of, report_of
 from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer
 from kprune.sentences import opened
@@ -73,7 +74,7 @@ def save(
         _check_pruned(inside.model)
         with written_whole(folder, teachers=False) as part:
             model.save_pretrained(str(part))
-            report = getattr(inside.model, "report", {})
+            report = report_of(inside.model)
             page = part / CARD  # which may be that of a folder that it was loaded from
             before = page.read_text(encoding="utf-8") if page.is_file() else ""
             page.write_text(with_section(before, inside.model, report), encoding="utf-8")
@@ -107,7 +108,7 @@ def save(
             how += ALONE.format(auto=auto)
         config.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        report = getattr(model, "report", {})
+        report = report_of(model)
         page = card(model, report, how, scores=scores)
         (part / CARD).write_text(page, encoding="utf-8")
         safetensors.torch.save_file(state, part / WEIGHTS, metadata={"format": "pt"})
@@ -159,7 +160,7 @@ def load(folder: str | Path) -> PreTrainedModel:
             if isinstance(part, NoUnits):
                 part.weight = part.weight.to(model.dtype)
     except (*BROKEN, safetensors.SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{folder} is damaged, its {WEIGHTS} or config.json: {reason}") from error
     model.report = told_of(folder)
     return as_pruned(model, kept).requires_grad_(True)
@@ -213,7 +214,7 @@ def _described(folder: Path) -> tuple[PreTrainedConfig, list[list[int]], str]:
         reason = "which kprune did not prune; load it with from_pretrained"
         raise ValueError(f"{folder} holds a model {reason}.") from error
     except BROKEN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{folder} is damaged, its config.json: {reason}") from error
     if not known:
         raise ValueError(f"{folder} names the model class {name!r}, which kprune does not know.")

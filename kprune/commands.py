@@ -138,11 +138,12 @@ def info(
     """Say what a model is: its head, parameters, FLOPs, and the units of each layer."""
     import kprune
     from kprune.card import origin
+    from kprune.families import report_of
 
     with one_sentence():
         opened = inside(_opened(model)[0])
         encoder, flops = kprune.Encoder(opened), kprune.flops(opened, length)
-    report = getattr(opened, "report", {})
+    report = report_of(opened)
     lines = [
         f"{origin(opened)}, a {type(opened).__name__}: {encoder.kind.name}, {encoder.kind.outputs} "
         "outputs",

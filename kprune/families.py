@@ -165,6 +165,11 @@ def noted(config: PreTrainedConfig) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def report_of(model: Any) -> dict[str, Any]:
+    """What is known of a model's pruning, as `kprune.json` tells it; empty of a dense one."""
+    return getattr(model, "report", None) or {}
+
+
 def names_of(model: PreTrainedModel) -> Names:
     """The names of a model's family; ValueError for one that is not known, or cannot be pruned."""
     name = type(model).__name__

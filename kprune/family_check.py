@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kprune.checks import check_model
+from kprune.data.checks import first_line
 from kprune.encoders import Encoder
 from kprune.engine.sharing import sharing_weights
 from kprune.families import Names, names_of
@@ -25,10 +26,9 @@ def check_family(model: PreTrainedModel) -> None:
     try:
         _check_runs(model)
     except (LookupError, AttributeError, TypeError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
             "The family's Names cannot be right, or its attention is of another kind than those "
-            f"known: {type(error).__name__} {reason}."
+            f"known: {type(error).__name__} {first_line(error)}."
         ) from error
 
 
@@ -40,7 +40,7 @@ def check_class(model: PreTrainedModel) -> None:
     try:
         _check_runs(Encoder(sharing_weights(model)).copy().model.float())
     except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0].rpartition("cannot be right: ")[2]
+        reason = first_line(error).rpartition("cannot be right: ")[2]
         raise ValueError(
             f"The forward of {type(model).__name__}, a class of your own, cannot be entered at a "
             f"sublayer: {reason.rstrip('.')}. It must run its encoder once, and its head read "

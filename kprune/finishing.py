@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from kprune.card import origin
 from kprune.classes import as_pruned
 from kprune.encoders import Encoder
-from kprune.families import noted
+from kprune.families import noted, report_of
 from kprune.limits.budget import most
 from kprune.limits.latency import latencies
 from kprune.report import Report
@@ -30,7 +30,7 @@ def finished(job: Job, done: Sequence[Pruned]) -> tuple[PreTrainedModel, Report]
     pruned.config._attn_implementation = model.config._attn_implementation
     report = _report(job, done)
     _own_weights(pruned, model)
-    earlier = getattr(model, "report", None) or {}
+    earlier = report_of(model)
     pruned.report = report.to_dict()  # goes with it into its folder
     pruned.report |= {"earlier": earlier} if "method" in earlier else {}
     pruned.report |= {"pieces": earlier["pieces"]} if "pieces" in earlier else {}

@@ -18,7 +18,7 @@ from kprune.checks import check_model
 from kprune.data.reach import local
 from kprune.encoders import Encoder
 from kprune.engine.files import CARD, GRAPH, check_target, sign, written_whole
-from kprune.families import family_of
+from kprune.families import family_of, report_of
 from kprune.inputs import check_match, longest, made_up
 from kprune.outputs import pooled
 from kprune.sampling import find_tokenizer
@@ -63,7 +63,7 @@ def export(
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"A {type(tokenizer).__name__} has no tokenizer.json, which ONNX needs.")
     graph = Graph(model, **(inside.options if inside else pooled(model)))
-    report = getattr(model, "report", {})
+    report = report_of(model)
     pairs = graph.encoder.kind.name == "span" or report.get("columns") == 2
     pairs |= bool(inside and inside.pairs)
     with written_whole(folder, teachers=False, whole=GRAPH) as part:
@@ -255,4 +255,4 @@ def _card(
     if inside and inside.pairs:
         last = type(getattr(inside.whole, "activation_fn", None)).__name__
         how += f"\nThe CrossEncoder's `predict` puts its activation ({last}) behind these logits.\n"
-    return card(model, getattr(model, "report", {}), how, library="onnx")
+    return card(model, report_of(model), how, library="onnx")

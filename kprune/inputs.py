@@ -1,7 +1,5 @@
 """What a model can be given: tokens it has embeddings and positions for, and labels it can have."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kprune.data.batching import Batch, collate
 from kprune.data.checks import as_numbers, check_labels, in_order, matched
 from kprune.data.tokens import Example, check_tokenizer
+from kprune.families import report_of
 from kprune.outputs import Kind
 from kprune.sampling import Sample
 
@@ -106,7 +105,7 @@ def check_match(
             f"The tokenizer pads with the id {pad!r}, which the model has no embedding for; set "
             "its pad_token to one of its words, or resize the model's embeddings."
         )
-    if whole and words > rows and "pieces" in (getattr(model, "report", None) or {}):
+    if whole and words > rows and "pieces" in report_of(model):
         raise ValueError(
             f"The model was trimmed to {rows:,} pieces of words, and the tokenizer has {words:,}; "
             "pass the one that trim gave."

@@ -1,7 +1,5 @@
 """Everything that can be chosen when pruning: the one list of names, defaults and checks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from kprune.data.tokens import UNLABELLED
 from kprune.engine.least_squares import wide
-from kprune.families import noted
+from kprune.families import noted, report_of
 
 MASKED = -1e4  # a logit that says never
 
@@ -19,7 +19,6 @@ class Kind:
     """One kind of prediction. A *mask* is True at real tokens, bool [batch, length], or None."""
 
     name: str  # what messages, tasks and records call it
-    metric: str  # the usual score
     minibatch = 32  # samples whose gradients the faithful method sums before squaring
     pools = False  # whether the output is a mean over tokens
     first_only = False  # whether the head reads the first token only, once `State` has seen it
@@ -62,7 +61,7 @@ def divergence_probe(z: Tensor, z_t: Tensor, gamma: float, signs: Tensor) -> Ten
 class Classification(Kind):
     """One of several labels."""
 
-    name, metric = "classification", "accuracy"
+    name = "classification"
 
     def distance(self, z_s, z_t, gamma, mask):
         return divergence(z_s, z_t, gamma)
@@ -77,7 +76,7 @@ class Classification(Kind):
 class Multilabel(Kind):
     """Yes or no to each label: K_pred is the sum of their divergences."""
 
-    name, metric = "multilabel", "f1_micro"
+    name = "multilabel"
 
     def distance(self, z_s, z_t, gamma, mask):
         both = (torch.stack([_float(z), torch.zeros_like(_float(z))], -1) for z in (z_s, z_t))
@@ -94,7 +93,7 @@ class Multilabel(Kind):
 class Regression(Kind):
     """Numbers: K_pred is ‖z_S − z_T‖²."""
 
-    name, metric = "regression", "spearman"
+    name = "regression"
 
     def distance(self, z_s, z_t, gamma, mask):
         return (_float(z_s) - _float(z_t)).square().flatten(1).sum(1)
@@ -128,7 +127,7 @@ class Embedding(Regression):
 class Span(Kind):
     """A start and an end among the tokens: K_pred is the mean of both divergences."""
 
-    name, metric, minibatch = "span", "f1", 12
+    name, minibatch = "span", 12
 
     def read(self, out, mask):
         return torch.stack([out.start_logits, out.end_logits], -1)
@@ -152,7 +151,7 @@ class Span(Kind):
 class Tokens(Kind):
     """A label for each token: K_pred is the mean divergence over real tokens."""
 
-    name, metric = "tokens", "f1"
+    name = "tokens"
 
     def distance(self, z_s, z_t, gamma, mask):
         return self.over_tokens(divergence(z_s, z_t, gamma), mask)
@@ -196,7 +195,7 @@ def pooled(model: PreTrainedModel) -> dict[str, Any]:
 
     Its report tells, or where it has none its configuration; empty of a dense model.
     """
-    told = noted(model.config) | ((getattr(model, "report", None) or {}).get("options") or {})
+    told = noted(getattr(model, "config", None)) | (report_of(model).get("options") or {})
     return {name: told[name] for name in ("pooling", "normalize") if name in told}
 
 

@@ -14,7 +14,7 @@ from kprune.encoders import Encoder
 from kprune.engine.as_found import plain_tensors
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
-from kprune.families import family_of
+from kprune.families import family_of, report_of
 from kprune.finishing import fingerprint
 from kprune.inputs import checked
 from kprune.options import Options
@@ -32,9 +32,6 @@ def polish(
     sample: Sample,
     passes: int = 3,
     learning_rate: float = 2e-4,
-    gamma: float = Options.gamma,
-    pooling: str | None = None,
-    normalize: bool | None = None,
     progress: bool = True,
 ) -> PreTrainedModel:
     """Distil a teacher into a copy of its pruned model, on the sample that it was pruned with.
@@ -49,8 +46,6 @@ def polish(
         sample: of tokens that both read, as `kprune.sample` draws it.
         passes: over the sample.
         learning_rate: the peak of AdamW's, from where it falls to 0.
-        gamma: γ, the temperature of predictive knowledge.
-        pooling, normalize: of models without a head; by default as the model was pruned.
 
     ValueError where model, teacher and sample do not fit each other.
     """
@@ -58,13 +53,11 @@ def polish(
         raise ValueError("polish takes the sample itself, as kprune.sample draws it from texts.")
     passes = number("passes", passes, 1)
     learning_rate = number("learning_rate", learning_rate, above=0, whole=False)
-    gamma = number("gamma", gamma, above=0, whole=False)
     for one in (model, teacher):
         check_model(one)
     if any(weight.dtype.itemsize < 4 for weight in model.parameters()):
         raise ValueError("Half precision is too coarse to train in; take model.float() first.")
-    asked = {"pooling": pooling, "normalize": normalize}
-    how = pooled(model) | {name: value for name, value in asked.items() if value is not None}
+    how = pooled(model)
     Options(**how)  # whose check says what they can be
     student = Encoder(copy.deepcopy(model).eval(), **how)  # without dropout, like its aims
     dense = Encoder(sharing_weights(teacher), **how)
@@ -84,7 +77,7 @@ def polish(
             f"The model is of the family {families[0]} and its teacher of {families[1]}; the "
             "teacher is the model that it was pruned from."
         )
-    report, before = getattr(model, "report", None) or {}, set()
+    report, before = report_of(model), set()
     while report:  # of each pruning, the last first
         before, report = before | {report.get("weights")}, report.get("earlier")
     if (known := before - {None, ""}) and fingerprint(teacher) not in known:
@@ -126,7 +119,7 @@ def polish(
         for _ in range(passes):
             for n in order.sample(range(len(given)), len(given)):
                 z = student.run(given[n])
-                lost = student.kind.distance(z, aims[n], gamma, given[n].mask).mean()
+                lost = student.kind.distance(z, aims[n], Options.gamma, given[n].mask).mean()
                 optimizer.zero_grad()
                 lost.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -136,6 +129,6 @@ def polish(
     optimizer.zero_grad()
     for weight, own in zip(student.model.parameters(), model.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
-    earlier = getattr(model, "report", None) or {}
+    earlier = report_of(model)
     student.model.report = earlier | {"polished": earlier.get("polished", 0) + passes}
     return student.model

@@ -6,7 +6,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,11 +81,6 @@ class Job:
         stay until Python looks for such circles.
         """
         self.state.teacher_hidden = self.state.student_hidden = ()
-
-
-def _as_it_was(model: PreTrainedModel) -> dict[str, Any]:
-    """How a model that was pruned before was pooled then; what else is given goes before."""
-    return pooled(model) if isinstance(model, PreTrainedModel) else {}
 
 
 def work(t: int, count: int, method: str) -> float:
@@ -170,7 +164,7 @@ def steps(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
-    options = _as_it_was(model) | options
+    options = pooled(model) | options
     with plain_tensors():
         job = prepared(model, sample, Options(**options), tokenizer, progress).run()
     while True:
@@ -216,7 +210,7 @@ def prune(
     known_options(options)
     if inside := opened(model, options):
         model, sample, tokenizer, options = inside.given(sample, tokenizer, options)
-    options = _as_it_was(model) | options
+    options = pooled(model) | options
     several = isinstance(rate, list | tuple)
     if several and not rate:
         raise ValueError("rate is a share of FLOPs (60%: 0.6), or a list of them; got none.")

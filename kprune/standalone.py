@@ -74,7 +74,7 @@ class {name}(transformers.{name}):
 """
 PARTS = (
     *(empty.home, empty.NoUnits, empty.NoHeads),
-    *(surgery.keep_numbered, surgery.stand_in, surgery.set_weight, surgery.slice_linear),
+    *(surgery.keep_numbered, surgery.stand_in, surgery.set_weight),
 )
 
 

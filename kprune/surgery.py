@@ -31,8 +31,13 @@ def keep_numbered(sublayer: Sublayer, units: Tensor) -> None:
     columns = (units[:, None] * sublayer.unit_size + within).flatten()
     rows = torch.cat([columns + block * features for block in range(sublayer.blocks)])
     for path, linear in sublayer.projections.items():
-        to = {"columns": columns} if path == sublayer.output_path else {"rows": rows}
-        slice_linear(linear, **to)
+        weight, bias = linear.weight, linear.bias
+        if path == sublayer.output_path:
+            weight = weight[:, columns.to(weight.device)]
+        else:
+            kept = rows.to(weight.device)
+            weight, bias = weight[kept], None if bias is None else bias[kept]
+        set_weight(linear, weight, bias)
     if sublayer.kind == "MHA":
         sublayer.names.after(sublayer.part, units, len(columns))
     if not len(units):
@@ -74,14 +79,3 @@ def set_weight(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=trainable)
     linear.out_features, linear.in_features = weight.shape
-
-
-def slice_linear(
-    linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None
-) -> None:
-    """Keep these rows and columns of a projection, numbers, in place; None keeps all."""
-    weight, bias = linear.weight, linear.bias
-    rows, columns = (None if n is None else n.to(weight.device) for n in (rows, columns))
-    if rows is not None:
-        weight, bias = weight[rows], None if bias is None else bias[rows]
-    set_weight(linear, weight if columns is None else weight[:, columns], bias)

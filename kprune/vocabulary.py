@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kprune.checks import check_model
 from kprune.data.checks import check_texts
+from kprune.families import report_of
 from kprune.inputs import check_match
 from kprune.sampling import find_tokenizer, own_texts
 from kprune.sentences import opened
@@ -85,7 +86,7 @@ def trim(
     trimmed = _with_rows(model, new)
     trimmed.tokenizer = fewer
     now = {"parameters": trimmed.num_parameters(), "pieces": len(kept)}
-    trimmed.report = (getattr(model, "report", None) or {}) | now
+    trimmed.report = report_of(model) | now
     return trimmed, fewer, Trimmed(len(kept), len(tokenizer), changed)
 
 

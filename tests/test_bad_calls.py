@@ -371,7 +371,6 @@ CALLS: dict[str, Call] = {
     "evaluate on a task": lambda x: kprune.evaluate(x.model, "sst2"),
     "evaluate on rows": lambda x: kprune.evaluate(x.model, rows()),
     "evaluate on a sample": lambda x: kprune.evaluate(x.model, x.sample),
-    "evaluate in fp4": lambda x: kprune.evaluate(x.model, x.dev, precision="fp4"),
     "evaluate two classes": lambda x: kprune.evaluate(
         x.model, kprune.dev_set(TWO, x.tokenizer, rows())),
     "evaluate stars": lambda x: kprune.evaluate(x.regression, x.dev),

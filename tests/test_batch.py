@@ -343,8 +343,8 @@ def test_a_missing_teacher_is_made_once_and_shared(lab, monkeypatch):
     ]
 
 
-def test_runs_without_their_teacher_fail_and_take_no_stand_in(lab):
-    """A model that is nowhere: no run may go on with the packaged MiniLM under its name."""
+def test_runs_without_their_teacher_fail(lab):
+    """A model that is nowhere: no run may go on with another one under its name."""
     grid = {"rate": [0.4], "method": ["kprune", "random"]}
     path = Path("nowhere.yaml")
     fixed = {"model": "no-such/encoder", "exercises": False, "keep": False}

@@ -135,7 +135,7 @@ def test_models_on_the_gpu_are_scored_timed_saved_and_loaded(tmp_path, minilm):
     with gpu(bf16=True):
         assert kprune.device().type == "cuda"
         pruned, _ = prune("bert", "classification", "magnitude", "cuda")
-        scores = evaluate(pruned, dev), evaluate(pruned.float(), dev, "bf16")
+        scores = evaluate(pruned, dev), evaluate(pruned.float(), dev)
         assert all(0 <= score["accuracy"] <= 1 for score in scores)
         assert kprune.latency(pruned, 2, 16, 1) > 0
         assert latency.pass_seconds(pruned, Sample(rows, task, Pads())) > 0

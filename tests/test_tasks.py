@@ -130,8 +130,9 @@ def test_topics_are_the_domain_and_the_verdict_of_the_same_sentences():
 
 
 def test_names_of_labels_are_as_many_as_they():
-    with pytest.raises(ValueError, match=r"names of the task 'm' are 3, one for each label; got"):
-        Task("m", ("text",), kind="multilabel", labels=3, names=("a", "b"))
+    for names in (("a", "b"), ("a", "b", "a"), ("a", "b", "c", "a")):
+        with pytest.raises(ValueError, match=r"of the task 'm' are 3, one for each label; got"):
+            Task("m", ("text",), kind="multilabel", labels=3, names=names)
 
 
 QNLI = Features(question=Value("string"), sentence=Value("string"))

@@ -46,6 +46,11 @@ def rounded_down(number: float, digits: int) -> str:
     return f"{math.floor(number * 10**digits) / 10**digits:.{digits}f}"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def check_texts(what: str, texts: Iterable[Any], numbers: Iterable[int], words: bool) -> None:
     """Raise ValueError, naming the row, for what is no text (or, with `words`, no list of them)."""
     for row, text in zip(numbers, texts, strict=True):

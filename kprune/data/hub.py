@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from kprune.data.checks import check_texts, class_names
+from kprune.data.checks import check_texts, class_names, first_line
 from kprune.data.reach import hub, local
 from kprune.data.tasks import GENERATED, Task, get_task
 
@@ -196,7 +196,7 @@ def content(folder: Path, config: str | None) -> tuple[str, dict[str, list[str]]
 
 
 def _explained(error: Exception, source: str, task: Task) -> Exception:
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    said = first_line(error)
     if Path(source).is_dir():
         layout = f" as the Hub lays it out ({task.dataset}, configuration {task.config!r})"
         return ValueError(

@@ -36,24 +36,21 @@ def hub(source: str | Path, what: str) -> Iterator[None]:
         yield
         return
     with ONE:
-        yield from _asked_once(source, what)
-
-
-def _asked_once(source: str | Path, what: str) -> Iterator[None]:
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        with _asked_while_it_answers():
-            constants.HF_HUB_OFFLINE = offline or not _answers()
-            yield
-    except OSError as error:
-        if error.errno in DISK:
-            raise
-        raise ConnectionError(
-            f"The {what} {str(source)!r} is not in a local folder of that name and the Hub cannot "
-            "be reached or does not have it; check the name and the network, or pass a folder."
-        ) from error
-    finally:
-        constants.HF_HUB_OFFLINE = offline
+        offline = constants.HF_HUB_OFFLINE
+        try:
+            with _asked_while_it_answers():
+                constants.HF_HUB_OFFLINE = offline or not _answers()
+                yield
+        except OSError as error:
+            if error.errno in DISK:
+                raise
+            raise ConnectionError(
+                f"The {what} {str(source)!r} is not in a local folder of that name and the Hub "
+                "cannot be reached or does not have it; check the name and the network, or pass "
+                "a folder."
+            ) from error
+        finally:
+            constants.HF_HUB_OFFLINE = offline
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Task:
         for name, bound in least.items():
             whole = number(f"The {name} {what}", getattr(self, name), bound)
             object.__setattr__(self, name, whole)
-        if self.names and len({*self.names}) != self.labels:
+        if self.names and not len({*self.names}) == len(self.names) == self.labels:
             raise ValueError(
                 f"The names {what} are {self.labels}, one for each label; got {self.names!r}."
             )

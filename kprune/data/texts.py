@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from kprune.data.checks import first_line
 from kprune.data.hub import load_split
 from kprune.data.reach import local
 from kprune.data.tasks import Task
@@ -61,7 +62,7 @@ def read_texts(path: str | Path, columns: Sequence[str] = ()) -> list[str] | lis
     except UnicodeDecodeError as error:
         raise ValueError(f"The file {file} is no text in UTF-8; convert it.") from error
     except (ValueError, OSError) as error:
-        raise ValueError(f"The file {file} {(str(error).splitlines() or [''])[0]}.") from error
+        raise ValueError(f"The file {file} {first_line(error)}.") from error
 
 
 def _table(file: Path):
@@ -91,7 +92,7 @@ def _table(file: Path):
     except UnicodeDecodeError:
         raise
     except Exception as error:  # each reader has errors of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         cells = "; its cells are to be parted by commas, and quoted where they hold one"
         cells *= kind == ".csv"
         raise ValueError(f"cannot be read as {kind[1:]}: {reason}{cells}") from error

@@ -192,18 +192,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _text(path: Path) -> str | None:
-    """A text file's content; None where there is none that can be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """What a file holds, when that is a JSON object; else an empty one."""
     try:
-        found = json.loads(_text(path) or "")
-    except (ValueError, RecursionError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -68,15 +68,14 @@ class Teacher(BaseModel):
 
     @property
     def fault(self) -> str:
-        """Why it is not what is wanted, whole and from no stand-in; "" where it is."""
+        """Why it is not what is wanted, and whole; "" where it is."""
         recipe = wanted_recipe(self.model, self.examples, self.epochs)
         wanted = origin(get_task(self.task), self.model, self.data or None, recipe)
-        return why_anew(self.folder, wanted, stand_in=False)
+        return why_anew(self.folder, wanted)
 
 
 def reproduce(
     path: str | Path,
-    outputs: str | Path | None = None,
     force: bool = False,
     workers: int = 0,
     scheduler: str = "",
@@ -85,8 +84,8 @@ def reproduce(
     """Make an experiment's missing teachers, runs and report; what is finished is left alone.
 
     Can be stopped at any moment and started again: records appear whole or not at all, and a run
-    that another process still works on is waited for, not repeated. All results go to `outputs`
-    (see `records.output_folder`). So many `workers` run at a time on this machine and share its
+    that another process still works on is waited for, not repeated. Results go where
+    `records.output_folder` says. So many `workers` run at a time on this machine and share its
     cores evenly; 0 takes one per GPU, or one without a GPU, since a run uses every core.
     `scheduler` is the address of a Dask scheduler, or a YAML file for dask-jobqueue (see
     `pools.cluster`); `say` receives lines of text.
@@ -95,10 +94,10 @@ def reproduce(
     or the scheduler makes no sense.
     """
     path, experiment = Path(path), read_experiment(path)
-    runs = expand(path, outputs)
+    runs = expand(path)
     report = find_notebook(experiment.report) if experiment.report else None
     needed_teachers(runs)
-    home = output_folder(path.stem, outputs)
+    home = output_folder(path.stem)
     states = [state(run) for run in runs]
     at_once = threading.Event()  # what another process still works on is its to tidy
     at_once.set()
@@ -252,7 +251,7 @@ def _all_done(pool: Executor, todo: Sequence[Run], say: Callable, force: bool) -
     for teacher in makers:
         say(f"Fine-tuning {teacher.name} first: it {teacher.fault}.")
     failed = _work(pool, make_teacher, makers, "teachers")
-    # A run would make its teacher itself, and might take the packaged stand-in for it.
+    # A run would try to make its teacher itself, too.
     without = {outcome.name: outcome.error for outcome in failed}
     ready = []
     for run in todo:

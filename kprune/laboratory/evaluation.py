@@ -22,7 +22,6 @@ from kprune.data.tasks import Task, get_task
 from kprune.data.tokens import Example, apart, as_examples, tokenize, warn_of_cuts
 from kprune.encoders import Encoder
 from kprune.engine.as_found import plain_tensors
-from kprune.engine.devices import ranking_dtype
 from kprune.engine.progress import bar
 from kprune.engine.sharing import sharing_weights
 from kprune.families import names_of
@@ -111,15 +110,13 @@ def check_golds(task: Task, rows: Dataset, numbers: Sequence[int]) -> None:
 def evaluate(
     model: PreTrainedModel,
     dev: DevSet,
-    precision: str = "full",
     progress: bool = False,
     pooling: str | None = None,
 ) -> dict[str, float]:
     """Score a model on a dev set, on the device that it is on, and without dropout.
 
-    It may be a SentenceTransformer or CrossEncoder. In "bf16" the matrix products of the sublayers
-    take low precision; `pooling`, "mean" or "cls", is of a model without a head: by default as it
-    was pruned, else the mean.
+    It may be a SentenceTransformer or CrossEncoder. `pooling`, "mean" or "cls", is of a model
+    without a head: by default as it was pruned, else the mean.
 
     Gives the task's metrics, all on a scale of 0 to 1 (correlations −1 to 1), `dev.task.metric`
     being the primary one: `accuracy`, `spearman`, `matthews`, `average_precision`; `f1` and
@@ -137,12 +134,10 @@ def evaluate(
     names_of(model)
     if not isinstance(dev, DevSet):
         raise ValueError(f"evaluate takes what dev_set gives; got a {type(dev).__name__}.")
-    if precision not in ("full", "bf16"):
-        raise ValueError(f'precision is "full" or "bf16"; got {precision!r}.')
     pooling = pooling or pooled(model).get("pooling", Options.pooling)
     Options(pooling=pooling)  # whose check says what it can be
     order, names = check_dev(model, dev)
-    predictions = predict(model, dev, precision, progress, pooling)
+    predictions = predict(model, dev, progress, pooling)
     if not all(bool(z.isfinite().all()) for z in predictions):
         check_model(model)  # names a broken weight
         raise ValueError(
@@ -245,7 +240,6 @@ def check_outputs(model: PreTrainedModel, task: Task, which: str = "The model") 
 def predict(
     model: PreTrainedModel,
     dev: DevSet,
-    precision: str = "full",
     progress: bool = False,
     pooling: str = Options.pooling,
 ) -> list[Tensor]:
@@ -255,8 +249,7 @@ def predict(
     the cosine of each pair, [1].
     """
     check_match(model, dev.tokenizer)
-    dtype = ranking_dtype(precision, model)
-    encoder = Encoder(sharing_weights(model), pooling).copy(dtype)
+    encoder = Encoder(sharing_weights(model), pooling).copy()
     if encoder.kind.name != "embedding":
         return _outputs(encoder, as_examples(dev.columns), dev.pad, progress)
     texts = {column: dev.rows[column][:] for column in dev.task.columns}

@@ -230,8 +230,7 @@ def _typed(values: dict[str, Any], defaults: dict[str, Any], where: str) -> dict
 def _sensible(values: dict[str, Any], where: str) -> None:
     """Raise ValueError where options or a task make no sense, or a model has no name."""
     options = {field.name for field in fields(Options)} & values.keys()
-    if "speedup" not in values:  # the size of batch that it holds at; here these mean another one
-        options -= {"batch_size", "length"}
+    options -= {"batch_size", "length"}  # which mean another thing in notebooks
     try:
         Options(**{name: values[name] for name in options})
         if "task" in values:
@@ -239,7 +238,7 @@ def _sensible(values: dict[str, Any], where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     if "model" in values and not is_plain(Path(values["model"]).name):
-        raise ValueError(f"{where}: model is a folder or a Hub id; got {values['model']!r}.")
+        raise ValueError(f"{where}: model is a folder or a Hub id; got {shortly(values['model'])}.")
 
 
 def _slug(values: dict[str, Any]) -> list[str]:

@@ -14,8 +14,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from kprune.laboratory import tables
-
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN = PALETTE[:3]
 GREY = "0.6"
@@ -121,11 +119,6 @@ def teacher_line(axis: plt.Axes, runs: pd.DataFrame) -> None:
             error = standard_error(score, examples, run["metric"])
             low, high = 100 * (score - error), 100 * (score + error)
             axis.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0)
-
-
-def called(tasks: Iterable[str]) -> list[str]:
-    """What people call tasks, in a figure: a dollar sign there would begin a formula."""
-    return [name.replace("$", r"\$") for name in tables.called(tasks)]
 
 
 def save(figure: Figure, folder: str | Path, name: str, source: str = "") -> None:

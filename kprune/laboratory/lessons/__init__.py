@@ -1,15 +1,13 @@
 """The figures that lessons share; those of one lesson are in a module of its own beside this."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from kprune.laboratory.figures import (
     COLOURS,
@@ -21,13 +19,9 @@ from kprune.laboratory.figures import (
     short_name,
     standard_error,
 )
-
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
-
-    from kprune.report import Report
-    from kprune.sampling import Sample
-    from kprune.weight_tuning import Tuning
+from kprune.report import Report
+from kprune.sampling import Sample
+from kprune.weight_tuning import Tuning
 
 
 def lengths(sample: Sample) -> Figure:

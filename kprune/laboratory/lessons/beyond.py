@@ -1,9 +1,6 @@
 """The figures of lesson 08, and what some of them measure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder
@@ -23,12 +21,8 @@ from kprune.laboratory.figures import (
     short_name,
     standard_error,
 )
+from kprune.report import Report
 from kprune.surgery import masked
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from kprune.report import Report
 
 LEAST = 1e-12  # what a logarithmic axis shows of zero
 

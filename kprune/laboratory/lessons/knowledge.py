@@ -1,12 +1,9 @@
 """Lesson 02: its figures, what two of them measure, and what it begins with."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,22 +11,17 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from kprune.data.batching import collate
-from kprune.encoders import Encoder
+from kprune.data.batching import Batch, collate
+from kprune.encoders import Encoder, Sublayer
 from kprune.knowledge import Importance, Weighted
 from kprune.laboratory.figures import BLUE, COLOURS, GREEN, KINDS, WIDTH
 from kprune.mask_search import kpms
 from kprune.pruning import steps
+from kprune.sampling import Sample
 from kprune.state import State
 from kprune.surgery import keep_units, masked
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from kprune.data.batching import Batch
-    from kprune.encoders import Sublayer
-    from kprune.sampling import Sample
 
 LEAST = 1e-30  # what a logarithmic axis shows of zero
 FEW = 48  # sequences of a sample, for what is done in float64

@@ -1,22 +1,16 @@
 """Lesson 05: a sublayer with few units, and how well tuning does with few tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from kprune.encoders import Sublayer
 from kprune.laboratory.figures import GREEN, GREY
 from kprune.surgery import keep_units
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from kprune.encoders import Sublayer
 
 LEAST = 0.1  # % of output error: the bottom of the figure, where perfect fits are shown
 

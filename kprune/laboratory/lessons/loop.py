@@ -1,26 +1,20 @@
 """The table and the figures of lesson 06: what a run gives, where its time goes, what it needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from transformers import PreTrainedModel
 
 from kprune.encoders import Encoder
 from kprune.laboratory.evaluation import DevSet, check_dev, predict
 from kprune.laboratory.figures import GREEN, GREY, METRIC_NAMES, WIDTH, standard_error
 from kprune.laboratory.lessons.knowledge import minibatches
 from kprune.pruning import prune
+from kprune.report import Report
 from kprune.sampling import Sample
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from kprune.report import Report
 
 
 def result(report: Report, scores: Mapping, latency: Mapping, metric: str) -> pd.DataFrame:

@@ -1,13 +1,12 @@
 """Lesson 04: what pruning leaves, and what a sublayer is worth."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from transformers import PreTrainedModel
 
+from kprune.encoders import Encoder
 from kprune.laboratory.figures import (
     BLUE,
     GREY,
@@ -19,12 +18,7 @@ from kprune.laboratory.figures import (
     standard_error,
 )
 from kprune.limits.latency import latencies
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from kprune.encoders import Encoder
-    from kprune.report import Report
+from kprune.report import Report
 
 
 def shapes(encoder: Encoder, layer: int = 0) -> dict[str, str]:

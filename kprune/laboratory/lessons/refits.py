@@ -1,9 +1,6 @@
 """The figures of lessons 26 and 27, and the sublayer that lesson 26 mends."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,19 +9,16 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kprune.data.batching import Batch
 from kprune.encoders import Encoder
 from kprune.laboratory.figures import COLOURS, GREEN, GREY, METHODS, WIDTH, short_name
 from kprune.limits.table import SHARES, LatencyTable
 from kprune.pruning import steps
+from kprune.sampling import Sample
 from kprune.state import State
 from kprune.surgery import keep_units
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from kprune.sampling import Sample
 
 PURPLE = METHODS["K-prune+"][0]
 

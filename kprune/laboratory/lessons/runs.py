@@ -1,7 +1,5 @@
 """The figures of single runs: 09 times one, 21 serves its model, 23 trains it again."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt

@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory import tables
-from kprune.laboratory.figures import GREY, LEAST, METHODS, WIDTH, called, panels
+from kprune.laboratory.figures import GREY, LEAST, METHODS, WIDTH, panels
 from kprune.laboratory.reports.noise import clear, of_score
+from kprune.laboratory.tables import NAMES, called, few
 
 
 def losses(runs: pd.DataFrame) -> pd.DataFrame:
@@ -35,20 +35,20 @@ def answer(variants: pd.DataFrame) -> str:
         if not lost:
             continue
         error = some["noise"].mean()
-        text = f"- {tables.called([task])[0]} at {rate:.0%}: "
+        text = f"- {called([task])[0]} at {rate:.0%}: "
         points = {name: f"{each.mean():.1f}" for name, each in lost.items()}
         told = {name: clear(each, error) for name, each in lost.items()}
         first, *others = leaders(lost, error) or [""]
         if others:
             named = [f"*{name}* ({points[name]})" for name in others]
             text += f"most is lost without *{first}*, {points[first]} points, which noise does not "
-            text += f"tell from what is lost without {tables.few(named, 9)}"
+            text += f"tell from what is lost without {few(named, 9)}"
         elif first:
             text += f"*{first}* matters most, {points[first]} points are lost without it"
         else:
             text += "of no ingredient is it clear that the method loses without it"
         if little := [f"*{name}* ({points[name]})" for name in lost if not told[name]]:
-            text += f"; {tables.few(little, 9)} cannot be told from noise"
+            text += f"; {few(little, 9)} cannot be told from noise"
         for name, each in lost.items():
             if told[name] and each.mean() < 0:
                 text += f"; without *{name}* the method is {-each.mean():.1f} points *better*"
@@ -86,7 +86,7 @@ def draw_ingredients(runs: pd.DataFrame) -> Figure:
         task=[task + (f" at {rate:.0%}" if several else "") for task, rate in names]
     )
     variants = variants.dropna(subset="loss")
-    colour, _ = METHODS[tables.NAMES[variants["method"].iloc[0]]]
+    colour, _ = METHODS[NAMES[variants["method"].iloc[0]]]
     tasks, order = (list(dict.fromkeys(variants[name])) for name in ("task", "without"))
     size = 1.25 * WIDTH, 0.5 + 0.36 * len(order)
     figure, axes = panels(len(tasks), 3, size, more=0.5, sharex=True, sharey=True)

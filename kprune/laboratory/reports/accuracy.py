@@ -6,12 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory import tables
 from kprune.laboratory.figures import (
     METRIC_NAMES,
     WIDTH,
     below,
-    called,
     panels,
     room,
     share_legend,
@@ -19,7 +17,7 @@ from kprune.laboratory.figures import (
     teacher_line,
 )
 from kprune.laboratory.reports import noise
-from kprune.laboratory.tables import GAP, NAMES, named_by, summarise
+from kprune.laboratory.tables import GAP, NAMES, called, named_by, summarise
 
 
 def with_dense(
@@ -97,7 +95,7 @@ def gained(runs: pd.DataFrame) -> str:
 def answer(ahead: pd.DataFrame) -> str:
     """Where K-prune leads and where not, in words, from what `lead` gave."""
     rates = [float(rate.rstrip("%")) / 100 for rate in ahead["rate"]]
-    ahead = ahead.assign(at=rates, place=tables.called(ahead["task"])).dropna(subset="lead")
+    ahead = ahead.assign(at=rates, place=called(ahead["task"])).dropna(subset="lead")
     found = []
     for rate, some in ahead.groupby("at"):
         first = some[some["lead"] >= 0.05]

@@ -5,10 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from seaborn.utils import relative_luminance
 
-from kprune.laboratory.figures import WIDTH, called, panels, share_legend, styles
+from kprune.laboratory.figures import WIDTH, panels, share_legend, styles
 from kprune.laboratory.reports import comparable, one_machine
 from kprune.laboratory.reports.noise import of_score
-from kprune.laboratory.tables import NAMES
+from kprune.laboratory.reports.units import surviving
+from kprune.laboratory.tables import NAMES, called
 
 SMALL = {"textcoords": "offset points", "fontsize": "x-small"}
 ROOM = 25.0  # per cent: shorter bars hold no number
@@ -120,15 +121,10 @@ def answer(shares: pd.DataFrame, lead: pd.DataFrame, costs: pd.DataFrame) -> str
 def units(runs: pd.DataFrame, method: str = "kprune") -> pd.DataFrame:
     """Shares of heads and neurons that a method leaves in each layer at its highest rate, means."""
     done = runs[(runs["state"] == "done") & (runs["method"] == method)]
-    rows = []
-    for _, run in done[done["rate"] == done["rate"].max()].iterrows():
-        for kind in ("heads", "neurons"):
-            for layer, (left, all_) in enumerate(zip(run[kind], run[f"dense_{kind}"], strict=True)):
-                share = 100 * left / all_
-                rows.append((run["model"], run["task"], kind, layer + 1, share))
-    long = pd.DataFrame(rows, columns=["model", "task", "kind", "layer", "share"])
-    keys = ["model", "kind", "task"]
-    return long.pivot_table("share", keys, "layer", sort=False).round(0)
+    models = done[done["rate"] == done["rate"].max()].groupby("model", sort=False)
+    left = pd.concat([surviving(some).assign(model=model) for model, some in models])
+    left = left.assign(share=100 * left["share"])
+    return left.pivot_table("share", ["model", "kind", "task"], "layer", sort=False).round(0)
 
 
 def weighed(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,18 +5,9 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory import tables
-from kprune.laboratory.figures import (
-    WIDTH,
-    called,
-    panels,
-    room,
-    share_legend,
-    styles,
-    teacher_line,
-)
+from kprune.laboratory.figures import WIDTH, panels, room, share_legend, styles, teacher_line
 from kprune.laboratory.reports.noise import UNKNOWN, at_most
-from kprune.laboratory.tables import NAMES, named_by
+from kprune.laboratory.tables import NAMES, called, named_by
 
 OWN = [NAMES["kprune"], NAMES["kprune+"]]
 
@@ -56,7 +47,7 @@ def unlike(runs: pd.DataFrame, others: pd.DataFrame) -> str:
         scores = [100 * some["dense"].astype(float).mean() for some in (one, other)]
         if other.empty or abs(scores[0] - scores[1]) < 0.05:
             continue
-        text = f"- {tables.called([task])[0]}: {scores[0]:.1f} here, {scores[1]:.1f} there"
+        text = f"- {called([task])[0]}: {scores[0]:.1f} here, {scores[1]:.1f} there"
         reasons = [
             f"{what} {' or '.join(here)}, not {' or '.join(there)}"
             for what, told in TOLD.items()
@@ -95,11 +86,12 @@ def answer(won: pd.DataFrame) -> str:
         )
         if len(shares := some.dropna(subset=share)):
             low, high = shares.loc[shares[share].idxmin()], shares.loc[shares[share].idxmax()]
-            least, most = tables.called([low["task"], high["task"]])
+            least, most = called([low["task"], high["task"]])
             text += f"; of what K-prune loses it wins back {shares[share].mean():.0f}%"
             if len(shares) > 1:
                 of = "" if len(shares) == len(some) else f" of the {len(shares)} where it is clear"
-                text += f" in the mean{of} ({low[share]:.0f} on {least} to {high[share]:.0f} on {most})"
+                text += f" in the mean{of} ({low[share]:.0f} on {least} to "
+                text += f"{high[share]:.0f} on {most})"
             else:
                 text += f" on {most}, the one task where that is more than noise"
         found.append(text + ".")

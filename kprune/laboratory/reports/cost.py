@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import MARKERS, WIDTH, below, called, panels, share_legend, styles
+from kprune.laboratory.figures import MARKERS, WIDTH, below, panels, share_legend, styles
 from kprune.laboratory.reports import comparable, cut_short
+from kprune.laboratory.tables import called
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import GREY, MARKERS, WIDTH, called, greys, panels
-from kprune.laboratory.tables import collect, one_at_a_time
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH, greys, panels
+from kprune.laboratory.tables import called, collect, one_at_a_time
 
 # What each axis is in, under its panels.
 AXES = {"tokens": "tokens in all", "width": "hidden size", "length": "tokens of a text"}

@@ -4,18 +4,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from kprune.laboratory.figures import (
-    WIDTH,
-    below,
-    called,
-    panels,
-    room,
-    share_legend,
-    styles,
-    teacher_line,
-)
+from kprune.laboratory.figures import WIDTH, below, panels, room, share_legend, styles, teacher_line
 from kprune.laboratory.reports import comparable
-from kprune.laboratory.tables import NAMES, named_by
+from kprune.laboratory.tables import NAMES, called, named_by
 
 SERIES = "series"
 OWN = NAMES["kprune"], NAMES["kprune+"]

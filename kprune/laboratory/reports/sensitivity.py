@@ -11,7 +11,6 @@ from kprune.laboratory.figures import (
     METRIC_NAMES,
     PALETTE,
     WIDTH,
-    called,
     panels,
     room,
     share_legend,
@@ -19,6 +18,7 @@ from kprune.laboratory.figures import (
 from kprune.laboratory.records import short
 from kprune.laboratory.reports import sampled
 from kprune.laboratory.reports.noise import clear, of_score
+from kprune.laboratory.tables import called
 
 SYMBOLS = {"gamma": "γ", "lam": "λ", "mu": "μ", "tokens": "tokens"}
 
@@ -36,7 +36,7 @@ def answer(runs: pd.DataFrame) -> str:
         centre = middle["value"].max()
         seeds = 100 * some.pivot_table("score", "seed", "value")
         range_ = (seeds[score.idxmax()] - seeds[score.idxmin()]).dropna()
-        text = f"- {tables.called([task])[0]}, {SYMBOLS.get(name, name)}: {score.min():.1f} (at "
+        text = f"- {called([task])[0]}, {SYMBOLS.get(name, name)}: {score.min():.1f} (at "
         text += f"{plain(score.idxmin())}) to {score.max():.1f} (at {plain(score.idxmax())})"
         if centre in score:
             text += f", {score[centre]:.1f} at the default {plain(centre)}"
@@ -64,7 +64,7 @@ def beside(runs: pd.DataFrame, others: pd.DataFrame, where: str) -> str:
         if other.empty:
             continue
         mine, his = (100 * part["score"].astype(float).mean() for part in (some, other))
-        text = f"- K-prune on {tables.called([names[0]])[0]} at {names[2]:.0%}: {mine:.1f} here "
+        text = f"- K-prune on {called([names[0]])[0]} at {names[2]:.0%}: {mine:.1f} here "
         text += f"({_from(some)}), {his:.1f} in {where} ({_from(other)})."
         same = all({*some[name]} == {*other[name]} for name in ("tokens", "seed"))
         if same and {*some["commit"]} != {*other["commit"]}:

@@ -7,16 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import (
-    GREY,
-    MARKERS,
-    WIDTH,
-    called,
-    greys,
-    panels,
-    share_legend,
-    styles,
-)
+from kprune.laboratory.figures import GREY, MARKERS, WIDTH, greys, panels, share_legend, styles
+from kprune.laboratory.tables import called
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,8 +5,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kprune.laboratory.figures import WIDTH, called
-from kprune.laboratory.tables import named_by
+from kprune.laboratory.figures import WIDTH
+from kprune.laboratory.tables import called, named_by
 
 
 def surviving(runs: pd.DataFrame) -> pd.DataFrame:
