@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import batch_of, logits, shared
 from datasets import Dataset
+from distilbert import pour_into_distilbert
+from transformers import AutoModel
 
 import kprune
 from kprune.data.hub import load_split
@@ -18,12 +20,21 @@ from kprune.encoders import Encoder
 from kprune.laboratory import teachers
 from kprune.laboratory.finetuning import find_model, pretrained
 from kprune.laboratory.origin import differences, origin
-from kprune.laboratory.packaged import PACKAGED, pour_into_distilbert
+from kprune.laboratory.packaged import PACKAGED
 from kprune.laboratory.retraining import retrain
 from kprune.laboratory.training import Recipe, labelled_rows, training_set
 
 ARCHITECTURES = ("minilm", "minilm-distilbert")
 QUICK = Recipe(epochs=1, learning_rate=2e-4, examples=64, batch_size=16, freeze_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory, minilm, tokenizer) -> dict[str, str]:
+    """Where the encoder of each architecture is."""
+    poured = tmp_path_factory.mktemp("poured") / "minilm-distilbert"
+    for part in (pour_into_distilbert(AutoModel.from_pretrained(minilm)), tokenizer):
+        part.save_pretrained(poured)
+    return {"minilm": "minilm", "minilm-distilbert": str(poured)}
 
 
 @pytest.fixture
@@ -103,23 +114,23 @@ def embedding_data(folder):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_teacher_of_an_embedding_is_the_pretrained_encoder(
-    tmp_path, monkeypatch, minilm, architecture, recwarn
+    tmp_path, monkeypatch, minilm, architecture, places, recwarn
 ):
     monkeypatch.setenv("KPRUNE_OUTPUTS", str(tmp_path))
     task = embedding_data(tmp_path / "data")
     options = {"data": tmp_path / "data", "progress": False}
-    model, _, record = kprune.teacher(task, architecture, **options)
+    model, _, record = kprune.teacher(task, places[architecture], **options)
     assert record["recipe"] is None and record["sequences"] == 0
     assert record["scores"] == {"spearman": pytest.approx(1)} and not model.training
-    given, _ = pretrained(architecture, task)
+    given, _ = pretrained(places[architecture], task)
     assert Encoder(model).kind.name == "embedding"
     for name, weight in given.state_dict().items():
         assert "pooler" in name or model.state_dict()[name].equal(weight)
     made = stamp(tmp_path / "teachers" / f"pairs-{architecture}")
-    again = kprune.teacher(task, architecture, recipe=QUICK, **options)
+    again = kprune.teacher(task, places[architecture], recipe=QUICK, **options)
     assert again[2] == record and stamp(tmp_path / "teachers" / f"pairs-{architecture}") == made
     with pytest.raises(ValueError, match="no label to fine-tune on in the task 'pairs'"):
-        kprune.finetune(tmp_path / "t", task, architecture, **options)
+        kprune.finetune(tmp_path / "t", task, places[architecture], **options)
     if architecture == "minilm":  # the packaged folder itself will do
         assert Encoder(kprune.load_teacher(minilm, "sts")[0]).kind.name == "embedding"
     assert not [w for w in recwarn if "anew" in str(w.message)]
@@ -195,15 +206,16 @@ def test_distilbert_holds_the_weights_of_bert(tokenizer):
     torch.testing.assert_close(out[0][mask], out[1][mask], atol=1e-4, rtol=1e-4)
 
 
-def test_distilbert_on_real_weights_end_to_end(tmp_path, few_rows):
+def test_distilbert_on_real_weights_end_to_end(tmp_path, few_rows, places):
     """Fine-tuned on whether a sentence says "but", soon learnt; pruned, saved, reloaded."""
     for split, rows in few_rows.items():
         few_rows[split] = rows.map(lambda row: {"label": int(" but " in row["sentence"])})
     recipe = Recipe(
         epochs=1, learning_rate=3e-4, examples=600, batch_size=8, freeze_embeddings=True
     )
+    place = places["minilm-distilbert"]
     model, tokenizer, record = kprune.teacher(
-        "opinions", "minilm-distilbert", folder=tmp_path / "t", recipe=recipe, progress=False
+        "opinions", place, folder=tmp_path / "t", recipe=recipe, progress=False
     )
     assert model.config.model_type == "distilbert"
     sample = kprune.sample("opinions", tokenizer, tokens=2500)
@@ -266,7 +278,7 @@ KINDS = {
         ("tokens", "minilm-distilbert"),
     ],
 )
-def test_every_kind_of_task_end_to_end(tmp_path, monkeypatch, kind, architecture):
+def test_every_kind_of_task_end_to_end(tmp_path, kind, architecture, places):
     """Fine-tune, sample, prune and score on real weights, from a folder laid out like the Hub."""
     task, columns = KINDS[kind]
     rows = Dataset.from_dict(columns)
@@ -274,7 +286,7 @@ def test_every_kind_of_task_end_to_end(tmp_path, monkeypatch, kind, architecture
         rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
     recipe = Recipe(epochs=2, learning_rate=3e-4, batch_size=8, freeze_embeddings=True)
     model, tokenizer, record = kprune.teacher(
-        task, architecture, tmp_path / "data", tmp_path / "t", recipe, progress=False
+        task, places[architecture], tmp_path / "data", tmp_path / "t", recipe, progress=False
     )
     with pytest.warns(UserWarning, match="all of it"):
         sample = kprune.sample(task, tokenizer, data=rows)

