@@ -294,7 +294,7 @@ def test_prunes_to_the_limit(family, kind):
 def outputs_without(ingredient):
     # Many sequences: with few, the head does best as it is.
     model, sample = tiny("bert", "classification"), tiny_sample(count=300)
-    options = {"lam": 0.01, "without": ingredient, "progress": False}
+    options = {"without": ingredient, "progress": False}
     smaller, report = kprune.prune(model, sample, 0.5, "kprune+", **options)
     assert report.flops <= report.limit
     return logits(smaller, batch_of(sample))
