@@ -80,20 +80,20 @@ def _check_projections(encoder: Encoder) -> None:
     """What is to be cut are plain projections, each a module of its own, that fit together."""
     seen: dict[int, str] = {}
     for sub in encoder.sublayers:
+        projections = sub.projections
         for path, part in sub.parts.items():
             where = f"{path} of layer {sub.layer + 1}"
+            weight = dict(part.named_parameters(recurse=False)).get("weight")
+            plain = type(part) in (nn.Linear, NoUnits) and not (weight is None and sub.units)
+            if path in projections and not plain:
+                raise ValueError(
+                    f"{where} is a {type(part).__name__}, not a plain torch.nn.Linear; merge "
+                    "adapters first (merge_and_unload), or load the model without quantization."
+                )
             if (other := seen.setdefault(id(part), where)) != where:
                 raise ValueError(
                     f"{where} is the same module as {other}: layers that are pruned need modules "
                     "of their own; copy it (copy.deepcopy)."
-                )
-        for path, linear in sub.projections.items():
-            where = f"{path} of layer {sub.layer + 1}"
-            weight = dict(linear.named_parameters(recurse=False)).get("weight")
-            if type(linear) not in (nn.Linear, NoUnits) or (weight is None and sub.units):
-                raise ValueError(
-                    f"{where} is a {type(linear).__name__}, not a plain torch.nn.Linear; merge "
-                    "adapters first (merge_and_unload), or load the model without quantization."
                 )
         wide = {linear.out_features for linear in sub.inputs}
         if wide != {sub.output.in_features * sub.blocks}:

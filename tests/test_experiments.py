@@ -147,6 +147,10 @@ def test_only_a_whole_record_of_these_parameters_is_done(write):
         assert state(run) == wanted
     (run.folder / RESULT).write_bytes(b"\xff\xfe\x00")
     assert state(run) == "damaged"
+    torn = whole_record(run)
+    torn["report"]["heads"] = torn["report"]["heads"][:-1]  # of fewer layers than the neurons
+    (run.folder / RESULT).write_text(json.dumps(torn))
+    assert state(run) == "damaged"
 
 
 def test_runs_that_compare_scores_need_no_times(write):

@@ -62,6 +62,13 @@ class Numbers(BaseModel):
     dense_neurons: Counts
     seconds: dict[str, Amount]
 
+    @model_validator(mode="after")
+    def _same_layers(self) -> Self:
+        each = self.heads, self.neurons, self.dense_heads, self.dense_neurons
+        if len({*map(len, each)}) > 1:
+            raise ValueError("the numbers of layers differ")
+        return self
+
 
 class Limit(BaseModel):
     """What a benchmark's limit follows from."""
